@@ -1,0 +1,1 @@
+//! Wires consensus, membership, replication and placement into one cluster node

@@ -1,0 +1,1 @@
+//! Identifiers, epochs, record batches, wire envelope and ports shared by all rivven crates

@@ -1,0 +1,1 @@
+//! Leader and follower replication state machines with the high watermark

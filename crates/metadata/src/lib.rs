@@ -1,0 +1,1 @@
+//! The replicated cluster metadata as a pure state machine

@@ -1,0 +1,1 @@
+//! The rivven-node binary: configuration, signals, admin HTTP

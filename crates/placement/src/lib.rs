@@ -1,0 +1,1 @@
+//! Decides which node holds and leads each partition

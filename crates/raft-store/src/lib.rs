@@ -1,0 +1,1 @@
+//! Durable Raft consensus: openraft on redb behind our own types

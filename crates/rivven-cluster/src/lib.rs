@@ -1,0 +1,1 @@
+//! Distributed cluster coordination for the Rivven event-streaming platform

@@ -1,0 +1,1 @@
+//! Segmented partition log of Kafka record batches

@@ -1,0 +1,1 @@
+//! Framed, pipelined, authenticated RPC between cluster nodes
