@@ -61,7 +61,12 @@ impl Offset {
     /// Wraps a position; refuses negative numbers.
     pub fn new(value: i64) -> Result<Self, InvalidId> {
         if value < 0 {
-            return Err(InvalidId::OutOfRange { what: "offset", value, min: 0, max: i64::MAX });
+            return Err(InvalidId::OutOfRange {
+                what: "offset",
+                value,
+                min: 0,
+                max: i64::MAX,
+            });
         }
         Ok(Self(value))
     }

@@ -83,9 +83,15 @@ fn check_name(what: &'static str, value: &str, max: usize) -> Result<(), Invalid
         return Err(InvalidId::Empty { what });
     }
     if value.len() > max {
-        return Err(InvalidId::TooLong { what, length: value.len(), max });
+        return Err(InvalidId::TooLong {
+            what,
+            length: value.len(),
+            max,
+        });
     }
-    let bad = value.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')));
+    let bad = value
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')));
     if let Some(character) = bad {
         return Err(InvalidId::BadCharacter {
             what,
@@ -95,7 +101,10 @@ fn check_name(what: &'static str, value: &str, max: usize) -> Result<(), Invalid
         });
     }
     if matches!(value, "." | "..") {
-        return Err(InvalidId::Reserved { what, value: value.to_owned() });
+        return Err(InvalidId::Reserved {
+            what,
+            value: value.to_owned(),
+        });
     }
     Ok(())
 }
@@ -103,7 +112,7 @@ fn check_name(what: &'static str, value: &str, max: usize) -> Result<(), Invalid
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $max:expr) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
 
         impl $name {
@@ -156,6 +165,12 @@ macro_rules! name_type {
             type Error = InvalidId;
             fn try_from(value: String) -> Result<Self, InvalidId> {
                 Self::new(value)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
             }
         }
 
@@ -332,7 +347,10 @@ impl RaftNodeId {
     /// Derives the id of `(name, incarnation)`: FNV-1a (64 bit) over both, kept off zero. The
     /// coordinator checks it for collisions against the membership before it is used.
     pub fn derive(name: &NodeName, incarnation: &Incarnation) -> Self {
-        let bytes = name.as_str().bytes().chain(incarnation.as_bytes().iter().copied());
+        let bytes = name
+            .as_str()
+            .bytes()
+            .chain(incarnation.as_bytes().iter().copied());
         let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         });
@@ -352,7 +370,10 @@ pub struct PartitionId {
 impl PartitionId {
     /// Partition `index` of `topic`.
     pub const fn new(topic: TopicId, index: u32) -> Self {
-        Self { topic, index: PartitionIndex::new(index) }
+        Self {
+            topic,
+            index: PartitionIndex::new(index),
+        }
     }
 }
 
@@ -375,10 +396,22 @@ mod tests {
     #[test]
     fn names_are_validated_on_every_way_in() {
         assert!(NodeName::new("node-1").is_ok());
-        assert_eq!(NodeName::new(""), Err(InvalidId::Empty { what: "node name" }));
-        assert!(matches!(TopicName::new("a/b"), Err(InvalidId::BadCharacter { character: '/', .. })));
-        assert!(matches!(TopicName::new(".."), Err(InvalidId::Reserved { .. })));
-        assert!(matches!(TopicName::new("x".repeat(250)), Err(InvalidId::TooLong { .. })));
+        assert_eq!(
+            NodeName::new(""),
+            Err(InvalidId::Empty { what: "node name" })
+        );
+        assert!(matches!(
+            TopicName::new("a/b"),
+            Err(InvalidId::BadCharacter { character: '/', .. })
+        ));
+        assert!(matches!(
+            TopicName::new(".."),
+            Err(InvalidId::Reserved { .. })
+        ));
+        assert!(matches!(
+            TopicName::new("x".repeat(250)),
+            Err(InvalidId::TooLong { .. })
+        ));
         let bytes = postcard::to_stdvec("a b").unwrap();
         assert!(postcard::from_bytes::<NodeName>(&bytes).is_err());
     }
@@ -389,7 +422,11 @@ mod tests {
         assert_eq!(id.to_string().parse::<TopicId>(), Ok(id));
         assert_eq!(id.to_string(), "abababab-abab-abab-abab-abababababab");
         assert!("abab".parse::<TopicId>().is_err());
-        assert!("ababababababababababababababababab".parse::<TopicId>().is_err());
+        assert!(
+            "ababababababababababababababababab"
+                .parse::<TopicId>()
+                .is_err()
+        );
     }
 
     #[test]

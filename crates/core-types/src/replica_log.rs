@@ -1,0 +1,225 @@
+//! The log port: one partition's records on one node.
+//!
+//! A log is owned by one task; nobody else calls it. Reads return owned bytes.
+//!
+//! Invariants, each held by every implementation:
+//! - `log_start <= durable_end <= log_end`;
+//! - offsets are contiguous: a batch's base offset is the log end at its append;
+//! - batch epochs never decrease with the offset, and agree with the epoch table;
+//! - `durable_end` falls only with truncation or reopening.
+
+use std::fmt::Debug;
+use std::io;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::batch::{BatchHeader, RecordBatch};
+use crate::epochs::{LeaderEpoch, Offset};
+use crate::ids::PartitionId;
+
+/// Why a log operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The offset lies outside `start..end`. Nothing changed.
+    #[error("offset {requested} is out of range {start}..{end}")]
+    OutOfRange {
+        /// The offset asked for.
+        requested: Offset,
+        /// The log's start.
+        start: Offset,
+        /// The log's end.
+        end: Offset,
+    },
+    /// A replicated batch does not continue the log. Nothing changed.
+    #[error("batch at offset {found} does not continue the log, which ends at {expected}")]
+    NotContiguous {
+        /// The log's end.
+        expected: Offset,
+        /// The batch's base offset.
+        found: Offset,
+    },
+    /// A batch's leader epoch is lower than the log's last. Nothing changed.
+    #[error("leader epoch {found} is lower than the log's last, {last}")]
+    EpochRegression {
+        /// The log's last epoch.
+        last: LeaderEpoch,
+        /// The batch's epoch.
+        found: LeaderEpoch,
+    },
+    /// The offset range of `i64` is used up. Nothing changed.
+    #[error("no offsets left after {end}")]
+    OffsetsExhausted {
+        /// The log's end.
+        end: Offset,
+    },
+    /// Stored bytes are wrong. The replica must go offline and heal from a peer (never cut, never
+    /// served).
+    #[error("corrupt log at offset {at}: {what}")]
+    Corrupt {
+        /// Where, as an offset.
+        at: Offset,
+        /// What is wrong.
+        what: String,
+    },
+    /// The disk failed. The log is poisoned: every later call fails (fail-stop).
+    #[error("log I/O failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Where an append went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of the first record.
+    pub base: Offset,
+    /// The log's end after the append.
+    pub end: Offset,
+}
+
+/// The end of an epoch as [`ReplicaLog::epoch_end`] finds it (KIP-101, KIP-279).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochEnd {
+    /// The greatest epoch in the log that is not above the one asked for.
+    pub epoch: LeaderEpoch,
+    /// Its exclusive end.
+    pub end: Offset,
+}
+
+/// Bytes of whole batches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSlice {
+    /// Whole record batches, one after the other; the first contains the offset asked for.
+    pub bytes: Bytes,
+    /// The offset after the last batch; the offset asked for when `bytes` is empty.
+    pub next: Offset,
+}
+
+/// A record found by its timestamp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimestampedOffset {
+    /// The record's offset.
+    pub offset: Offset,
+    /// Its timestamp in Unix milliseconds.
+    pub timestamp: i64,
+    /// The leader epoch of its batch.
+    pub epoch: LeaderEpoch,
+}
+
+/// A flush that has begun: `job` makes everything below `end` durable and may run on any thread.
+pub struct FlushTicket {
+    /// The log end when the flush began.
+    pub end: Offset,
+    /// Changes with every truncation, so that a flush of bytes that are gone is not counted.
+    pub generation: u64,
+    /// The blocking work.
+    pub job: Box<dyn FnOnce() -> io::Result<()> + Send>,
+}
+
+impl Debug for FlushTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlushTicket")
+            .field("end", &self.end)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Port: one partition's log.
+pub trait ReplicaLog: Debug + Send {
+    /// The first offset kept.
+    fn log_start(&self) -> Offset;
+    /// The offset after the last record (the log end offset).
+    fn log_end(&self) -> Offset;
+    /// Everything below is on stable storage.
+    fn durable_end(&self) -> Offset;
+    /// The last entry of the epoch table.
+    fn last_epoch(&self) -> Option<LeaderEpoch>;
+
+    /// Appends as leader: stamps base offset and `epoch` into the batch. `epoch` must have been
+    /// assigned with [`ReplicaLog::assign_epoch`].
+    fn append_as_leader(
+        &mut self,
+        epoch: LeaderEpoch,
+        batch: &RecordBatch,
+    ) -> Result<Appended, LogError>;
+
+    /// Appends a leader's batch as it is: its base offset must be the log end (or the log must be
+    /// empty after [`ReplicaLog::reset_to`] and the batch contain the log start), its epoch not lower
+    /// than the last. A new epoch is added to the epoch table durably before the batch is written.
+    fn append_replicated_batch(&mut self, batch: &RecordBatch) -> Result<Appended, LogError>;
+
+    /// Records durably that `epoch` starts at `start`, dropping every entry with an equal or greater
+    /// epoch or start (KIP-101; KAFKA-7415: also when no record follows).
+    fn assign_epoch(&mut self, epoch: LeaderEpoch, start: Offset) -> Result<(), LogError>;
+
+    /// The end of the greatest epoch not above `epoch`: its successor's start, or the log end for
+    /// the last one; `None` when there is no such epoch, or `epoch` is above the last (KIP-279).
+    fn epoch_end(&self, epoch: LeaderEpoch) -> Option<EpochEnd>;
+
+    /// Removes every batch that reaches to or beyond `end`, durably, together with its epochs;
+    /// returns the new log end (which is lower than `end` if that lay inside a batch). The epoch
+    /// table is cut even if `end` is not below the log end (KAFKA-10706).
+    fn truncate_to(&mut self, end: Offset) -> Result<Offset, LogError>;
+
+    /// Removes everything, durably, and starts again at `start`.
+    fn reset_to(&mut self, start: Offset) -> Result<(), LogError>;
+
+    /// Moves the log start forward to `start`; keeps what is above.
+    fn trim_start(&mut self, start: Offset) -> Result<(), LogError>;
+
+    /// Reads whole batches from the one that contains `from`, below `limit`, up to `max_bytes`; the
+    /// first batch is returned even if it is longer. Every returned header is checked against the
+    /// epoch table and for contiguity.
+    fn read(&self, from: Offset, limit: Offset, max_bytes: usize) -> Result<LogSlice, LogError>;
+
+    /// The first record below `limit` whose timestamp is at least `timestamp` (Unix milliseconds).
+    fn offset_for_timestamp(
+        &self,
+        timestamp: i64,
+        limit: Offset,
+    ) -> Result<Option<TimestampedOffset>, LogError>;
+
+    /// Visits the headers of all batches from the one that contains `from`.
+    fn scan(
+        &self,
+        from: Offset,
+        visit: &mut dyn FnMut(&BatchHeader) -> ControlFlow<()>,
+    ) -> Result<(), LogError>;
+
+    /// Begins a flush; `None` when all is durable already.
+    fn begin_flush(&mut self) -> Option<FlushTicket>;
+
+    /// Takes note of a finished flush: moves `durable_end`, or poisons the log if it failed. A
+    /// ticket of an earlier generation is ignored.
+    fn finish_flush(
+        &mut self,
+        end: Offset,
+        generation: u64,
+        result: io::Result<()>,
+    ) -> Result<(), LogError>;
+}
+
+/// What opening a log found.
+#[derive(Debug)]
+pub struct OpenedLog {
+    /// The log.
+    pub log: Box<dyn ReplicaLog>,
+    /// Bytes of a torn tail that were cut off. Not zero means: this replica is lossy and must
+    /// register as such (D9).
+    pub cut_bytes: u64,
+}
+
+/// Port: all partition logs of one node. Calls block.
+pub trait LogStore: Debug + Send + Sync + 'static {
+    /// Opens a partition's log, creating it if it does not exist.
+    fn open(&self, partition: PartitionId) -> Result<OpenedLog, LogError>;
+    /// Removes a partition's log.
+    fn remove(&self, partition: PartitionId) -> Result<(), LogError>;
+    /// The partitions that have a log here.
+    fn list(&self) -> Result<Vec<PartitionId>, LogError>;
+    /// The high-watermark checkpoint: a hint, never a reason to truncate (KIP-101).
+    fn load_checkpoint(&self) -> Result<Vec<(PartitionId, Offset)>, LogError>;
+    /// Replaces the high-watermark checkpoint atomically.
+    fn save_checkpoint(&self, high_watermarks: &[(PartitionId, Offset)]) -> Result<(), LogError>;
+}

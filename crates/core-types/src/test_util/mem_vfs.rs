@@ -1,0 +1,455 @@
+//! An in-memory disk. It keeps what a real one would keep: after a power loss, only synced bytes and
+//! synced names are certain, and each later write may be there, missing or torn.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::entropy::Rng;
+use crate::vfs::{OpenMode, Vfs, VfsFile};
+
+/// Bytes that a disk writes as one unit; a torn write ends at such a boundary.
+const SECTOR_BYTES: usize = 512;
+
+/// A fault to inject into operations on matching files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskFault {
+    /// Every sync fails with `EIO`.
+    FailSync,
+    /// Every write fails with `EIO`.
+    FailWrite,
+    /// Every write fails with `ENOSPC`.
+    Full,
+    /// Every read fails with `EIO`.
+    FailRead,
+}
+
+#[derive(Debug, Clone)]
+enum Change {
+    Write { offset: usize, bytes: Vec<u8> },
+    SetLen(usize),
+}
+
+#[derive(Debug, Clone, Default)]
+struct Inode {
+    cache: Vec<u8>,
+    synced: Vec<u8>,
+    since_sync: Vec<Change>,
+}
+
+#[derive(Debug, Default)]
+struct Disk {
+    inodes: BTreeMap<u64, Inode>,
+    next_inode: u64,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    directories: std::collections::BTreeSet<PathBuf>,
+    faults: Vec<(String, DiskFault)>,
+    life: u64,
+    syncs: u64,
+}
+
+/// The disk of one simulated node. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct MemVfs {
+    disk: Arc<Mutex<Disk>>,
+    life: u64,
+}
+
+#[derive(Debug)]
+struct MemFile {
+    disk: Arc<Mutex<Disk>>,
+    inode: u64,
+    life: u64,
+    path: PathBuf,
+    writable: bool,
+}
+
+fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
+    disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn dead() -> io::Error {
+    io::Error::other("the simulated process that opened this file is dead")
+}
+
+impl MemVfs {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Kills the process that used this handle: every write so far stays (it is in the page cache),
+    /// every later call through an old handle fails. Returns the handle for the next process.
+    #[must_use]
+    pub fn restart_process(&self) -> Self {
+        let mut disk = lock(&self.disk);
+        disk.life += 1;
+        Self {
+            disk: Arc::clone(&self.disk),
+            life: disk.life,
+        }
+    }
+
+    /// Cuts the power: unsynced names are lost; of each file's unsynced writes all, none, or a
+    /// random part with torn edges survive. Returns the handle for the next process.
+    #[must_use]
+    pub fn lose_power(&self, rng: &mut Rng) -> Self {
+        let mut disk = lock(&self.disk);
+        disk.life += 1;
+        disk.names = disk.durable_names.clone();
+        let live: std::collections::BTreeSet<u64> = disk.names.values().copied().collect();
+        disk.inodes.retain(|inode, _| live.contains(inode));
+        for inode in disk.inodes.values_mut() {
+            let changes = std::mem::take(&mut inode.since_sync);
+            let fate = rng.below(3);
+            let mut content = std::mem::take(&mut inode.synced);
+            for change in &changes {
+                let keep = match fate {
+                    0 => false,
+                    1 => true,
+                    _ => rng.below(2) == 0,
+                };
+                if keep {
+                    let torn = fate == 2 && rng.below(4) == 0;
+                    apply(&mut content, change, torn.then(|| rng.next_u64()));
+                }
+            }
+            inode.cache.clone_from(&content);
+            inode.synced = content;
+        }
+        Self {
+            disk: Arc::clone(&self.disk),
+            life: disk.life,
+        }
+    }
+
+    /// Injects `fault` into all files whose path contains `pattern`, until [`MemVfs::heal`].
+    pub fn inject(&self, pattern: &str, fault: DiskFault) {
+        lock(&self.disk).faults.push((pattern.to_owned(), fault));
+    }
+
+    /// Removes all injected faults.
+    pub fn heal(&self) {
+        lock(&self.disk).faults.clear();
+    }
+
+    /// Flips one bit of a file's content, on the medium and in the cache.
+    pub fn flip_bit(&self, path: &Path, byte: usize, bit: u8) -> io::Result<()> {
+        let mut disk = lock(&self.disk);
+        let inode = *disk.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let inode = disk.inodes.get_mut(&inode).ok_or(io::ErrorKind::NotFound)?;
+        for content in [&mut inode.cache, &mut inode.synced] {
+            if let Some(byte) = content.get_mut(byte) {
+                *byte ^= 1 << (bit & 7);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many syncs have succeeded.
+    pub fn syncs(&self) -> u64 {
+        lock(&self.disk).syncs
+    }
+
+    fn alive(&self) -> io::Result<MutexGuard<'_, Disk>> {
+        let disk = lock(&self.disk);
+        if disk.life == self.life {
+            Ok(disk)
+        } else {
+            Err(dead())
+        }
+    }
+}
+
+fn apply(content: &mut Vec<u8>, change: &Change, torn: Option<u64>) {
+    match change {
+        Change::SetLen(length) => content.resize(*length, 0),
+        Change::Write { offset, bytes } => {
+            let sectors = bytes.len() / SECTOR_BYTES + 1;
+            let kept = torn.map_or(bytes.len(), |draw| {
+                let sector = usize::try_from(draw % sectors as u64).unwrap_or(0);
+                (sector * SECTOR_BYTES).min(bytes.len())
+            });
+            write_into(content, *offset, bytes.get(..kept).unwrap_or_default());
+        }
+    }
+}
+
+fn write_into(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    let end = offset + bytes.len();
+    if content.len() < end {
+        content.resize(end, 0);
+    }
+    if let Some(target) = content.get_mut(offset..end) {
+        target.copy_from_slice(bytes);
+    }
+}
+
+impl Disk {
+    fn fault(&self, path: &Path, faults: &[DiskFault]) -> io::Result<()> {
+        let path = path.to_string_lossy();
+        let hit = self
+            .faults
+            .iter()
+            .find(|(p, f)| faults.contains(f) && path.contains(p.as_str()));
+        match hit {
+            Some((_, DiskFault::Full)) => Err(io::ErrorKind::StorageFull.into()),
+            Some(_) => Err(io::Error::other("injected I/O error")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Vfs for MemVfs {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+        let mut disk = self.alive()?;
+        let found = disk.names.get(path).copied();
+        let inode = match (mode, found) {
+            (OpenMode::CreateNew, Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
+            (OpenMode::Read | OpenMode::ReadWrite, None) => {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            (_, Some(inode)) => inode,
+            (OpenMode::Create | OpenMode::CreateNew, None) => {
+                disk.fault(path, &[DiskFault::Full, DiskFault::FailWrite])?;
+                let parent = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
+                if !disk.directories.contains(&parent) {
+                    return Err(io::ErrorKind::NotFound.into());
+                }
+                let inode = disk.next_inode;
+                disk.next_inode += 1;
+                disk.inodes.insert(inode, Inode::default());
+                disk.names.insert(path.to_owned(), inode);
+                inode
+            }
+        };
+        Ok(Arc::new(MemFile {
+            disk: Arc::clone(&self.disk),
+            inode,
+            life: self.life,
+            path: path.to_owned(),
+            writable: mode != OpenMode::Read,
+        }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut disk = self.alive()?;
+        let inode = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+        disk.names.insert(to.to_owned(), inode);
+        Ok(())
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.alive()?;
+        disk.names
+            .remove(path)
+            .map(|_| ())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.alive()?;
+        disk.directories
+            .extend(path.ancestors().map(Path::to_owned));
+        Ok(())
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.alive()?;
+        disk.names.retain(|name, _| !name.starts_with(path));
+        disk.durable_names.retain(|name, _| !name.starts_with(path));
+        disk.directories.retain(|name| !name.starts_with(path));
+        Ok(())
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let disk = self.alive()?;
+        if !disk.directories.contains(path) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let files = disk.names.keys();
+        let all = files
+            .chain(&disk.directories)
+            .filter(|p| p.parent() == Some(path));
+        let mut paths: Vec<_> = all.cloned().collect();
+        paths.sort_unstable();
+        Ok(paths)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        let disk = self.alive()?;
+        Ok(disk.names.contains_key(path) || disk.directories.contains(path))
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        let mut disk = self.alive()?;
+        disk.fault(path, &[DiskFault::FailSync])?;
+        let here: Vec<_> = disk
+            .names
+            .iter()
+            .filter(|(p, _)| p.parent() == Some(path))
+            .map(|(p, inode)| (p.clone(), *inode))
+            .collect();
+        disk.durable_names.retain(|p, _| p.parent() != Some(path));
+        disk.durable_names.extend(here);
+        disk.syncs += 1;
+        Ok(())
+    }
+}
+
+impl MemFile {
+    fn with<T>(
+        &self,
+        faults: &[DiskFault],
+        run: impl FnOnce(&mut Inode) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut disk = lock(&self.disk);
+        if disk.life != self.life {
+            return Err(dead());
+        }
+        disk.fault(&self.path, faults)?;
+        if faults.contains(&DiskFault::FailSync) {
+            disk.syncs += 1;
+        }
+        // A removed file stays readable and writable through its handle, as on POSIX.
+        let inode = disk
+            .inodes
+            .get_mut(&self.inode)
+            .ok_or(io::ErrorKind::NotFound)?;
+        run(inode)
+    }
+
+    fn change(&self, change: Change) -> io::Result<()> {
+        if !self.writable {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.with(&[DiskFault::FailWrite, DiskFault::Full], |inode| {
+            apply(&mut inode.cache, &change, None);
+            inode.since_sync.push(change);
+            Ok(())
+        })
+    }
+}
+
+fn position(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+impl VfsFile for MemFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let offset = position(offset)?;
+        self.with(&[DiskFault::FailRead], |inode| {
+            let available = inode.cache.get(offset..).unwrap_or_default();
+            let n = available.len().min(buffer.len());
+            buffer[..n].copy_from_slice(&available[..n]);
+            Ok(n)
+        })
+    }
+
+    fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
+        self.change(Change::Write {
+            offset: position(offset)?,
+            bytes: buffer.to_vec(),
+        })?;
+        Ok(buffer.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.with(&[DiskFault::FailSync], |inode| {
+            for change in std::mem::take(&mut inode.since_sync) {
+                apply(&mut inode.synced, &change, None);
+            }
+            Ok(())
+        })
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.change(Change::SetLen(position(length)?))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.with(&[], |inode| Ok(inode.cache.len() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(vfs: &MemVfs, path: &str, bytes: &[u8], sync: bool) {
+        let file = vfs.open(Path::new(path), OpenMode::Create).unwrap();
+        file.write_all_at(bytes, 0).unwrap();
+        if sync {
+            file.sync_data().unwrap();
+        }
+    }
+
+    #[test]
+    fn power_loss_keeps_exactly_what_was_synced() {
+        let (mut kept, mut lost) = (0, 0);
+        for seed in 0..50 {
+            let vfs = MemVfs::new();
+            vfs.create_dir_all(Path::new("/d")).unwrap();
+            write(&vfs, "/d/synced", b"durable", true);
+            write(&vfs, "/d/nameless", b"x", true);
+            vfs.sync_dir(Path::new("/d")).unwrap();
+            write(&vfs, "/d/late", b"x", true);
+            write(&vfs, "/d/synced", b"DURABLE", false);
+            let after = vfs.lose_power(&mut Rng::new(seed));
+            assert!(
+                vfs.exists(Path::new("/d/synced")).is_err(),
+                "old handles are dead"
+            );
+            assert!(after.exists(Path::new("/d/nameless")).unwrap());
+            assert!(
+                !after.exists(Path::new("/d/late")).unwrap(),
+                "its name was not synced"
+            );
+            match after
+                .read_file(Path::new("/d/synced"), 100)
+                .unwrap()
+                .as_slice()
+            {
+                b"durable" => lost += 1,
+                b"DURABLE" => kept += 1,
+                other => panic!("impossible content {other:?}"),
+            }
+        }
+        assert!(
+            kept > 0 && lost > 0,
+            "both outcomes must occur: {kept} kept, {lost} lost"
+        );
+    }
+
+    #[test]
+    fn a_process_restart_loses_nothing() {
+        let vfs = MemVfs::new();
+        vfs.create_dir_all(Path::new("/d")).unwrap();
+        write(&vfs, "/d/f", b"abc", false);
+        let after = vfs.restart_process();
+        assert_eq!(after.read_file(Path::new("/d/f"), 100).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn an_atomic_write_is_all_or_nothing() {
+        for seed in 0..50 {
+            let vfs = MemVfs::new();
+            vfs.create_dir_all(Path::new("/d")).unwrap();
+            vfs.write_file_atomically(Path::new("/d/f"), b"old")
+                .unwrap();
+            vfs.inject("/d", DiskFault::FailSync);
+            assert!(
+                vfs.write_file_atomically(Path::new("/d/f"), b"new")
+                    .is_err()
+            );
+            let after = vfs.lose_power(&mut Rng::new(seed));
+            after.heal();
+            assert_eq!(after.read_file(Path::new("/d/f"), 100).unwrap(), b"old");
+        }
+    }
+}
