@@ -1,0 +1,97 @@
+//! XXH64, written out here so that placements never change with a dependency or a standard library.
+//!
+//! Source: the xxHash specification, "XXH64 Algorithm Description". `std`'s hashers are unfit: their
+//! algorithm is unspecified, and `str`'s `Hash` appends a byte that is an implementation detail.
+
+const PRIME_1: u64 = 0x9E37_79B1_85EB_CA87;
+const PRIME_2: u64 = 0xC2B2_AE3D_27D4_EB4F;
+const PRIME_3: u64 = 0x1656_67B1_9E37_79F9;
+const PRIME_4: u64 = 0x85EB_CA77_C2B2_AE63;
+const PRIME_5: u64 = 0x27D4_EB2F_1656_67C5;
+
+fn round(accumulator: u64, lane: u64) -> u64 {
+    accumulator
+        .wrapping_add(lane.wrapping_mul(PRIME_2))
+        .rotate_left(31)
+        .wrapping_mul(PRIME_1)
+}
+
+fn merge(hash: u64, accumulator: u64) -> u64 {
+    (hash ^ round(0, accumulator))
+        .wrapping_mul(PRIME_1)
+        .wrapping_add(PRIME_4)
+}
+
+fn avalanche(mut hash: u64) -> u64 {
+    hash = (hash ^ (hash >> 33)).wrapping_mul(PRIME_2);
+    hash = (hash ^ (hash >> 29)).wrapping_mul(PRIME_3);
+    hash ^ (hash >> 32)
+}
+
+/// The 64-bit xxHash of `input` under `seed`: the same on every machine, for ever.
+pub(crate) fn xxh64(input: &[u8], seed: u64) -> u64 {
+    let (stripes, _) = input.as_chunks::<32>();
+    let mut hash = if stripes.is_empty() {
+        seed.wrapping_add(PRIME_5)
+    } else {
+        let mut lanes = [
+            seed.wrapping_add(PRIME_1).wrapping_add(PRIME_2),
+            seed.wrapping_add(PRIME_2),
+            seed,
+            seed.wrapping_sub(PRIME_1),
+        ];
+        for stripe in stripes {
+            let (words, _) = stripe.as_chunks::<8>();
+            for (lane, word) in lanes.iter_mut().zip(words) {
+                *lane = round(*lane, u64::from_le_bytes(*word));
+            }
+        }
+        let [a, b, c, d] = lanes;
+        let sum = a
+            .rotate_left(1)
+            .wrapping_add(b.rotate_left(7))
+            .wrapping_add(c.rotate_left(12))
+            .wrapping_add(d.rotate_left(18));
+        lanes.into_iter().fold(sum, merge)
+    };
+    // A `usize` has at most 64 bits on every platform Rust supports, so this never saturates.
+    hash = hash.wrapping_add(u64::try_from(input.len()).unwrap_or(u64::MAX));
+
+    let (_, tail) = input.as_chunks::<32>();
+    let (words, tail) = tail.as_chunks::<8>();
+    for word in words {
+        hash = (hash ^ round(0, u64::from_le_bytes(*word)))
+            .rotate_left(27)
+            .wrapping_mul(PRIME_1)
+            .wrapping_add(PRIME_4);
+    }
+    let (halves, tail) = tail.as_chunks::<4>();
+    for half in halves {
+        hash = (hash ^ u64::from(u32::from_le_bytes(*half)).wrapping_mul(PRIME_1))
+            .rotate_left(23)
+            .wrapping_mul(PRIME_2)
+            .wrapping_add(PRIME_3);
+    }
+    for byte in tail {
+        hash = (hash ^ u64::from(*byte).wrapping_mul(PRIME_5))
+            .rotate_left(11)
+            .wrapping_mul(PRIME_1);
+    }
+    avalanche(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xxh64_gives_the_published_vectors() {
+        assert_eq!(xxh64(b"", 0), 0xEF46_DB37_51D8_E999);
+        assert_eq!(xxh64(b"a", 0), 0xD24E_C4F1_A98C_6E5B);
+        assert_eq!(xxh64(b"abc", 0), 0x44BC_2CF5_AD77_0999);
+        assert_eq!(
+            xxh64(b"Nobody inspects the spammish repetition", 0),
+            0xFBCE_A83C_8A37_8BF1
+        );
+    }
+}
