@@ -1,0 +1,146 @@
+//! The commands that Raft replicates.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use rivven_core_types::wire::{self, WireError};
+use rivven_core_types::{
+    AlterPartitionProposal, BrokerId, ClusterId, Durability, Incarnation, LeaderEpoch, LogDirId,
+    NodeEpoch, NodeInfo, Offset, PartitionEpoch, PartitionId, RaftNodeId, TopicId, TopicName,
+    limits,
+};
+
+/// Version of the encoding of [`Command`]. Fields and variants are only ever added at the end; any
+/// other change raises it.
+const COMMAND_VERSION: u8 = 1;
+
+/// What a replica reports about its log when a partition has nobody electable left (KIP-966's
+/// unclean recovery).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaClaim {
+    /// The replica.
+    pub broker: BrokerId,
+    /// The life of the broker that reports. A claim of another life is refused.
+    pub node_epoch: NodeEpoch,
+    /// The last entry of its epoch table; `None` for an empty log.
+    pub last_epoch: Option<LeaderEpoch>,
+    /// Its log end offset.
+    pub log_end: Offset,
+}
+
+/// A change of the cluster metadata.
+///
+/// A command carries the epochs on which it builds and is checked against them when it is applied;
+/// one that comes too late is answered with [`crate::CommandResult::Rejected`], and nothing changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Command {
+    /// Names the cluster: the first command of all. Again with the same id it changes nothing; with
+    /// another id it is refused.
+    FormCluster {
+        /// The cluster's id.
+        cluster_id: ClusterId,
+    },
+    /// A broker process announces itself. It starts fenced.
+    ///
+    /// An earlier life under the same name is fenced in the same step, its leaderships moved
+    /// (KAFKA-18106). If the incarnation or the log directory is another, every replica it holds
+    /// counts as lossy. A lossy replica leaves ISR and ELR.
+    RegisterBroker {
+        /// Name and addresses.
+        info: NodeInfo,
+        /// The life of its data directory.
+        incarnation: Incarnation,
+        /// Its id within Raft.
+        raft_id: RaftNodeId,
+        /// Its log directory.
+        log_dir: LogDirId,
+        /// The partitions whose logs lost records since the last life.
+        lossy: Vec<PartitionId>,
+    },
+    /// The broker has caught up with the metadata and may lead. Leaderless partitions that it may
+    /// lead elect it.
+    UnfenceBroker {
+        /// The broker.
+        broker: BrokerId,
+        /// Its current life.
+        node_epoch: NodeEpoch,
+    },
+    /// The broker's session is lost: it leaves every ISR, its leaderships move (KIP-841).
+    FenceBroker {
+        /// The broker.
+        broker: BrokerId,
+        /// Its current life.
+        node_epoch: NodeEpoch,
+    },
+    /// The broker is about to stop: as fencing, but in an orderly way. It is never active again in
+    /// this life.
+    BeginControlledShutdown {
+        /// The broker.
+        broker: BrokerId,
+        /// Its current life.
+        node_epoch: NodeEpoch,
+    },
+    /// Creates a topic with a given placement.
+    CreateTopic {
+        /// Its name.
+        name: TopicName,
+        /// Its id, drawn by the proposer (KIP-516).
+        id: TopicId,
+        /// The replicas of each partition; the first of each is the preferred leader.
+        replicas: Vec<Vec<BrokerId>>,
+        /// `min.insync.replicas`, from 1 to the replication factor.
+        min_isr: u32,
+        /// When a record counts as stored.
+        durability: Durability,
+    },
+    /// Deletes a topic.
+    DeleteTopic {
+        /// Its name.
+        name: TopicName,
+    },
+    /// A partition leader proposes new ISRs (KIP-497).
+    AlterPartitions {
+        /// The sender.
+        broker: BrokerId,
+        /// Its current life.
+        node_epoch: NodeEpoch,
+        /// At most [`limits::MAX_PARTITIONS_PER_REQUEST`].
+        proposals: Vec<AlterPartitionProposal>,
+    },
+    /// A broker asks for a block of producer ids (KIP-730).
+    AllocateProducerIds {
+        /// The sender.
+        broker: BrokerId,
+        /// Its current life.
+        node_epoch: NodeEpoch,
+    },
+    /// Elects the longest valid log among the claims, when ISR and ELR are empty. The claims must
+    /// cover every member of `last_known_isr`, all of them active.
+    RecoverPartition {
+        /// The partition.
+        partition: PartitionId,
+        /// The partition's record on which the claims build.
+        partition_epoch: PartitionEpoch,
+        /// One claim for each replica asked.
+        claims: Vec<ReplicaClaim>,
+    },
+    /// An operator accepts the loss of records and has any active replica elected. The partition is
+    /// marked as recovering.
+    ElectUnclean {
+        /// The partition.
+        partition: PartitionId,
+    },
+}
+
+impl Command {
+    /// Encodes the command; fails beyond [`limits::MAX_COMMAND_BYTES`].
+    pub fn encode(&self) -> Result<Bytes, WireError> {
+        wire::encode(COMMAND_VERSION, self, limits::MAX_COMMAND_BYTES)
+    }
+
+    /// Decodes a command. Never panics, whatever the bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        wire::decode(COMMAND_VERSION, bytes, limits::MAX_COMMAND_BYTES)
+    }
+}

@@ -1,0 +1,100 @@
+//! The state machine that Raft drives.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use rivven_core_types::{CommittedEntry, FrozenState, RestoreError, StateMachine};
+
+use crate::apply;
+use crate::command::Command;
+use crate::image;
+use crate::rejection::Rejection;
+use crate::result::CommandResult;
+use crate::state::ClusterState;
+
+/// Takes the state after every applied batch and after a snapshot was installed. Called on the
+/// thread that applies: it must not block.
+pub type Publisher = Arc<dyn Fn(Arc<ClusterState>) + Send + Sync>;
+
+/// The metadata state machine of Raft group 0.
+///
+/// Equal entries give equal states, results and hashes on every node; whatever the bytes of an
+/// entry, it never panics.
+#[derive(Clone)]
+pub struct MetadataStateMachine {
+    state: ClusterState,
+    publisher: Publisher,
+}
+
+impl fmt::Debug for MetadataStateMachine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetadataStateMachine")
+            .field("applied", &self.state.applied())
+            .field("hash", &self.state.hash())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MetadataStateMachine {
+    /// An empty state machine that hands its states to `publisher`.
+    pub fn new(publisher: Publisher) -> Self {
+        Self {
+            state: ClusterState::default(),
+            publisher,
+        }
+    }
+
+    /// The current state.
+    pub const fn state(&self) -> &ClusterState {
+        &self.state
+    }
+
+    fn publish(&self) {
+        (self.publisher)(Arc::new(self.state.clone()));
+    }
+}
+
+impl StateMachine for MetadataStateMachine {
+    fn apply(&mut self, batch: &[CommittedEntry]) -> Vec<Bytes> {
+        let mut results = Vec::with_capacity(batch.len());
+        for entry in batch {
+            let result = match Command::decode(&entry.command) {
+                Ok(command) => apply::apply(&mut self.state, entry.index, command)
+                    .unwrap_or_else(CommandResult::Rejected),
+                Err(error) => CommandResult::Rejected(Rejection::Malformed {
+                    reason: error.to_string(),
+                }),
+            };
+            self.state.applied = entry.index;
+            // Every list in a result is bounded well below the limit of an encoded one. Were it not
+            // to fit, the proposer would find an empty result, which is a decoding error.
+            results.push(result.encode().unwrap_or_default());
+        }
+        if !batch.is_empty() {
+            self.publish();
+        }
+        results
+    }
+
+    fn freeze(&self) -> Arc<dyn FrozenState> {
+        Arc::new(image::FrozenMetadata::new(self.state.clone()))
+    }
+
+    fn restore(&self, image: &mut dyn io::Read) -> Result<Box<dyn StateMachine>, RestoreError> {
+        Ok(Box::new(Self {
+            state: image::read(image)?,
+            publisher: Arc::clone(&self.publisher),
+        }))
+    }
+
+    fn installed(&mut self) {
+        self.publish();
+    }
+
+    fn hash(&self) -> u64 {
+        self.state.hash()
+    }
+}

@@ -1,0 +1,298 @@
+//! The cluster's metadata at one log index: an immutable value that is cheap to clone.
+
+use std::ops::RangeInclusive;
+
+use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
+use serde::{Deserialize, Serialize};
+
+use rivven_core_types::{
+    BrokerId, ClusterId, LogIndex, NodeName, PartitionId, PartitionState, ProducerId, RaftNodeId,
+    TopicId, TopicName,
+};
+
+use crate::digest::{Kind, record_hash};
+use crate::records::{BrokerRecord, TopicRecord};
+
+/// Most partitions of a cluster.
+pub const MAX_PARTITIONS: u32 = 1_000_000;
+
+/// A partition's record and the log index of its last change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartitionEntry {
+    pub(crate) state: PartitionState,
+    pub(crate) changed: LogIndex,
+}
+
+/// The cluster's metadata at one log index. Cloning is O(1): the maps share their nodes.
+#[derive(Debug, Clone)]
+pub struct ClusterState {
+    pub(crate) cluster_id: Option<ClusterId>,
+    pub(crate) applied: LogIndex,
+    pub(crate) next_producer_id: ProducerId,
+    brokers: RedBlackTreeMapSync<BrokerId, BrokerRecord>,
+    names: RedBlackTreeMapSync<NodeName, BrokerId>,
+    raft_ids: RedBlackTreeMapSync<RaftNodeId, BrokerId>,
+    topics: RedBlackTreeMapSync<TopicId, TopicRecord>,
+    topic_names: RedBlackTreeMapSync<TopicName, TopicId>,
+    partitions: RedBlackTreeMapSync<PartitionId, PartitionEntry>,
+    /// Which partitions a broker holds a replica of.
+    assignments: RedBlackTreeSetSync<(BrokerId, PartitionId)>,
+    /// The partitions by their last change: the change feed.
+    changes: RedBlackTreeSetSync<(LogIndex, PartitionId)>,
+    /// The partitions without a leader.
+    leaderless: RedBlackTreeSetSync<PartitionId>,
+    hash: u64,
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        Self {
+            cluster_id: None,
+            applied: LogIndex::default(),
+            next_producer_id: ProducerId::default(),
+            brokers: RedBlackTreeMapSync::new_sync(),
+            names: RedBlackTreeMapSync::new_sync(),
+            raft_ids: RedBlackTreeMapSync::new_sync(),
+            topics: RedBlackTreeMapSync::new_sync(),
+            topic_names: RedBlackTreeMapSync::new_sync(),
+            partitions: RedBlackTreeMapSync::new_sync(),
+            assignments: RedBlackTreeSetSync::new_sync(),
+            changes: RedBlackTreeSetSync::new_sync(),
+            leaderless: RedBlackTreeSetSync::new_sync(),
+            hash: 0,
+        }
+    }
+}
+
+const FIRST_PARTITION: PartitionId = PartitionId::new(TopicId::from_bytes([0; 16]), 0);
+const LAST_PARTITION: PartitionId = PartitionId::new(TopicId::from_bytes([0xff; 16]), u32::MAX);
+
+impl ClusterState {
+    /// The cluster's id; `None` before [`crate::Command::FormCluster`].
+    pub const fn cluster_id(&self) -> Option<ClusterId> {
+        self.cluster_id
+    }
+
+    /// The log index of the last command applied, rejected ones included.
+    pub const fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    /// All brokers, by number.
+    pub fn brokers(&self) -> impl Iterator<Item = &BrokerRecord> {
+        self.brokers.values()
+    }
+
+    /// A broker by its number.
+    pub fn broker(&self, id: BrokerId) -> Option<&BrokerRecord> {
+        self.brokers.get(&id)
+    }
+
+    /// A broker by its node's name.
+    pub fn broker_by_name(&self, name: &NodeName) -> Option<&BrokerRecord> {
+        self.names.get(name).and_then(|id| self.brokers.get(id))
+    }
+
+    /// A broker by the Raft id of its current life.
+    pub fn broker_by_raft_id(&self, id: RaftNodeId) -> Option<&BrokerRecord> {
+        self.raft_ids.get(&id).and_then(|id| self.brokers.get(id))
+    }
+
+    /// How many brokers there are, fenced ones included.
+    pub fn broker_count(&self) -> usize {
+        self.brokers.size()
+    }
+
+    /// Whether the broker may lead and be in an ISR.
+    pub fn is_active(&self, broker: BrokerId) -> bool {
+        self.broker(broker).is_some_and(BrokerRecord::is_active)
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> impl Iterator<Item = &TopicRecord> {
+        self.topic_names
+            .values()
+            .filter_map(|id| self.topics.get(id))
+    }
+
+    /// A topic by its name.
+    pub fn topic(&self, name: &TopicName) -> Option<&TopicRecord> {
+        self.topic_names
+            .get(name)
+            .and_then(|id| self.topics.get(id))
+    }
+
+    /// A topic by its id.
+    pub fn topic_by_id(&self, id: &TopicId) -> Option<&TopicRecord> {
+        self.topics.get(id)
+    }
+
+    /// How many topics there are.
+    pub fn topic_count(&self) -> usize {
+        self.topics.size()
+    }
+
+    /// A partition's record.
+    pub fn partition(&self, id: &PartitionId) -> Option<&PartitionState> {
+        self.partitions.get(id).map(|entry| &entry.state)
+    }
+
+    /// The log index at which the partition's record last changed.
+    pub fn partition_changed_at(&self, id: &PartitionId) -> Option<LogIndex> {
+        self.partitions.get(id).map(|entry| entry.changed)
+    }
+
+    /// All partitions, by id.
+    pub fn partitions(&self) -> impl Iterator<Item = &PartitionState> {
+        self.partitions.values().map(|entry| &entry.state)
+    }
+
+    /// The partitions of a topic, by index.
+    pub fn partitions_of_topic(&self, topic: TopicId) -> impl Iterator<Item = &PartitionState> {
+        let range = PartitionId::new(topic, 0)..=PartitionId::new(topic, u32::MAX);
+        self.partitions.range(range).map(|(_, entry)| &entry.state)
+    }
+
+    /// How many partitions there are.
+    pub fn partition_count(&self) -> usize {
+        self.partitions.size()
+    }
+
+    /// The partitions of which the broker has a replica, by id. Costs as much as there are.
+    pub fn partitions_of(&self, broker: BrokerId) -> impl Iterator<Item = &PartitionState> {
+        let range: RangeInclusive<(BrokerId, PartitionId)> =
+            (broker, FIRST_PARTITION)..=(broker, LAST_PARTITION);
+        self.assignments
+            .range(range)
+            .filter_map(|(_, id)| self.partition(id))
+    }
+
+    /// How many partitions the broker leads.
+    pub fn leaderships_of(&self, broker: BrokerId) -> usize {
+        self.partitions_of(broker)
+            .filter(|partition| partition.leader == Some(broker))
+            .count()
+    }
+
+    /// The partitions without a leader, by id.
+    pub fn leaderless(&self) -> impl Iterator<Item = &PartitionState> {
+        self.leaderless.iter().filter_map(|id| self.partition(id))
+    }
+
+    /// The leaderless partitions for which nobody is left whose return would elect a leader: they
+    /// need [`crate::Command::RecoverPartition`].
+    pub fn needing_recovery(&self) -> impl Iterator<Item = &PartitionState> {
+        self.leaderless()
+            .filter(|partition| partition.elr.is_empty())
+    }
+
+    /// The change feed: the partitions that changed after `earlier`, by log index, then those of
+    /// `earlier` that were deleted. Costs as much as changed, plus the number of topics. If `earlier`
+    /// is in fact not earlier, only partitions that are gone are returned.
+    pub fn changed_since(&self, earlier: &Self) -> Vec<PartitionId> {
+        let from = (
+            LogIndex::new(earlier.applied.get().saturating_add(1)),
+            FIRST_PARTITION,
+        );
+        let mut changed: Vec<PartitionId> = self.changes.range(from..).map(|(_, id)| *id).collect();
+        for topic in earlier.topics.values() {
+            if self.topics.get(&topic.id).is_none() {
+                changed.extend(topic.partition_ids());
+            }
+        }
+        changed
+    }
+
+    /// The hash of everything but [`ClusterState::applied`]: equal states have equal hashes, on
+    /// every node.
+    pub const fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(crate) const fn next_producer_id(&self) -> ProducerId {
+        self.next_producer_id
+    }
+
+    pub(crate) fn set_cluster_id(&mut self, id: ClusterId) {
+        let old = self.cluster_id;
+        self.rehash(Kind::Cluster, old.as_ref(), Some(&id));
+        self.cluster_id = Some(id);
+    }
+
+    pub(crate) fn set_next_producer_id(&mut self, id: ProducerId) {
+        let old = (self.next_producer_id != ProducerId::default()).then_some(self.next_producer_id);
+        let new = (id != ProducerId::default()).then_some(id);
+        self.rehash(Kind::Producers, old.as_ref(), new.as_ref());
+        self.next_producer_id = id;
+    }
+
+    pub(crate) fn put_broker(&mut self, record: BrokerRecord) {
+        let old = self.brokers.get(&record.id).cloned();
+        if let Some(old) = &old {
+            self.raft_ids.remove_mut(&old.raft_id);
+        }
+        self.rehash(Kind::Broker, old.as_ref(), Some(&record));
+        self.raft_ids.insert_mut(record.raft_id, record.id);
+        self.names.insert_mut(record.info.name.clone(), record.id);
+        self.brokers.insert_mut(record.id, record);
+    }
+
+    pub(crate) fn put_topic(&mut self, record: TopicRecord) {
+        self.rehash(Kind::Topic, None, Some(&record));
+        self.topic_names.insert_mut(record.name.clone(), record.id);
+        self.topics.insert_mut(record.id, record);
+    }
+
+    /// Inserts or replaces a partition's record. The replicas of a record never change.
+    pub(crate) fn put_partition(&mut self, state: PartitionState, changed: LogIndex) {
+        let id = state.id;
+        let old = self.partitions.get(&id).cloned();
+        if let Some(old) = &old {
+            self.changes.remove_mut(&(old.changed, id));
+        } else {
+            for broker in &state.replicas {
+                self.assignments.insert_mut((*broker, id));
+            }
+        }
+        if state.leader.is_some() {
+            self.leaderless.remove_mut(&id);
+        } else {
+            self.leaderless.insert_mut(id);
+        }
+        let entry = PartitionEntry { state, changed };
+        self.rehash(Kind::Partition, old.as_ref(), Some(&entry));
+        self.changes.insert_mut((changed, id));
+        self.partitions.insert_mut(id, entry);
+    }
+
+    pub(crate) fn remove_topic(&mut self, topic: &TopicRecord) {
+        for id in topic.partition_ids() {
+            let Some(entry) = self.partitions.get(&id).cloned() else {
+                continue;
+            };
+            self.rehash(Kind::Partition, Some(&entry), None);
+            for broker in &entry.state.replicas {
+                self.assignments.remove_mut(&(*broker, id));
+            }
+            self.changes.remove_mut(&(entry.changed, id));
+            self.leaderless.remove_mut(&id);
+            self.partitions.remove_mut(&id);
+        }
+        self.rehash(Kind::Topic, Some(topic), None);
+        self.topic_names.remove_mut(&topic.name);
+        self.topics.remove_mut(&topic.id);
+    }
+
+    pub(crate) fn partition_entries(&self) -> impl Iterator<Item = &PartitionEntry> {
+        self.partitions.values()
+    }
+
+    fn rehash<T: Serialize>(&mut self, kind: Kind, old: Option<&T>, new: Option<&T>) {
+        if let Some(old) = old {
+            self.hash = self.hash.wrapping_sub(record_hash(kind, old));
+        }
+        if let Some(new) = new {
+            self.hash = self.hash.wrapping_add(record_hash(kind, new));
+        }
+    }
+}
