@@ -1,0 +1,187 @@
+//! Configuration of replication.
+
+use std::time::Duration;
+
+use rivven_core_types::limits::{
+    MAX_BULK_FRAME_BYTES, MAX_PARTITIONS_PER_REQUEST, MAX_RECORD_BATCH_BYTES,
+};
+
+use crate::error::ReplicationError;
+
+/// How replication behaves. `Default` is what the documentation promises; see
+/// [`ReplicationConfig::validate`] for the ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicationConfig {
+    /// `min.insync.replicas` of partitions that this manager makes by itself
+    /// ([`crate::ReplicationManager::get_or_create`]); a partition of the cluster metadata brings its
+    /// own.
+    pub min_isr: u32,
+    /// How many records a replica may be behind before the lag metric counts it as lagging. Only a
+    /// metric: a count makes the in-sync set flap under bursts (KIP-16).
+    pub replica_lag_max_messages: u64,
+    /// How long a replica may stay behind the leader's log end before it leaves the in-sync set.
+    pub replica_lag_max_time: Duration,
+    /// Pause of a follower after a failed fetch. Fetches long-poll, so this is no polling interval.
+    pub fetch_interval: Duration,
+    /// How long a leader holds a follower's fetch that finds nothing new.
+    pub fetch_max_wait: Duration,
+    /// Most record bytes that a follower asks for in one fetch.
+    pub fetch_max_bytes: usize,
+    /// Most record bytes of one partition in one fetch.
+    pub fetch_partition_max_bytes: usize,
+    /// Most partitions in one follower fetch; with more, fetches take turns.
+    pub fetch_max_partitions: usize,
+    /// Number of shards; each is one loop that owns its partitions.
+    pub shards: usize,
+    /// Most commands that wait for a shard.
+    pub shard_queue: usize,
+    /// Most record bytes that wait for a shard.
+    pub shard_queue_bytes: usize,
+    /// Most writes of one partition that wait for their acknowledgement.
+    pub max_pending_acks: usize,
+    /// Most long polls that wait on one partition.
+    pub max_waiting_fetches: usize,
+    /// Most idempotent producers remembered per partition; beyond it the one that wrote longest ago
+    /// is forgotten.
+    pub max_producers: usize,
+    /// How often the high-watermark checkpoint is saved.
+    pub checkpoint_interval: Duration,
+    /// Pause before an in-sync-set proposal is sent again.
+    pub alter_retry: Duration,
+}
+
+impl Default for ReplicationConfig {
+    fn default() -> Self {
+        Self {
+            min_isr: 2,
+            replica_lag_max_messages: 1000,
+            replica_lag_max_time: Duration::from_secs(10),
+            fetch_interval: Duration::from_millis(50),
+            fetch_max_wait: Duration::from_millis(500),
+            fetch_max_bytes: 8 * 1024 * 1024,
+            fetch_partition_max_bytes: 1024 * 1024,
+            fetch_max_partitions: MAX_PARTITIONS_PER_REQUEST,
+            shards: 2,
+            shard_queue: 4096,
+            shard_queue_bytes: 64 * 1024 * 1024,
+            max_pending_acks: 16_384,
+            max_waiting_fetches: 1024,
+            max_producers: 10_000,
+            checkpoint_interval: Duration::from_secs(5),
+            alter_retry: Duration::from_millis(100),
+        }
+    }
+}
+
+impl ReplicationConfig {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// [`ReplicationError::InvalidConfig`] names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), ReplicationError> {
+        let checks: [(&'static str, bool, &'static str); 15] = [
+            ("min_isr", self.min_isr >= 1, "must be at least 1"),
+            (
+                "replica_lag_max_time",
+                self.replica_lag_max_time >= Duration::from_millis(100),
+                "must be at least 100 ms",
+            ),
+            (
+                "fetch_interval",
+                !self.fetch_interval.is_zero(),
+                "must not be zero",
+            ),
+            (
+                "fetch_max_wait",
+                !self.fetch_max_wait.is_zero() && self.fetch_max_wait < self.replica_lag_max_time,
+                "must not be zero and must be shorter than replica_lag_max_time",
+            ),
+            (
+                // The answer holds one batch more than the limit at worst, and its header.
+                "fetch_max_bytes",
+                (1..=MAX_BULK_FRAME_BYTES - 4 * MAX_RECORD_BATCH_BYTES)
+                    .contains(&self.fetch_max_bytes),
+                "must be between 1 byte and 4 batches less than a bulk frame",
+            ),
+            (
+                "fetch_partition_max_bytes",
+                self.fetch_partition_max_bytes >= 1,
+                "must not be zero",
+            ),
+            (
+                "fetch_max_partitions",
+                (1..=MAX_PARTITIONS_PER_REQUEST).contains(&self.fetch_max_partitions),
+                "must be between 1 and 10000",
+            ),
+            (
+                "shards",
+                (1..=256).contains(&self.shards),
+                "must be between 1 and 256",
+            ),
+            (
+                "shard_queue",
+                (1..=1_000_000).contains(&self.shard_queue),
+                "must be between 1 and 1000000",
+            ),
+            (
+                "shard_queue_bytes",
+                self.shard_queue_bytes >= MAX_RECORD_BATCH_BYTES,
+                "must hold at least one record batch",
+            ),
+            (
+                "max_pending_acks",
+                self.max_pending_acks >= 1,
+                "must not be zero",
+            ),
+            (
+                "max_waiting_fetches",
+                self.max_waiting_fetches >= 1,
+                "must not be zero",
+            ),
+            ("max_producers", self.max_producers >= 1, "must not be zero"),
+            (
+                "checkpoint_interval",
+                !self.checkpoint_interval.is_zero(),
+                "must not be zero",
+            ),
+            (
+                "alter_retry",
+                !self.alter_retry.is_zero(),
+                "must not be zero",
+            ),
+        ];
+        match checks.iter().find(|(_, holds, _)| !holds) {
+            Some((field, _, problem)) => Err(ReplicationError::InvalidConfig { field, problem }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_the_documented_ones_and_valid() {
+        let config = ReplicationConfig::default();
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(config.min_isr, 2);
+        assert_eq!(config.replica_lag_max_messages, 1000);
+        assert_eq!(config.replica_lag_max_time, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_named() {
+        let config = ReplicationConfig {
+            min_isr: 0,
+            ..ReplicationConfig::default()
+        };
+        assert!(matches!(
+            config.validate(),
+            Err(ReplicationError::InvalidConfig {
+                field: "min_isr",
+                ..
+            })
+        ));
+    }
+}
