@@ -151,13 +151,13 @@ impl Ledger {
         &mut self,
         topic: &TopicName,
         partition: u32,
-        replicas: Vec<NodeName>,
+        replicas: &[NodeName],
     ) -> Vec<NodeName> {
         let table = self.topics.entry(topic.clone()).or_default();
         let before = if replicas.is_empty() {
             table.partitions.remove(&partition)
         } else {
-            table.partitions.insert(partition, replicas.clone())
+            table.partitions.insert(partition, replicas.to_vec())
         }
         .unwrap_or_default();
         for (slot, node) in before.iter().enumerate() {

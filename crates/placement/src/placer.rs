@@ -110,7 +110,7 @@ impl PartitionPlacer {
                 Ok(replicas) => assigned.push(replicas),
                 Err(error) => {
                     for (partition, replicas) in (0..partitions).zip(before) {
-                        self.ledger.record(&topic, partition, replicas);
+                        self.ledger.record(&topic, partition, &replicas);
                     }
                     return Err(error);
                 }
@@ -138,7 +138,7 @@ impl PartitionPlacer {
                 node: NodeName::clone(node),
             });
         }
-        self.ledger.record(&topic, partition, replicas.to_vec());
+        self.ledger.record(&topic, partition, replicas);
         Ok(())
     }
 
@@ -200,7 +200,7 @@ impl PartitionPlacer {
             .into_iter()
             .filter_map(|node| members.get(node).map(|m| m.name.clone()))
             .collect();
-        self.ledger.record(topic, partition, replicas.clone());
+        self.ledger.record(topic, partition, &replicas);
         Ok(replicas)
     }
 }
