@@ -48,6 +48,14 @@ pub enum LogError {
         /// The batch's epoch.
         found: LeaderEpoch,
     },
+    /// A leader appends in an epoch that has not been assigned. Nothing changed.
+    #[error("leader epoch {epoch} has not been assigned; the last is {last:?}")]
+    EpochNotAssigned {
+        /// The epoch of the append.
+        epoch: LeaderEpoch,
+        /// The log's last epoch.
+        last: Option<LeaderEpoch>,
+    },
     /// The offset range of `i64` is used up. Nothing changed.
     #[error("no offsets left after {end}")]
     OffsetsExhausted {
@@ -205,8 +213,9 @@ pub trait ReplicaLog: Debug + Send {
 pub struct OpenedLog {
     /// The log.
     pub log: Box<dyn ReplicaLog>,
-    /// Bytes of a torn tail that were cut off. Not zero means: this replica is lossy and must
-    /// register as such (D9).
+    /// Bytes of a torn tail that were cut off, by this opening or by an earlier one that has not been
+    /// acknowledged with [`LogStore::acknowledge_cut`]. Not zero means: this replica is lossy and
+    /// must register as such (D9).
     pub cut_bytes: u64,
 }
 
@@ -214,6 +223,10 @@ pub struct OpenedLog {
 pub trait LogStore: Debug + Send + Sync + 'static {
     /// Opens a partition's log, creating it if it does not exist.
     fn open(&self, partition: PartitionId) -> Result<OpenedLog, LogError>;
+    /// Forgets that the partition's log was cut, durably, once its broker has registered it as lossy.
+    /// A store that cuts a tail records that durably *before* it cuts, and keeps reporting it until
+    /// then: a crash between the cut and the registration must not hide the loss.
+    fn acknowledge_cut(&self, partition: PartitionId) -> Result<(), LogError>;
     /// Removes a partition's log.
     fn remove(&self, partition: PartitionId) -> Result<(), LogError>;
     /// The partitions that have a log here.

@@ -193,6 +193,15 @@ pub enum RpcError {
     /// The peer refused; the text says why. Not executed.
     #[error("refused by the peer: {0}")]
     Refused(String),
+    /// The peer took the request and could not answer it: its handler panicked, the answer is longer
+    /// than the lane allows, or a call that it made in turn has an unknown outcome. Maybe executed.
+    #[error("{peer} could not answer: {reason}")]
+    AnswerFailed {
+        /// The peer.
+        peer: NodeName,
+        /// What failed.
+        reason: String,
+    },
     /// This node is shutting down.
     #[error("shutting down")]
     Shutdown,
@@ -201,7 +210,10 @@ pub enum RpcError {
 impl RpcError {
     /// Whether the peer may have run the request.
     pub const fn maybe_executed(&self) -> bool {
-        matches!(self, Self::ConnectionLost { .. } | Self::Timeout { .. })
+        matches!(
+            self,
+            Self::ConnectionLost { .. } | Self::Timeout { .. } | Self::AnswerFailed { .. }
+        )
     }
 }
 

@@ -87,6 +87,12 @@ pub trait VfsFile: Debug + Send + Sync + 'static {
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
 
+    /// Takes the advisory exclusive lock of the file, held until every handle is dropped; `false` if
+    /// another process, or another handle of this one, holds it. A disk without locks says `true`.
+    fn try_lock(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
     /// Whether the file is empty.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
@@ -197,5 +203,13 @@ impl VfsFile for OsFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match self.0.try_lock() {
+            Ok(()) => Ok(true),
+            Err(fs::TryLockError::WouldBlock) => Ok(false),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
     }
 }
