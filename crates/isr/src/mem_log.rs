@@ -399,6 +399,10 @@ impl LogStore for MemLogStore {
         })
     }
 
+    fn acknowledge_cut(&self, _partition: PartitionId) -> Result<(), LogError> {
+        Ok(())
+    }
+
     fn remove(&self, partition: PartitionId) -> Result<(), LogError> {
         let _log = self.lock().logs.remove(&partition);
         Ok(())

@@ -1,5 +1,23 @@
 //! The protocol, without clock, sockets or threads.
 
+mod follower;
+mod isr;
+mod leader;
+mod partition;
+mod producers;
+mod purgatory;
+mod remote;
 mod types;
 
+pub(crate) use isr::AlterResult;
+pub(crate) use leader::ConsumerRead;
+pub(crate) use partition::PartitionReplica;
+pub(crate) use purgatory::AckId;
+pub(crate) use types::{
+    Acked, ClusterView, FetchPosition, FetchReply, Output, ProduceIn, ReplicaFetch, ReplicaFetched,
+    Settings,
+};
 pub use types::{Acks, OffsetSpec, PartitionStatus, ReplicaRole, ReplicaStatus};
+
+#[cfg(test)]
+mod tests;

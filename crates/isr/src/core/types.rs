@@ -1,6 +1,17 @@
 //! The vocabulary of the core.
 
-use rivven_core_types::{BrokerId, LeaderEpoch, Offset, PartitionEpoch, PartitionId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rivven_core_types::{
+    AlterPartitionProposal, BrokerId, LeaderEpoch, MonoTime, NodeEpoch, Offset, PartitionEpoch,
+    PartitionId, RecordBatch,
+};
+use serde::{Deserialize, Serialize};
+
+use super::purgatory::AckId;
+use crate::error::ReplicationError;
 
 /// Which acknowledgement a producer waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,4 +92,119 @@ pub struct PartitionStatus {
     pub followers: Vec<ReplicaStatus>,
     /// Why the log is offline.
     pub offline_reason: Option<String>,
+}
+
+/// Bounds and times of the core.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) lag_max_time: Duration,
+    pub(crate) max_pending_acks: usize,
+    pub(crate) max_producers: usize,
+    pub(crate) alter_retry: Duration,
+    pub(crate) fetch_retry: Duration,
+}
+
+/// The brokers, as the metadata knows them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ClusterView {
+    /// Node epochs of the registered brokers.
+    pub(crate) node_epochs: BTreeMap<BrokerId, NodeEpoch>,
+    /// Brokers that are fenced or shutting down.
+    pub(crate) ineligible: BTreeSet<BrokerId>,
+}
+
+impl ClusterView {
+    /// Whether the broker may be in an in-sync set under this node epoch (KIP-841, KIP-903).
+    pub(crate) fn is_eligible(&self, broker: BrokerId, node_epoch: NodeEpoch) -> bool {
+        self.node_epochs.get(&broker) == Some(&node_epoch) && !self.ineligible.contains(&broker)
+    }
+}
+
+/// A write that has been acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Acked {
+    pub(crate) base: Offset,
+    pub(crate) log_start: Offset,
+}
+
+/// What the core asks its driver to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// Answer a write.
+    Ack {
+        id: AckId,
+        result: Result<Acked, ReplicationError>,
+    },
+    /// Send a proposal to the controller.
+    Alter(AlterPartitionProposal),
+    /// The leader's log has grown: followers' long polls have something to read.
+    Appended,
+    /// The leader's high watermark has moved: consumers' long polls have something to read.
+    HighWatermark,
+    /// Role or leader epoch have changed: every long poll must be answered.
+    RoleChanged,
+    /// A follower's progress changed outside of a fetch: the leader should hear of it soon.
+    Progress,
+    /// There are bytes that should become durable.
+    Flush,
+}
+
+/// A client's write as the core sees it.
+#[derive(Debug)]
+pub(crate) struct ProduceIn<'a> {
+    pub(crate) id: AckId,
+    pub(crate) batch: &'a RecordBatch,
+    pub(crate) acks: Acks,
+    pub(crate) deadline: MonoTime,
+    /// Whether the controller session is good.
+    pub(crate) contact: bool,
+}
+
+/// A follower's fetch of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReplicaFetch {
+    pub(crate) broker: BrokerId,
+    pub(crate) node_epoch: NodeEpoch,
+    pub(crate) session_epoch: u64,
+    pub(crate) position: FetchPosition,
+    pub(crate) max_bytes: usize,
+}
+
+/// Where a follower stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FetchPosition {
+    /// The leader epoch in which it follows.
+    pub(crate) leader_epoch: LeaderEpoch,
+    /// The end of its log, from which it wants to read.
+    pub(crate) fetch_offset: Offset,
+    /// The end of what it has on stable storage.
+    pub(crate) durable_end: Offset,
+    /// The last entry of its epoch table.
+    pub(crate) last_fetched_epoch: Option<LeaderEpoch>,
+    /// Its log's first offset.
+    pub(crate) log_start: Offset,
+}
+
+/// A leader's answer to a follower's fetch of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ReplicaFetched {
+    /// The log matches up to the offset asked for; here is what follows.
+    Data {
+        high_watermark: Offset,
+        log_start: Offset,
+        bytes: Bytes,
+    },
+    /// The logs part: this is the leader's end of the greatest epoch not above the follower's last.
+    Diverging { epoch: LeaderEpoch, end: Offset },
+}
+
+/// What a follower's fetch brought, as the follower sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FetchReply {
+    /// The leader's answer.
+    Fetched(ReplicaFetched),
+    /// The offset lies outside the leader's log.
+    OutOfRange { log_start: Offset, log_end: Offset },
+    /// Anything else: try again later.
+    Refused,
 }

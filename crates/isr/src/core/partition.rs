@@ -1,0 +1,420 @@
+//! One partition on one node: its role, and the changes of it.
+
+use std::collections::BTreeMap;
+
+use rivven_core_types::{
+    BrokerId, Durability, LeaderEpoch, LogError, MonoTime, Offset, PartitionEpoch, PartitionId,
+    PartitionState, RecoveryState, ReplicaLog,
+};
+
+use super::isr::PendingIsr;
+use super::producers::ProducerTable;
+use super::purgatory::Purgatory;
+use super::remote::Remote;
+use super::types::{ClusterView, Output, PartitionStatus, ReplicaRole, ReplicaStatus, Settings};
+use crate::error::ReplicationError;
+
+/// What a leader knows, in one leader epoch.
+#[derive(Debug)]
+pub(crate) struct Leader {
+    /// The log end when the epoch began. Until the high watermark reaches it, the true high
+    /// watermark is not known (KIP-207).
+    pub(crate) epoch_start: Offset,
+    pub(crate) remotes: BTreeMap<BrokerId, Remote>,
+    pub(crate) pending: Option<PendingIsr>,
+    /// No expansion is proposed before this, after one was refused.
+    pub(crate) expand_not_before: MonoTime,
+    pub(crate) next_lag_check: MonoTime,
+    /// Writes that wait for the local durable end (acks=1).
+    pub(crate) waiting_durable: Purgatory,
+    /// Writes that wait for the high watermark (acks=all).
+    pub(crate) waiting_committed: Purgatory,
+}
+
+/// What a follower knows, in one leader epoch.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    pub(crate) leader: BrokerId,
+    /// No fetch before this, after one was refused.
+    pub(crate) retry_at: MonoTime,
+}
+
+#[derive(Debug)]
+pub(crate) enum Role {
+    Idle,
+    Leader(Box<Leader>),
+    Follower(Follower),
+    Offline(String),
+}
+
+/// One partition on one node.
+///
+/// The log is passed in with every call; this is its only user, and everything here is a function of
+/// the inputs, so that a simulator replays a run from its seed.
+#[derive(Debug)]
+pub(crate) struct PartitionReplica {
+    pub(crate) me: BrokerId,
+    pub(crate) settings: Settings,
+    pub(crate) state: PartitionState,
+    pub(crate) role: Role,
+    pub(crate) high_watermark: Offset,
+    pub(crate) producers: ProducerTable,
+    /// The record was made here ([`crate::ReplicationManager::get_or_create`]), not by a controller.
+    standalone: bool,
+}
+
+impl PartitionReplica {
+    /// A replica over an opened log, without a role. `high_watermark_hint` comes from a checkpoint: it
+    /// is only where the high watermark starts and never a reason to cut the log (KIP-101).
+    ///
+    /// # Errors
+    /// If the log cannot be scanned for its producers.
+    pub(crate) fn open(
+        me: BrokerId,
+        settings: Settings,
+        partition: PartitionId,
+        high_watermark_hint: Offset,
+        log: &dyn ReplicaLog,
+    ) -> Result<Self, LogError> {
+        let producers = ProducerTable::rebuild(settings.max_producers, log)?;
+        let high_watermark = high_watermark_hint.min(log.log_end()).max(log.log_start());
+        Ok(Self {
+            me,
+            settings,
+            state: blank_record(partition),
+            role: Role::Idle,
+            high_watermark,
+            producers,
+            standalone: false,
+        })
+    }
+
+    /// Whether a controller has spoken about this partition.
+    pub(crate) fn has_record(&self) -> bool {
+        self.state.partition_epoch.get() >= 0
+    }
+
+    /// Makes a partition of this node alone, until a controller's record replaces it. Does nothing if
+    /// there is a record already.
+    pub(crate) fn apply_standalone(
+        &mut self,
+        now: MonoTime,
+        min_isr: u32,
+        view: &ClusterView,
+        log: &mut dyn ReplicaLog,
+        out: &mut Vec<Output>,
+    ) {
+        if self.has_record() {
+            return;
+        }
+        let epoch = log
+            .last_epoch()
+            .map_or(Some(LeaderEpoch::new(0)), LeaderEpoch::next);
+        let Some(leader_epoch) = epoch else {
+            self.go_offline("the leader epochs are used up".to_owned(), out);
+            return;
+        };
+        let record = PartitionState {
+            replicas: vec![self.me],
+            isr: vec![self.me],
+            last_known_isr: vec![self.me],
+            leader: Some(self.me),
+            leader_epoch,
+            partition_epoch: PartitionEpoch::new(0),
+            min_isr,
+            ..blank_record(self.state.id)
+        };
+        self.apply(now, &record, view, log, out);
+        self.standalone = true;
+    }
+
+    /// Applies a committed record. An older one changes nothing; an equal one is allowed, since the
+    /// answer to a proposal may have brought it first.
+    pub(crate) fn apply(
+        &mut self,
+        now: MonoTime,
+        record: &PartitionState,
+        view: &ClusterView,
+        log: &mut dyn ReplicaLog,
+        out: &mut Vec<Output>,
+    ) {
+        if record.partition_epoch < self.state.partition_epoch
+            || record.leader_epoch < self.state.leader_epoch && !self.standalone
+        {
+            return;
+        }
+        let was_standalone = std::mem::replace(&mut self.standalone, false);
+        let newer = record.partition_epoch > self.state.partition_epoch;
+        let same_epoch = record.leader_epoch == self.state.leader_epoch;
+        self.state = record.clone();
+        if matches!(self.role, Role::Offline(_)) {
+            return;
+        }
+        let leads = record.leader == Some(self.me) && record.is_replica(self.me);
+        if was_standalone && !leads && log.log_end() > log.log_start() {
+            // These records carry an epoch that the controller gave to nobody: followed from here,
+            // the logs could part without anyone noticing.
+            let reason =
+                "it holds records written before the partition had a record in the cluster";
+            self.go_offline(reason.to_owned(), out);
+            return;
+        }
+        match (&mut self.role, record.leader) {
+            (Role::Leader(leader), _) if leads && same_epoch => {
+                leader.remotes.retain(|b, _| record.is_replica(*b));
+                for broker in record.replicas.iter().filter(|b| **b != self.me) {
+                    let _known = leader
+                        .remotes
+                        .entry(*broker)
+                        .or_insert_with(|| Remote::new(None));
+                }
+                if newer {
+                    leader.pending = None;
+                }
+                self.on_isr_committed(now, view, log, out);
+            }
+            (Role::Follower(follower), Some(l)) if !leads && same_epoch && follower.leader == l => {
+                if !record.is_replica(self.me) {
+                    self.leave_role(out);
+                }
+            }
+            (_, _) if leads => self.become_leader(now, view, log, out),
+            (_, Some(leader)) if record.is_replica(self.me) => {
+                self.leave_role(out);
+                self.role = Role::Follower(Follower {
+                    leader,
+                    retry_at: now,
+                });
+                if self.state.durability == Durability::Fsync && log.durable_end() < log.log_end() {
+                    out.push(Output::Flush);
+                }
+            }
+            (_, _) => self.leave_role(out),
+        }
+    }
+
+    fn become_leader(
+        &mut self,
+        now: MonoTime,
+        view: &ClusterView,
+        log: &mut dyn ReplicaLog,
+        out: &mut Vec<Output>,
+    ) {
+        self.leave_role(out);
+        let epoch = self.state.leader_epoch;
+        let last = log.last_epoch();
+        // Leading an epoch that the log already holds, after a restart that may have lost a tail,
+        // would write a second history under the same epoch, which no truncation by epoch can tell
+        // from the first. Only a replica without others may: nobody has the first history.
+        let again = last.is_some_and(|last| last >= epoch);
+        if again && (last > Some(epoch) || self.state.replicas.len() > 1) {
+            return;
+        }
+        let epoch_start = log.log_end();
+        // KAFKA-7415: the epoch is assigned even when no record follows.
+        if !again && let Err(error) = log.assign_epoch(epoch, epoch_start) {
+            self.on_log_error(&error, out);
+            return;
+        }
+        let remote = |broker: &BrokerId| {
+            let in_sync = self.state.isr.contains(broker);
+            (*broker, Remote::new(in_sync.then_some(now)))
+        };
+        let others = self.state.replicas.iter().filter(|b| **b != self.me);
+        self.role = Role::Leader(Box::new(Leader {
+            epoch_start,
+            remotes: others.map(remote).collect(),
+            pending: None,
+            expand_not_before: now,
+            next_lag_check: now + self.lag_check_interval(),
+            waiting_durable: Purgatory::default(),
+            waiting_committed: Purgatory::default(),
+        }));
+        if log.durable_end() < epoch_start {
+            out.push(Output::Flush);
+        }
+        self.on_isr_committed(now, view, log, out);
+        if self.state.recovery == RecoveryState::Recovering {
+            self.propose_recovered(view, out);
+        }
+    }
+
+    /// Ends the current role: writes that wait have an unknown outcome now.
+    fn leave_role(&mut self, out: &mut Vec<Output>) {
+        let error = self.not_leader();
+        self.fail_waiting(&error, out);
+        self.role = Role::Idle;
+        out.push(Output::RoleChanged);
+    }
+
+    /// Answers all waiting writes with `error`.
+    pub(crate) fn fail_waiting(&mut self, error: &ReplicationError, out: &mut Vec<Output>) {
+        if let Role::Leader(leader) = &mut self.role {
+            let waiting = leader.waiting_durable.drain();
+            for w in waiting.into_iter().chain(leader.waiting_committed.drain()) {
+                out.push(Output::Ack {
+                    id: w.id,
+                    result: Err(error.clone()),
+                });
+            }
+        }
+    }
+
+    /// Fail-stop: refuses everything from now on.
+    pub(crate) fn go_offline(&mut self, reason: String, out: &mut Vec<Output>) {
+        let error = ReplicationError::LogUnavailable {
+            reason: reason.clone(),
+        };
+        self.fail_waiting(&error, out);
+        self.role = Role::Offline(reason);
+        out.push(Output::RoleChanged);
+    }
+
+    /// Turns a log error into the caller's error; a failed or corrupt log goes offline.
+    pub(crate) fn on_log_error(
+        &mut self,
+        error: &LogError,
+        out: &mut Vec<Output>,
+    ) -> ReplicationError {
+        let mapped = ReplicationError::from_log(error);
+        if let ReplicationError::LogUnavailable { reason } = &mapped {
+            self.go_offline(reason.clone(), out);
+        }
+        mapped
+    }
+
+    pub(crate) fn not_leader(&self) -> ReplicationError {
+        ReplicationError::NotLeader {
+            leader_hint: self.state.leader.filter(|l| *l != self.me),
+        }
+    }
+
+    pub(crate) fn lag_check_interval(&self) -> std::time::Duration {
+        self.settings.lag_max_time / 4
+    }
+
+    /// The end of this replica's own log that counts for the high watermark.
+    pub(crate) fn counted_end(&self, log: &dyn ReplicaLog) -> Offset {
+        match self.state.durability {
+            Durability::Fsync => log.durable_end(),
+            Durability::Replicated => log.log_end(),
+        }
+    }
+
+    /// Takes note of a finished flush.
+    pub(crate) fn flushed(
+        &mut self,
+        now: MonoTime,
+        end: Offset,
+        generation: u64,
+        result: std::io::Result<()>,
+        view: &ClusterView,
+        log: &mut dyn ReplicaLog,
+        out: &mut Vec<Output>,
+    ) {
+        if let Err(error) = log.finish_flush(end, generation, result) {
+            // Whatever it was, a log that cannot become durable is of no use (fail-stop).
+            self.go_offline(error.to_string(), out);
+            return;
+        }
+        match self.role {
+            Role::Leader(_) => {
+                self.complete_durable(log, out);
+                self.advance_high_watermark(now, view, log, out);
+            }
+            Role::Follower(_) => out.push(Output::Progress),
+            Role::Idle | Role::Offline(_) => {}
+        }
+    }
+
+    /// What follows from time alone: expired writes, lagging followers, proposals to repeat.
+    pub(crate) fn tick(
+        &mut self,
+        now: MonoTime,
+        view: &ClusterView,
+        log: &dyn ReplicaLog,
+        out: &mut Vec<Output>,
+    ) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let expired = leader.waiting_durable.expire(now).into_iter();
+        for w in expired.chain(leader.waiting_committed.expire(now)) {
+            out.push(Output::Ack {
+                id: w.id,
+                result: Err(ReplicationError::RequestTimedOut {
+                    waited: now.since(w.since),
+                }),
+            });
+        }
+        let lag_check = now >= leader.next_lag_check;
+        self.repeat_proposal(now, out);
+        if lag_check {
+            self.check_lag(now, view, log, out);
+            // A replica outside the set that has fallen behind holds the high watermark no longer.
+            self.advance_high_watermark(now, view, log, out);
+        }
+    }
+
+    /// Whether time alone may make this partition act before the next lag check.
+    pub(crate) fn has_deadlines(&self) -> bool {
+        match &self.role {
+            Role::Leader(leader) => {
+                leader.pending.is_some()
+                    || !leader.waiting_durable.is_empty()
+                    || !leader.waiting_committed.is_empty()
+            }
+            Role::Idle | Role::Follower(_) | Role::Offline(_) => false,
+        }
+    }
+
+    /// The state as it is published.
+    pub(crate) fn status(&self, log: &dyn ReplicaLog) -> PartitionStatus {
+        let mut followers = Vec::new();
+        let (role, offline_reason) = match &self.role {
+            Role::Idle => (ReplicaRole::Idle, None),
+            Role::Follower(_) => (ReplicaRole::Follower, None),
+            Role::Offline(reason) => (ReplicaRole::Offline, Some(reason.clone())),
+            Role::Leader(leader) => {
+                followers.extend(leader.remotes.iter().map(|(broker, r)| ReplicaStatus {
+                    broker: *broker,
+                    log_end: r.progress.map(|p| p.log_end),
+                    durable_end: r.progress.map(|p| p.durable_end),
+                }));
+                (ReplicaRole::Leader, None)
+            }
+        };
+        PartitionStatus {
+            partition: self.state.id,
+            role,
+            leader: self.state.leader,
+            leader_epoch: self.state.leader_epoch,
+            partition_epoch: self.state.partition_epoch,
+            high_watermark: self.high_watermark,
+            log_start: log.log_start(),
+            log_end: log.log_end(),
+            durable_end: log.durable_end(),
+            isr: self.state.isr.clone(),
+            under_min_isr: self.has_record() && self.state.is_under_min_isr(),
+            replicas: self.state.replicas.clone(),
+            followers,
+            offline_reason,
+        }
+    }
+}
+
+fn blank_record(id: PartitionId) -> PartitionState {
+    PartitionState {
+        id,
+        replicas: Vec::new(),
+        isr: Vec::new(),
+        elr: Vec::new(),
+        last_known_isr: Vec::new(),
+        leader: None,
+        leader_epoch: LeaderEpoch::new(-1),
+        partition_epoch: PartitionEpoch::new(-1),
+        recovery: RecoveryState::Recovered,
+        min_isr: 1,
+        durability: Durability::Fsync,
+    }
+}
