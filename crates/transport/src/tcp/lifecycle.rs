@@ -1,0 +1,163 @@
+//! What all tasks of one transport share: its configuration, its phase, and who is still alive.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rivven_core_types::{ClusterId, Entropy, Lane, Rng};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use super::peers::Peers;
+use super::transport::TransportRuntimes;
+use crate::config::{TransportConfig, TransportLimits};
+use crate::error::HandshakeError;
+use crate::handshake::LocalIdentity;
+
+/// At most one warning of a kind in this time.
+const WARN_EVERY: Duration = Duration::from_secs(1);
+
+/// How far a transport has been shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    Running,
+    Draining,
+    Closed,
+}
+
+/// Locks a mutex that guards plain data: a panic elsewhere leaves it as valid as it was.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) struct Shared {
+    pub(super) config: TransportConfig,
+    pub(super) runtimes: TransportRuntimes,
+    pub(super) entropy: Arc<dyn Entropy>,
+    pub(super) peers: Peers,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) unpooled: Semaphore,
+    cluster: Mutex<Option<ClusterId>>,
+    warned: Mutex<BTreeMap<&'static str, Instant>>,
+    /// Every task holds a clone until it ends; the transport takes its own away at shutdown.
+    alive: Mutex<Option<mpsc::Sender<()>>>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: TransportConfig,
+        runtimes: TransportRuntimes,
+        entropy: Arc<dyn Entropy>,
+    ) -> (Arc<Self>, mpsc::Receiver<()>) {
+        let (alive, all_gone) = mpsc::channel(1);
+        let shared = Arc::new(Self {
+            runtimes,
+            entropy,
+            peers: Peers::default(),
+            phase: watch::Sender::new(Phase::Running),
+            unpooled: Semaphore::new(config.limits.max_unpooled_calls),
+            cluster: Mutex::new(config.cluster_id),
+            warned: Mutex::default(),
+            alive: Mutex::new(Some(alive)),
+            config,
+        });
+        (shared, all_gone)
+    }
+
+    pub(super) const fn limits(&self) -> &TransportLimits {
+        &self.config.limits
+    }
+
+    pub(super) const fn runtime(&self, lane: Lane) -> &Handle {
+        match lane {
+            Lane::Control | Lane::Rpc => &self.runtimes.control,
+            Lane::Bulk => &self.runtimes.data,
+        }
+    }
+
+    pub(super) fn cluster(&self) -> Option<ClusterId> {
+        *lock(&self.cluster)
+    }
+
+    pub(super) fn set_cluster(&self, cluster: ClusterId) {
+        *lock(&self.cluster) = Some(cluster);
+    }
+
+    pub(super) fn identity(&self) -> LocalIdentity {
+        LocalIdentity {
+            name: self.config.name.clone(),
+            incarnation: self.config.incarnation,
+            cluster: self.cluster(),
+        }
+    }
+
+    pub(super) fn phase_now(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    /// Moves the phase forward, never back.
+    pub(super) fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = *phase < to;
+            *phase = (*phase).max(to);
+            forward
+        });
+    }
+
+    /// Waits until the phase is at least `phase`.
+    pub(super) async fn reached(&self, phase: Phase) {
+        let mut phases = self.phase.subscribe();
+        // The sender lives in `self`, so that the wait cannot fail.
+        let _reached = phases.wait_for(|now| *now >= phase).await.is_ok();
+    }
+
+    /// A token that a task holds until it ends; `None` when there must be no new tasks.
+    pub(super) fn alive(&self) -> Option<mpsc::Sender<()>> {
+        lock(&self.alive).clone()
+    }
+
+    pub(super) fn no_new_tasks(&self) {
+        lock(&self.alive).take();
+    }
+
+    /// A pause of up to `base * 2^doublings`, at most `backoff_max`: full jitter, so that nodes that
+    /// failed together do not come back together.
+    pub(super) fn backoff(&self, doublings: u32) -> Duration {
+        let limits = self.limits();
+        let factor = 1u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        let most = limits.backoff_min.saturating_mul(factor);
+        let most = most.min(limits.backoff_max);
+        let micros = u64::try_from(most.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(Rng::new(self.entropy.next_u64()).below(micros.saturating_add(1)))
+    }
+
+    /// Whether a warning about `what` is due.
+    pub(super) fn may_warn(&self, what: &'static str) -> bool {
+        let now = Instant::now();
+        let mut warned = lock(&self.warned);
+        let due = warned
+            .get(what)
+            .is_none_or(|last| now.duration_since(*last) >= WARN_EVERY);
+        if due {
+            warned.insert(what, now);
+        }
+        due
+    }
+
+    pub(super) fn handshake_failed(
+        &self,
+        side: &'static str,
+        address: SocketAddr,
+        error: &HandshakeError,
+    ) {
+        let reason = error.name();
+        super::metrics::handshake_failed(reason);
+        if matches!(error, HandshakeError::Refused(_)) && self.may_warn(reason) {
+            tracing::warn!(%address, side, reason, "handshake refused: {error}");
+        } else {
+            tracing::debug!(%address, side, reason, "handshake failed: {error}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Frames from a socket, and how long it has been silent.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::Instant;
+
+use super::metrics;
+use crate::error::FrameError;
+use crate::frame::{Frame, FrameDecoder};
+
+/// Why reading ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReadError {
+    #[error("closed by the peer")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+}
+
+/// Cuts frames from `io`.
+pub(super) struct FrameReader<R> {
+    io: R,
+    buffer: BytesMut,
+    decoder: FrameDecoder,
+    last_read: Instant,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(super) fn new(io: R, decoder: FrameDecoder, buffer: BytesMut) -> Self {
+        Self {
+            io,
+            buffer,
+            decoder,
+            last_read: Instant::now(),
+        }
+    }
+
+    /// The next frame. Cancel-safe: what has been read stays in the buffer. Bytes that arrive clear
+    /// `pulse`.
+    pub(super) async fn next(&mut self, pulse: Option<&Pulse>) -> Result<Frame, ReadError> {
+        loop {
+            if let Some(frame) = self.decoder.decode(&mut self.buffer)? {
+                return Ok(frame);
+            }
+            self.buffer.reserve(self.decoder.room(&self.buffer));
+            let read = self.io.read_buf(&mut self.buffer).await?;
+            if read == 0 {
+                return Err(ReadError::Closed);
+            }
+            self.last_read = Instant::now();
+            if let Some(pulse) = pulse {
+                pulse.heard();
+                metrics::bytes_moved("in", read);
+            }
+        }
+    }
+
+    /// When bytes last arrived: the latest moment at which the newest frame can have been sent.
+    pub(super) const fn last_read(&self) -> Instant {
+        self.last_read
+    }
+
+    /// The other direction of the same socket.
+    pub(super) const fn io_mut(&mut self) -> &mut R {
+        &mut self.io
+    }
+
+    /// The socket, and bytes that were read and not yet decoded.
+    pub(super) fn into_parts(self) -> (R, BytesMut) {
+        (self.io, self.buffer)
+    }
+}
+
+/// Whether the peer still shows signs of life. The reader and the writer share it.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    origin: Instant,
+    /// Microseconds since `origin` of the last byte received.
+    heard_at: AtomicU64,
+    /// Microseconds since `origin` (at least 1) when a ping that nothing has followed left; 0 = none.
+    pinged_at: AtomicU64,
+}
+
+impl Pulse {
+    pub(super) fn new() -> Self {
+        Self {
+            origin: Instant::now(),
+            heard_at: AtomicU64::new(0),
+            pinged_at: AtomicU64::new(0),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// Bytes arrived; or reading resumes after a pause of our own, which says nothing about the peer.
+    pub(super) fn heard(&self) {
+        self.heard_at.store(self.now(), Ordering::Relaxed);
+        self.pinged_at.store(0, Ordering::Relaxed);
+    }
+
+    /// A ping has left for the kernel.
+    pub(super) fn pinged(&self) {
+        self.pinged_at.store(self.now().max(1), Ordering::Relaxed);
+    }
+
+    pub(super) fn silent_for(&self) -> Duration {
+        let heard = self.heard_at.load(Ordering::Relaxed);
+        Duration::from_micros(self.now().saturating_sub(heard))
+    }
+
+    /// How long a ping has been out with nothing heard since. Counted from when the ping left our
+    /// queue, so that our own slow bulk transfer does not look like a dead peer.
+    pub(super) fn unanswered_for(&self) -> Duration {
+        match self.pinged_at.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            at => Duration::from_micros(self.now().saturating_sub(at)),
+        }
+    }
+}

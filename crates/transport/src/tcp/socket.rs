@@ -1,0 +1,55 @@
+//! Socket options.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use crate::error::TransportError;
+
+/// Connections that the kernel holds before they are accepted.
+const BACKLOG: i32 = 1024;
+/// Kernel keepalive: the backstop for a connection whose task is stuck.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
+const KEEPALIVE_PROBES: u32 = 3;
+
+/// Binds and listens. Not inheriting `TIME_WAIT` (SO_REUSEADDR) lets a restarted node have its port
+/// back at once; a live listener still makes it fail.
+pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, TransportError> {
+    let bound = || -> io::Result<TcpListener> {
+        let socket = Socket::new(
+            Domain::for_address(address),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        #[cfg(unix)]
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket.into())
+    };
+    bound().map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => TransportError::AddressInUse { address },
+        _ => TransportError::Bind { address, source },
+    })
+}
+
+/// Options of every connection, on both sides.
+pub(super) fn configure(stream: &tokio::net::TcpStream, write_stall: Duration) -> io::Result<()> {
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES);
+    socket.set_tcp_keepalive(&keepalive)?;
+    // RFC 5482: unacknowledged data closes the connection after this long.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(write_stall))?;
+    #[cfg(not(target_os = "linux"))]
+    let _not_on_this_system = write_stall;
+    Ok(())
+}

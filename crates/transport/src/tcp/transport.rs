@@ -1,0 +1,273 @@
+//! The transport as its users see it.
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex};
+
+use rivven_core_types::{
+    Address, BoxFuture, ClusterId, Entropy, NodeName, PeerIdentity, PeerRpc, RpcError, RpcHandler,
+    RpcRequest, RpcResponse, limits,
+};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::client::check_size;
+use super::dial::dial;
+use super::lifecycle::{Phase, Shared, lock};
+use super::peers::connection;
+use super::server::accept_loop;
+use super::{metrics, socket};
+use crate::config::TransportConfig;
+use crate::error::TransportError;
+
+/// Where the connections of each lane run, so that record I/O never holds up a heartbeat.
+#[derive(Debug, Clone)]
+pub struct TransportRuntimes {
+    /// Accepting, handshakes, the control and the rpc lane.
+    pub control: Handle,
+    /// The bulk lane.
+    pub data: Handle,
+}
+
+impl TransportRuntimes {
+    /// Everything on the current runtime.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, as [`Handle::current`] does.
+    pub fn current() -> Self {
+        Self {
+            control: Handle::current(),
+            data: Handle::current(),
+        }
+    }
+}
+
+/// Framed RPC with every peer, in both directions. Clones share everything; when the last one is
+/// dropped all connections close.
+#[derive(Clone)]
+pub struct Transport {
+    shared: Arc<Shared>,
+    owner: Arc<Owner>,
+}
+
+/// What only the users of the transport hold, and none of its tasks.
+struct Owner {
+    shared: Arc<Shared>,
+    listener: Mutex<Option<TcpListener>>,
+    local: SocketAddr,
+    all_gone: tokio::sync::Mutex<mpsc::Receiver<()>>,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.advance(Phase::Closed);
+        self.shared.no_new_tasks();
+        self.shared.peers.clear();
+    }
+}
+
+impl Transport {
+    /// Binds the listening socket; nothing is accepted before [`Self::serve`].
+    ///
+    /// Fails with [`TransportError::AddressInUse`] naming the address, and with
+    /// [`TransportError::Limit`] naming a limit that is out of range.
+    #[expect(
+        clippy::unused_async,
+        reason = "binding over QUIC, or by name, has to wait; callers need not change then"
+    )]
+    pub async fn bind(
+        config: TransportConfig,
+        runtimes: TransportRuntimes,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, TransportError> {
+        config.limits.validate()?;
+        let address = config.listen;
+        let listener = socket::listen(address)?;
+        let local = listener
+            .local_addr()
+            .map_err(|source| TransportError::Bind { address, source })?;
+        let (shared, all_gone) = Shared::new(config, runtimes, entropy);
+        let owner = Arc::new(Owner {
+            shared: Arc::clone(&shared),
+            listener: Mutex::new(Some(listener)),
+            local,
+            all_gone: tokio::sync::Mutex::new(all_gone),
+        });
+        Ok(Self { shared, owner })
+    }
+
+    /// The address bound; its port is the real one when port 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.owner.local
+    }
+
+    /// Starts to accept peers and to answer them with `handler`. Only the first call counts.
+    pub fn serve(&self, handler: Arc<dyn RpcHandler>) {
+        let listener = lock(&self.owner.listener).take();
+        let (Some(listener), Some(alive)) = (listener, self.shared.alive()) else {
+            tracing::warn!("the transport already serves, or is shut down");
+            return;
+        };
+        let accepting = accept_loop(Arc::clone(&self.shared), listener, handler, alive);
+        self.shared.runtimes.control.spawn(accepting);
+    }
+
+    /// Makes a peer known, or moves it to another address. Idempotent; does not connect yet. Beyond
+    /// `max_peers` a new peer is not added, and calls to it fail with [`RpcError::UnknownPeer`].
+    pub fn add_peer(&self, name: NodeName, address: Address) {
+        let most = self.shared.limits().max_peers;
+        if !self.shared.peers.add(name.clone(), address, most) && self.shared.may_warn("peers") {
+            tracing::warn!(peer = %name, most, "the address book is full");
+        }
+    }
+
+    /// Forgets a peer. Calls in flight still get their answers.
+    pub fn remove_peer(&self, name: &NodeName) {
+        self.shared.peers.remove(name);
+    }
+
+    /// This node has become a member of `cluster`. Outgoing connections are made anew, so that peers
+    /// no longer see a blank node; peers of another cluster are no longer answered.
+    pub fn set_cluster_id(&self, cluster: ClusterId) {
+        self.shared.set_cluster(cluster);
+        self.shared.peers.reconnect_all();
+    }
+
+    /// Calls whoever listens at `address`, on a connection of its own that is closed afterwards: for
+    /// bootstrap through seeds, whose names are not known. In errors the peer goes by its address
+    /// until it has told its name.
+    pub fn call_address(
+        &self,
+        address: &Address,
+        request: RpcRequest,
+    ) -> BoxFuture<'static, Result<(PeerIdentity, RpcResponse), RpcError>> {
+        let (shared, address) = (Arc::clone(&self.shared), address.clone());
+        Box::pin(async move {
+            let (kind, lane) = (request.kind, request.lane);
+            let result = call_address(shared, address, request).await;
+            metrics::call_ended(kind, lane, &result);
+            result
+        })
+    }
+
+    /// Stops accepting and refuses new calls; lets requests in flight, in both directions, end within
+    /// `drain_timeout`; closes every connection. Idempotent.
+    pub async fn shutdown(&self) {
+        self.shared.advance(Phase::Draining);
+        self.shared.no_new_tasks();
+        self.shared.peers.clear();
+        lock(&self.owner.listener).take();
+        let mut all_gone = self.owner.all_gone.lock().await;
+        let drain = self.shared.limits().drain_timeout;
+        if timeout(drain, all_gone.recv()).await.is_err() {
+            self.shared.advance(Phase::Closed);
+            // Tasks end at their next wait; one that never gets there must not hold up the node.
+            let _ended = timeout(drain, all_gone.recv()).await.is_ok();
+        }
+        self.shared.advance(Phase::Closed);
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport")
+            .field("name", &self.shared.config.name)
+            .field("local", &self.owner.local)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PeerRpc for Transport {
+    fn call(
+        &self,
+        peer: &NodeName,
+        request: RpcRequest,
+    ) -> BoxFuture<'static, Result<RpcResponse, RpcError>> {
+        let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
+        Box::pin(async move {
+            let (kind, lane) = (request.kind, request.lane);
+            let result = call(shared, peer, request).await;
+            metrics::call_ended(kind, lane, &result);
+            result
+        })
+    }
+}
+
+async fn call(
+    shared: Arc<Shared>,
+    peer: NodeName,
+    request: RpcRequest,
+) -> Result<RpcResponse, RpcError> {
+    check_size(&request)?;
+    let deadline = Instant::now() + request.deadline;
+    let mut second_try = false;
+    loop {
+        if shared.phase_now() != Phase::Running {
+            return Err(RpcError::Shutdown);
+        }
+        let connection = connection(&shared, &peer, request.lane, deadline).await?;
+        match connection.call(request.clone(), deadline).await {
+            // The pooled connection closed under us before anything was sent on it.
+            Err(RpcError::Unreachable { .. }) if !second_try => second_try = true,
+            result => return result,
+        }
+    }
+}
+
+async fn call_address(
+    shared: Arc<Shared>,
+    address: Address,
+    request: RpcRequest,
+) -> Result<(PeerIdentity, RpcResponse), RpcError> {
+    check_size(&request)?;
+    let label = label_of(&address)?;
+    if shared.phase_now() != Phase::Running {
+        return Err(RpcError::Shutdown);
+    }
+    let deadline = Instant::now() + request.deadline;
+    let Ok(_permit) = shared.unpooled.try_acquire() else {
+        return Err(RpcError::Overloaded { peer: label });
+    };
+    let lane = request.lane;
+    let dialler = Arc::clone(&shared);
+    let name = label.clone();
+    let dialled = async move { dial(&dialler, &address, None, &name, lane).await };
+    let mut dialling = AbortOnDrop(shared.runtime(lane).spawn(dialled));
+    let unreachable = |reason: &str| RpcError::Unreachable {
+        peer: label.clone(),
+        reason: reason.to_owned(),
+    };
+    let connection = match timeout_at(deadline, &mut dialling.0).await {
+        Ok(Ok(dialled)) => dialled?,
+        Ok(Err(_)) => return Err(unreachable("the dial was abandoned")),
+        Err(_) => return Err(unreachable("still connecting at the deadline")),
+    };
+    let response = connection.call(request, deadline).await?;
+    Ok((connection.peer().clone(), response))
+}
+
+/// A task that nobody waits for any more is stopped.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A name to stand for an address in errors: `[::1]:9093` becomes `--1_9093`.
+fn label_of(address: &Address) -> Result<NodeName, RpcError> {
+    let mut label: String = format!("{}_{}", address.host(), address.port())
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, '.' | '_') {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    label.truncate(limits::MAX_NODE_NAME_BYTES);
+    NodeName::new(&label).map_err(|e| RpcError::Malformed(e.to_string()))
+}
