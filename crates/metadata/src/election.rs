@@ -1,1 +1,111 @@
-//! Elections.
+//! The controller's rules for one partition, as pure functions: who is in the ISR, who is eligible
+//! to lead (KIP-966), who leads, and which epochs grow.
+
+use rivven_core_types::{BrokerId, PartitionState, RecoveryState};
+
+/// A change of one partition's ISR.
+pub(crate) struct IsrChange<'a> {
+    /// The members it is to have, before any election.
+    pub(crate) isr: &'a [BrokerId],
+    /// A replica that lost records: it may be in neither ISR nor ELR.
+    pub(crate) lost: Option<BrokerId>,
+    /// The state of recovery.
+    pub(crate) recovery: RecoveryState,
+}
+
+/// The partition after the change and the election it makes necessary; `None` if it is the same.
+///
+/// The members that leave a too small ISR become eligible leaders, for nothing commits while it is
+/// too small; once it is large enough again they are forgotten (KIP-966). A leader stays as long as
+/// it is in the ISR and active. Otherwise the first active ISR member in replica order leads, else
+/// the first active eligible leader, which then is the ISR; else nobody.
+pub(crate) fn change_isr(
+    old: &PartitionState,
+    change: &IsrChange<'_>,
+    is_active: impl Fn(BrokerId) -> bool,
+) -> Option<PartitionState> {
+    let mut new = old.clone();
+    new.recovery = change.recovery;
+    let stays = |broker: &BrokerId| change.isr.contains(broker) && change.lost != Some(*broker);
+    new.isr = members(old, stays);
+    new.elr = members(old, |broker| {
+        old.isr.contains(broker) || old.elr.contains(broker)
+    });
+    if let Some(lost) = change.lost {
+        new.elr.retain(|broker| *broker != lost);
+    }
+    elect(&mut new, &is_active);
+    settle(old, &mut new);
+    finish(old, new)
+}
+
+/// The partition with `leader` as the only member of its ISR, though that one may lack committed
+/// records. Everyone else has to catch up with it.
+pub(crate) fn install_leader(
+    old: &PartitionState,
+    leader: BrokerId,
+    recovery: RecoveryState,
+) -> PartitionState {
+    let mut new = old.clone();
+    new.isr = vec![leader];
+    new.elr = Vec::new();
+    new.leader = Some(leader);
+    new.recovery = recovery;
+    if recovery == RecoveryState::Recovering {
+        // From here on the committed records are by definition those that this leader has: nobody
+        // else needs to report should it fail.
+        new.last_known_isr = vec![leader];
+    } else {
+        settle(old, &mut new);
+    }
+    finish(old, new).unwrap_or_else(|| old.clone())
+}
+
+/// The replicas that `keep` picks, in replica order, so that equal sets are equal lists.
+fn members(state: &PartitionState, keep: impl Fn(&BrokerId) -> bool) -> Vec<BrokerId> {
+    state.replicas.iter().copied().filter(keep).collect()
+}
+
+fn elect(new: &mut PartitionState, is_active: &impl Fn(BrokerId) -> bool) {
+    let first_active = |among: &[BrokerId]| among.iter().copied().find(|b| is_active(*b));
+    let stays = new
+        .leader
+        .filter(|leader| new.isr.contains(leader) && is_active(*leader));
+    new.leader = stays.or_else(|| first_active(&new.isr));
+    if new.leader.is_none() && new.isr.is_empty() {
+        new.leader = first_active(&new.elr);
+        new.isr.extend(new.leader);
+    }
+}
+
+/// Brings ELR and last known ISR in line with the ISR.
+fn settle(old: &PartitionState, new: &mut PartitionState) {
+    if new.is_under_min_isr() {
+        let isr = &new.isr;
+        new.elr.retain(|broker| !isr.contains(broker));
+        new.last_known_isr = members(old, |broker| {
+            old.last_known_isr.contains(broker)
+                || old.isr.contains(broker)
+                || old.elr.contains(broker)
+                || isr.contains(broker)
+        });
+    } else {
+        new.elr = Vec::new();
+        new.last_known_isr = new.isr.clone();
+    }
+}
+
+/// Raises the epochs; `None` if nothing changed.
+///
+/// An epoch at the end of its range stays there: that takes 2^31 changes of one partition, and a
+/// fenced leader has to go whatever the epoch. Proposals are refused before (see `apply`).
+fn finish(old: &PartitionState, mut new: PartitionState) -> Option<PartitionState> {
+    if new == *old {
+        return None;
+    }
+    if new.leader != old.leader {
+        new.leader_epoch = old.leader_epoch.next().unwrap_or(old.leader_epoch);
+    }
+    new.partition_epoch = old.partition_epoch.next().unwrap_or(old.partition_epoch);
+    Some(new)
+}

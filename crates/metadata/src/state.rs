@@ -209,6 +209,10 @@ impl ClusterState {
         self.hash
     }
 
+    pub(crate) fn last_broker_id(&self) -> Option<BrokerId> {
+        self.brokers.last().map(|(id, _)| *id)
+    }
+
     pub(crate) const fn next_producer_id(&self) -> ProducerId {
         self.next_producer_id
     }

@@ -1,1 +1,11 @@
-//! Tests.
+//! Tests of the whole state machine, command by command.
+
+mod brokers;
+mod bytes;
+mod elr;
+mod isr_changes;
+mod model;
+mod model_world;
+mod recovery;
+mod support;
+mod topics;

@@ -1,0 +1,205 @@
+//! Brokers: registration, fencing, unfencing, controlled shutdown.
+
+use std::collections::BTreeSet;
+
+use rivven_core_types::{
+    BrokerId, FencedState, Incarnation, LogDirId, LogIndex, NodeEpoch, NodeInfo, PartitionId,
+    RaftNodeId, limits,
+};
+
+use super::{clamp, current_life};
+use crate::election::{IsrChange, change_isr};
+use crate::records::BrokerRecord;
+use crate::rejection::Rejection;
+use crate::result::CommandResult;
+use crate::state::ClusterState;
+
+/// What a broker says about itself.
+pub(super) struct Registration {
+    pub(super) info: NodeInfo,
+    pub(super) incarnation: Incarnation,
+    pub(super) raft_id: RaftNodeId,
+    pub(super) log_dir: LogDirId,
+}
+
+pub(super) fn register(
+    state: &mut ClusterState,
+    index: LogIndex,
+    registration: Registration,
+    lossy: &[PartitionId],
+) -> Result<CommandResult, Rejection> {
+    let Registration {
+        info,
+        incarnation,
+        raft_id,
+        log_dir,
+    } = registration;
+    let node_epoch = i64::try_from(index.get())
+        .map(NodeEpoch::new)
+        .map_err(|_| Rejection::EpochsExhausted)?;
+    if let Some(owner) = state.broker_by_raft_id(raft_id)
+        && (owner.info.name != info.name || owner.incarnation != incarnation)
+    {
+        return Err(Rejection::RaftIdInUse {
+            raft_id,
+            owner: owner.id,
+        });
+    }
+    let earlier = state.broker_by_name(&info.name);
+    let id = match earlier {
+        Some(earlier) => earlier.id,
+        None => next_broker_id(state)?,
+    };
+    // Another disk holds nothing of what this broker once had (KIP-858, KIP-903).
+    let all_lost = earlier.is_some_and(|e| e.incarnation != incarnation || e.log_dir != log_dir);
+    state.put_broker(BrokerRecord {
+        id,
+        info,
+        incarnation,
+        raft_id,
+        log_dir,
+        node_epoch,
+        state: FencedState::Fenced,
+        leaving: false,
+    });
+    let lossy: BTreeSet<PartitionId> = lossy.iter().copied().collect();
+    retire(state, index, id, |partition| {
+        all_lost || lossy.contains(partition)
+    });
+    Ok(CommandResult::Registered {
+        broker: id,
+        node_epoch,
+    })
+}
+
+/// Numbers go up from 1, and no broker is ever forgotten.
+fn next_broker_id(state: &ClusterState) -> Result<BrokerId, Rejection> {
+    let full = Rejection::TooManyBrokers {
+        max: clamp(limits::MAX_BROKERS),
+    };
+    if state.broker_count() >= limits::MAX_BROKERS {
+        return Err(full);
+    }
+    let last = state.last_broker_id().map_or(0, BrokerId::get);
+    last.checked_add(1).map(BrokerId::new).ok_or(full)
+}
+
+pub(super) fn unfence(
+    state: &mut ClusterState,
+    index: LogIndex,
+    broker: BrokerId,
+    node_epoch: NodeEpoch,
+) -> Result<CommandResult, Rejection> {
+    let mut record = current_life(state, broker, node_epoch)?.clone();
+    if record.leaving {
+        return Err(Rejection::BrokerShuttingDown { broker });
+    }
+    if record.is_active() {
+        return Ok(changed(broker, FencedState::Active, 0));
+    }
+    record.state = FencedState::Active;
+    state.put_broker(record);
+    let leaderless: Vec<PartitionId> = state
+        .partitions_of(broker)
+        .filter(|partition| partition.leader.is_none())
+        .map(|partition| partition.id)
+        .collect();
+    let count = elect_each(state, index, &leaderless);
+    Ok(changed(broker, FencedState::Active, count))
+}
+
+pub(super) fn fence(
+    state: &mut ClusterState,
+    index: LogIndex,
+    broker: BrokerId,
+    node_epoch: NodeEpoch,
+) -> Result<CommandResult, Rejection> {
+    let mut record = current_life(state, broker, node_epoch)?.clone();
+    if record.state == FencedState::Fenced {
+        return Ok(changed(broker, FencedState::Fenced, 0));
+    }
+    record.state = FencedState::Fenced;
+    state.put_broker(record);
+    let count = retire(state, index, broker, |_| false);
+    Ok(changed(broker, FencedState::Fenced, count))
+}
+
+pub(super) fn begin_shutdown(
+    state: &mut ClusterState,
+    index: LogIndex,
+    broker: BrokerId,
+    node_epoch: NodeEpoch,
+) -> Result<CommandResult, Rejection> {
+    let mut record = current_life(state, broker, node_epoch)?.clone();
+    if record.leaving {
+        return Ok(changed(broker, record.state, 0));
+    }
+    record.leaving = true;
+    if record.is_active() {
+        record.state = FencedState::ShuttingDown;
+    }
+    let now = record.state;
+    state.put_broker(record);
+    let count = retire(state, index, broker, |_| false);
+    Ok(changed(broker, now, count))
+}
+
+const fn changed(broker: BrokerId, state: FencedState, partitions_changed: u32) -> CommandResult {
+    CommandResult::BrokerChanged {
+        broker,
+        state,
+        partitions_changed,
+    }
+}
+
+/// Takes a broker that is not active any more out of every ISR, and out of every ELR where it lost
+/// records. One partition at a time, each on the state that the last change left (KAFKA-13173).
+fn retire(
+    state: &mut ClusterState,
+    index: LogIndex,
+    broker: BrokerId,
+    is_lost: impl Fn(&PartitionId) -> bool,
+) -> u32 {
+    let affected: Vec<PartitionId> = state
+        .partitions_of(broker)
+        .filter(|p| p.isr.contains(&broker) || p.elr.contains(&broker))
+        .map(|p| p.id)
+        .collect();
+    let mut count = 0u32;
+    for id in affected {
+        let Some(old) = state.partition(&id) else {
+            continue;
+        };
+        let isr: Vec<BrokerId> = old.isr.iter().copied().filter(|b| *b != broker).collect();
+        let change = IsrChange {
+            isr: &isr,
+            lost: is_lost(&id).then_some(broker),
+            recovery: old.recovery,
+        };
+        if let Some(new) = change_isr(old, &change, |b| state.is_active(b)) {
+            state.put_partition(new, index);
+            count = count.saturating_add(1);
+        }
+    }
+    count
+}
+
+/// Holds an election in each of the partitions, on the ISR and ELR they have.
+fn elect_each(state: &mut ClusterState, index: LogIndex, partitions: &[PartitionId]) -> u32 {
+    let mut count = 0u32;
+    for id in partitions {
+        let Some(old) = state.partition(id) else {
+            continue;
+        };
+        let change = IsrChange {
+            isr: &old.isr,
+            lost: None,
+            recovery: old.recovery,
+        };
+        if let Some(new) = change_isr(old, &change, |b| state.is_active(b)) {
+            state.put_partition(new, index);
+            count = count.saturating_add(1);
+        }
+    }
+    count
+}

@@ -1,0 +1,145 @@
+//! Topics: creation with a given placement, deletion.
+
+use rivven_core_types::{
+    BrokerId, Durability, LeaderEpoch, LogIndex, PartitionEpoch, PartitionId, PartitionState,
+    RecoveryState, TopicId, TopicName, limits,
+};
+
+use super::clamp;
+use crate::records::TopicRecord;
+use crate::rejection::Rejection;
+use crate::result::CommandResult;
+use crate::state::{ClusterState, MAX_PARTITIONS};
+
+/// A topic to be created.
+pub(super) struct NewTopic {
+    pub(super) name: TopicName,
+    pub(super) id: TopicId,
+    pub(super) replicas: Vec<Vec<BrokerId>>,
+    pub(super) min_isr: u32,
+    pub(super) durability: Durability,
+}
+
+pub(super) fn create(
+    state: &mut ClusterState,
+    index: LogIndex,
+    topic: NewTopic,
+) -> Result<CommandResult, Rejection> {
+    let record = validate(state, &topic)?;
+    let id = topic.id;
+    for (partition, replicas) in record.partition_ids().zip(topic.replicas) {
+        let new = first_record(state, &record, partition, replicas);
+        state.put_partition(new, index);
+    }
+    state.put_topic(record);
+    Ok(CommandResult::TopicCreated { id })
+}
+
+fn validate(state: &ClusterState, topic: &NewTopic) -> Result<TopicRecord, Rejection> {
+    if state.topic(&topic.name).is_some() {
+        return Err(Rejection::TopicExists {
+            name: topic.name.clone(),
+        });
+    }
+    if let Some(other) = state.topic_by_id(&topic.id) {
+        return Err(Rejection::TopicIdExists {
+            name: other.name.clone(),
+        });
+    }
+    let found = clamp(topic.replicas.len());
+    let room = MAX_PARTITIONS.saturating_sub(clamp(state.partition_count()));
+    let max = room.min(limits::MAX_PARTITIONS_PER_TOPIC);
+    if found == 0 || found > max {
+        return Err(Rejection::InvalidPartitionCount { found, max });
+    }
+    let replication_factor = topic.replicas.first().map_or(0, Vec::len);
+    for (index, replicas) in (0u32..).zip(&topic.replicas) {
+        validate_replicas(state, index, replicas, replication_factor)?;
+    }
+    let replication_factor = clamp(replication_factor);
+    if topic.min_isr == 0 || topic.min_isr > replication_factor {
+        return Err(Rejection::InvalidMinIsr {
+            found: topic.min_isr,
+            replication_factor,
+        });
+    }
+    Ok(TopicRecord {
+        id: topic.id,
+        name: topic.name.clone(),
+        partitions: found,
+        replication_factor,
+        min_isr: topic.min_isr,
+        durability: topic.durability,
+    })
+}
+
+fn validate_replicas(
+    state: &ClusterState,
+    index: u32,
+    replicas: &[BrokerId],
+    expected: usize,
+) -> Result<(), Rejection> {
+    let found = replicas.len();
+    if found == 0 || found > limits::MAX_REPLICATION_FACTOR || found != expected {
+        return Err(Rejection::InvalidReplicationFactor {
+            index,
+            found: clamp(found),
+            expected: clamp(expected),
+            max: clamp(limits::MAX_REPLICATION_FACTOR),
+        });
+    }
+    for (place, broker) in replicas.iter().enumerate() {
+        if replicas.iter().take(place).any(|other| other == broker) {
+            return Err(Rejection::DuplicateReplica {
+                index,
+                broker: *broker,
+            });
+        }
+        if state.broker(*broker).is_none() {
+            return Err(Rejection::UnknownBroker { broker: *broker });
+        }
+    }
+    if !replicas.iter().any(|broker| state.is_active(*broker)) {
+        return Err(Rejection::NoActiveReplica { index });
+    }
+    Ok(())
+}
+
+/// A partition as it begins: the replicas that are active are in sync, for there is nothing to have.
+fn first_record(
+    state: &ClusterState,
+    topic: &TopicRecord,
+    id: PartitionId,
+    replicas: Vec<BrokerId>,
+) -> PartitionState {
+    let isr: Vec<BrokerId> = replicas
+        .iter()
+        .copied()
+        .filter(|broker| state.is_active(*broker))
+        .collect();
+    PartitionState {
+        id,
+        replicas,
+        leader: isr.first().copied(),
+        last_known_isr: isr.clone(),
+        isr,
+        elr: Vec::new(),
+        leader_epoch: LeaderEpoch::default(),
+        partition_epoch: PartitionEpoch::default(),
+        recovery: RecoveryState::Recovered,
+        min_isr: topic.min_isr,
+        durability: topic.durability,
+    }
+}
+
+pub(super) fn delete(
+    state: &mut ClusterState,
+    name: &TopicName,
+) -> Result<CommandResult, Rejection> {
+    let record = state
+        .topic(name)
+        .cloned()
+        .ok_or_else(|| Rejection::UnknownTopic { name: name.clone() })?;
+    state.remove_topic(&record);
+    Ok(CommandResult::TopicDeleted { id: record.id })
+}
