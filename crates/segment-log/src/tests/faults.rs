@@ -1,0 +1,207 @@
+use rivven_core_types::test_util::DiskFault;
+use rivven_core_types::{LogStore, OpenMode, Rng};
+
+use super::*;
+
+#[test]
+fn a_flush_covers_what_was_appended_before_it_began_and_a_roll_in_between() {
+    let vfs = MemVfs::new();
+    let (mut log, _) = open(&vfs);
+    fill(&mut log, 0, 2);
+    let first = log.begin_flush().unwrap();
+    fill(&mut log, 0, 10);
+    let second = log.begin_flush().unwrap();
+    assert_eq!((first.end, second.end), (o(4), o(24)));
+    let result = (first.job)();
+    log.finish_flush(first.end, first.generation, result)
+        .unwrap();
+    assert_eq!(log.durable_end(), o(4), "no further than the ticket");
+    let result = (second.job)();
+    log.finish_flush(second.end, second.generation, result)
+        .unwrap();
+    assert_eq!(log.durable_end(), o(24));
+    assert!(log.begin_flush().is_none(), "nothing left to flush");
+    let all = everything(&log);
+    for seed in 0..20 {
+        let vfs = vfs.lose_power(&mut Rng::new(seed));
+        assert_eq!(everything(&open(&vfs).0), all);
+    }
+}
+
+#[test]
+fn a_flush_of_bytes_that_were_cut_does_not_count() {
+    let vfs = MemVfs::new();
+    let (mut log, _) = open(&vfs);
+    fill(&mut log, 0, 10);
+    let stale = log.begin_flush().unwrap();
+    log.truncate_to(o(4)).unwrap();
+    let result = (stale.job)();
+    fill(&mut log, 1, 5);
+    log.finish_flush(stale.end, stale.generation, result)
+        .unwrap();
+    assert!(log.durable_end() <= o(4), "{:?}", log.durable_end());
+    let stale = log.begin_flush().unwrap();
+    log.reset_to(o(2)).unwrap();
+    log.finish_flush(stale.end, stale.generation, Ok(()))
+        .unwrap();
+    assert_eq!(log.durable_end(), o(2));
+}
+
+fn changes_fail(log: &mut SegmentLog) {
+    let end = log.log_end();
+    let batch = batch(1, b"", 0);
+    assert!(matches!(
+        log.append_as_leader(e(0), &batch),
+        Err(LogError::Io(_))
+    ));
+    assert!(matches!(
+        log.append_replicated_batch(&batch.restamped(end, e(0))),
+        Err(LogError::Io(_))
+    ));
+    assert!(log.assign_epoch(e(9), end).is_err());
+    assert!(log.truncate_to(o(0)).is_err());
+    assert!(log.reset_to(o(0)).is_err());
+    assert!(log.trim_start(end).is_err());
+    assert!(log.begin_flush().is_none());
+    assert_eq!(log.log_end(), end);
+}
+
+#[test]
+fn a_failed_write_poisons_the_log_and_leaves_it_readable() {
+    for fault in [DiskFault::Full, DiskFault::FailWrite] {
+        let vfs = MemVfs::new();
+        let (mut log, _) = open(&vfs);
+        fill(&mut log, 0, 8);
+        flush(&mut log);
+        let before = everything(&log);
+        vfs.inject(".log", fault);
+        let failed = log.append_as_leader(e(0), &batch(1, b"x", 0));
+        assert!(matches!(failed, Err(LogError::Io(_))));
+        vfs.heal();
+        changes_fail(&mut log);
+        assert_eq!(everything(&log), before);
+        let (mut log, cut) = open(&vfs.restart_process());
+        assert_eq!((cut, everything(&log)), (0, before));
+        fill(&mut log, 1, 1);
+    }
+}
+
+#[test]
+fn a_failed_sync_poisons_the_log_and_is_never_tried_again() {
+    let vfs = MemVfs::new();
+    let (mut log, _) = open(&vfs);
+    fill(&mut log, 0, 3);
+    flush(&mut log);
+    let durable = everything(&log);
+    fill(&mut log, 0, 3);
+    let first = log.begin_flush().unwrap();
+    let second = log.begin_flush().unwrap();
+    vfs.inject(".log", DiskFault::FailSync);
+    let failed = (first.job)();
+    vfs.heal();
+    // The system reports a lost write once: a later sync that succeeds proves nothing.
+    let after = (second.job)();
+    assert!(after.is_err());
+    assert!(
+        log.finish_flush(first.end, first.generation, failed)
+            .is_err()
+    );
+    assert!(
+        log.finish_flush(second.end, second.generation, Ok(()))
+            .is_err()
+    );
+    assert_eq!(log.durable_end(), o(6));
+    changes_fail(&mut log);
+    assert_eq!(contents(&log, o(6)).unwrap(), durable);
+    assert!(
+        matches!(log.read(o(6), o(12), 100), Err(LogError::Io(_))),
+        "what the page cache holds is unknown"
+    );
+}
+
+#[test]
+fn a_failed_truncation_poisons_the_log() {
+    for pattern in [".log", "durable-mark", "epochs"] {
+        let vfs = MemVfs::new();
+        let (mut log, _) = open(&vfs);
+        fill(&mut log, 0, 3);
+        fill(&mut log, 1, 3);
+        flush(&mut log);
+        vfs.inject(pattern, DiskFault::FailSync);
+        assert!(
+            matches!(log.truncate_to(o(3)), Err(LogError::Io(_))),
+            "{pattern}"
+        );
+        vfs.heal();
+        assert!(log.append_as_leader(e(1), &batch(1, b"", 0)).is_err());
+        let (log, _) = open(&vfs.restart_process());
+        log.verify().unwrap();
+    }
+}
+
+#[test]
+fn a_reset_that_is_interrupted_leaves_the_old_log_or_the_new() {
+    let (mut old, mut new) = (0, 0);
+    for pattern in ["meta", "epochs", "durable-mark", ".log", "-3"] {
+        for fault in [DiskFault::FailSync, DiskFault::FailWrite] {
+            for seed in 0..10 {
+                let vfs = MemVfs::new();
+                let (mut log, _) = open(&vfs);
+                fill(&mut log, 0, 9);
+                flush(&mut log);
+                let before = everything(&log);
+                vfs.inject(pattern, fault);
+                let interrupted = log.reset_to(o(100)).is_err();
+                let vfs = vfs.lose_power(&mut Rng::new(seed));
+                vfs.heal();
+                let (log, cut) = open(&vfs);
+                assert_eq!(cut, 0, "a reset is no loss");
+                if log.log_start() == o(100) {
+                    assert_eq!((log.log_end(), log.last_epoch()), (o(100), None));
+                    new += 1;
+                } else {
+                    assert!(interrupted);
+                    assert_eq!(everything(&log), before);
+                    old += 1;
+                }
+            }
+        }
+    }
+    assert!(old > 0 && new > 0, "{old} old, {new} new");
+}
+
+#[test]
+fn a_removal_that_is_interrupted_is_finished_at_the_next_start() {
+    let vfs = MemVfs::new();
+    let (mut log, _) = open(&vfs);
+    fill(&mut log, 0, 9);
+    flush(&mut log);
+    vfs.inject("-3", DiskFault::FailSync);
+    assert!(store(&vfs).remove(partition()).is_err(), "nothing changed");
+    vfs.heal();
+    assert_eq!(open(&vfs).0.log_end(), o(18));
+    // A crash after the decision and the first removed file.
+    let meta = crate::meta::Meta {
+        partition: partition(),
+        log_start: o(0),
+        pending: crate::meta::Pending::Remove,
+    };
+    meta.save(&vfs, file("meta").parent().unwrap()).unwrap();
+    vfs.remove_file(&segment_files(&vfs)[1]).unwrap();
+    let vfs = vfs.restart_process();
+    assert_eq!(store(&vfs).list().unwrap(), []);
+    assert_eq!(open(&vfs).0.log_end(), o(0));
+}
+
+#[test]
+fn a_failed_read_is_an_error_and_no_data() {
+    let vfs = MemVfs::new();
+    let (mut log, _) = open(&vfs);
+    fill(&mut log, 0, 3);
+    vfs.inject(".log", DiskFault::FailRead);
+    assert!(matches!(log.read(o(0), o(6), 10), Err(LogError::Io(_))));
+    assert!(matches!(log.verify(), Err(LogError::Io(_))));
+    vfs.heal();
+    assert!(vfs.open(&segment_files(&vfs)[0], OpenMode::Read).is_ok());
+    log.verify().unwrap();
+}

@@ -1,0 +1,105 @@
+use rivven_core_types::Rng;
+
+use super::*;
+
+/// What a log must still have: its stored batches by base offset, and how far they are durable.
+struct Kept {
+    start: Offset,
+    durable: Offset,
+    bytes: Vec<u8>,
+}
+
+fn kept(log: &SegmentLog) -> Kept {
+    let durable = log.durable_end();
+    Kept {
+        start: log.log_start(),
+        durable,
+        bytes: contents(log, durable).unwrap(),
+    }
+}
+
+/// Random work; the log may stop anywhere within it.
+fn work(log: &mut SegmentLog, rng: &mut Rng, epoch: &mut i32) {
+    for _ in 0..rng.below(30) {
+        match rng.below(12) {
+            0 => {
+                *epoch += 1;
+                log.assign_epoch(e(*epoch), log.log_end()).unwrap();
+            }
+            1 => {
+                let kept = log.log_end().since(log.log_start());
+                let back = rng.below(kept.min(12) + 1);
+                let end = o(log.log_end().get() - i64::try_from(back).unwrap());
+                log.truncate_to(end).unwrap();
+                *epoch += 1;
+                log.assign_epoch(e(*epoch), log.log_end()).unwrap();
+            }
+            2 => {
+                let kept = log.log_end().since(log.log_start());
+                let start = log.log_start().checked_add(rng.below(kept + 1)).unwrap();
+                if rng.below(3) == 0 {
+                    log.trim_start(start).unwrap();
+                }
+            }
+            3 | 4 => flush(log),
+            5 => {
+                // A flush that has run, but whose end the log has not heard of.
+                let ticket = log.begin_flush();
+                ticket.map_or(Ok(()), |ticket| (ticket.job)()).unwrap();
+            }
+            _ => {
+                let size = usize::try_from(rng.below(1500)).unwrap();
+                let size = if rng.below(20) == 0 { 20_000 } else { size };
+                let records = usize::try_from(rng.below(4)).unwrap() + 1;
+                let fill = u8::try_from(rng.below(255)).unwrap();
+                let batch = batch(records, &vec![fill; size / records], 0);
+                log.append_as_leader(e(*epoch), &batch).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn no_durable_record_is_lost_and_nothing_invalid_is_served_after_power_losses() {
+    let (mut losses, mut cuts) = (0, 0);
+    for seed in 0..250 {
+        let rng = &mut Rng::new(seed);
+        let mut vfs = MemVfs::new();
+        let mut epoch = 0;
+        let config = SegmentLogConfig {
+            segment_bytes: 4000,
+            index_interval_bytes: 500,
+        };
+        let open = |vfs: &MemVfs| {
+            let store = SegmentLogStore::open(DIR, Arc::new(vfs.clone()), config.clone());
+            let opened = store.unwrap().open_log(partition());
+            opened.unwrap_or_else(|e| panic!("seed {seed}: {e}"))
+        };
+        let (mut log, _) = open(&vfs);
+        log.assign_epoch(e(0), o(0)).unwrap();
+        for _ in 0..6 {
+            work(&mut log, rng, &mut epoch);
+            let before = kept(&log);
+            let end = log.log_end();
+            vfs = if rng.below(4) == 0 {
+                vfs.restart_process()
+            } else {
+                losses += 1;
+                vfs.lose_power(rng)
+            };
+            let (reopened, cut) = open(&vfs);
+            log = reopened;
+            cuts += u32::from(cut > 0);
+            log.verify().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            assert_eq!(log.log_start(), before.start, "seed {seed}");
+            assert!(log.log_end() >= before.durable, "seed {seed}");
+            assert!(log.log_end() <= end, "seed {seed}");
+            assert_eq!(log.durable_end(), log.log_end());
+            let after = contents(&log, before.durable).unwrap();
+            assert!(after == before.bytes, "seed {seed}: durable bytes changed");
+            epoch += 1;
+            log.assign_epoch(e(epoch), log.log_end()).unwrap();
+        }
+    }
+    assert!(losses > 800 && cuts > 50, "{losses} losses, {cuts} cuts");
+}
