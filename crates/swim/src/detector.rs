@@ -14,7 +14,7 @@ use crate::event::{DropReason, Event, Output};
 use crate::member::{Member, MemberState, MembershipView};
 use crate::message::{BODY_OVERHEAD_BYTES, Body, Message, Update, update_bytes};
 use crate::probe::{Leaving, Probe, Relay};
-use crate::table::{Evidence, Table, binary_digits};
+use crate::table::{Evidence, Table, binary_digits, is_told};
 
 /// How far ahead of what is held an incarnation may be when it does not come from the member itself:
 /// far more than anybody refutes, far less than what would use the numbers up.
@@ -228,8 +228,7 @@ impl Detector {
         let known = self.table.get(&sender.name).map(|e| e.held.boot_id);
         if known.max(self.windows.boot_id(&sender.name)) > Some(sender.boot_id) {
             // Tell it what is held of it, or it would never learn that its boot id went back.
-            let about = sender.name.clone();
-            self.send(now, &sender, from, Message::Gossip, &[&about], out);
+            self.send(now, &sender, from, Message::Gossip, &[&sender.name], out);
             return Err(DropReason::StaleSender);
         }
         self.accept_sequence(&sender, sequence)?;
@@ -242,7 +241,7 @@ impl Detector {
             self.contacted = true;
             out.push(Output::Event(Event::Contacted));
         }
-        self.message(now, &sender, from, body.message, out)
+        self.message(now, &sender, &from, body.message, out)
     }
 
     fn accept_sequence(&mut self, sender: &Endpoint, sequence: u64) -> Result<(), DropReason> {
@@ -261,14 +260,16 @@ impl Detector {
         &mut self,
         now: MonoTime,
         sender: &Endpoint,
-        from: Address,
+        from: &Address,
         message: Message,
         out: &mut Vec<Output>,
     ) -> Result<(), DropReason> {
+        let reply = |this: &mut Self, message, first: &[&NodeName], out: &mut Vec<Output>| {
+            this.send(now, sender, from.clone(), message, first, out);
+        };
         match message {
             Message::Ping { seq } => {
-                let about = sender.name.clone();
-                self.send(now, sender, from, Message::Ack { seq }, &[&about], out);
+                reply(self, Message::Ack { seq }, &[&sender.name], out);
                 Ok(())
             }
             Message::Ack { seq } => {
@@ -284,7 +285,7 @@ impl Detector {
                     name: target,
                     boot_id: target_boot,
                 };
-                self.relay(now, sender, from, seq, &target, out)
+                self.relay(now, sender, from.clone(), seq, &target, out)
             }
             Message::IndirectAck { seq, target } => {
                 self.indirectly_acknowledged(seq, &target);
@@ -294,7 +295,7 @@ impl Detector {
             // Welcome came because the sender does not know this node yet; a join request has no
             // receiver, so that a bound one is no message of this protocol.
             Message::Welcome => {
-                self.send(now, sender, from, Message::Gossip, &[], out);
+                reply(self, Message::Gossip, &[], out);
                 Ok(())
             }
             Message::Join => Err(DropReason::Malformed),
@@ -316,8 +317,8 @@ impl Detector {
         }
         let left = self.join_answers_left.checked_sub(1);
         self.join_answers_left = left.ok_or(DropReason::Overloaded)?;
-        let about = sender.name.clone();
-        self.send(now, sender, from.clone(), Message::Welcome, &[&about], out);
+        let about = [&sender.name];
+        self.send(now, sender, from.clone(), Message::Welcome, &about, out);
         let budget = self.update_budget(Some(sender));
         for _ in 1..self.table.datagrams(budget).min(MAX_WELCOME_DATAGRAMS) {
             self.send(now, sender, from.clone(), Message::Gossip, &[], out);
@@ -339,6 +340,7 @@ impl Detector {
             state: update.state,
         };
         let mut info = update.info;
+        let age = Duration::from_secs(u64::from(update.age_secs));
         if let Some(entry) = self.table.get(&info.name) {
             let held = entry.held;
             if held.boot_id == offered.boot_id {
@@ -357,12 +359,10 @@ impl Detector {
             if offered <= held {
                 return;
             }
+        } else if !offered.state.is_live() && !is_told(age, self.config.tombstone_ttl) {
+            return;
         } else if !self.make_room(out) {
             return drop_evidence(DropReason::Overloaded, out);
-        }
-        let age = Duration::from_secs(u64::from(update.age_secs));
-        if !offered.state.is_live() && age >= self.config.tombstone_ttl {
-            return;
         }
         self.set(now, info, offered, age, out);
     }
@@ -403,15 +403,12 @@ impl Detector {
     ) {
         let name = info.name.clone();
         let was = self.table.get(&name).map(|entry| entry.held);
-        let window = self.suspicion_window();
-        let ttl = self.config.tombstone_ttl;
-        let entry = self.table.put(now, info, held);
-        if held.state == MemberState::Suspect {
-            entry.suspect_until = Some(now + window);
-        }
-        if entry.expires_at.is_some() {
-            entry.expires_at = Some(now + ttl.saturating_sub(age));
-        }
+        let remaining = if held.state.is_live() {
+            self.suspicion_window()
+        } else {
+            self.config.tombstone_ttl.saturating_sub(age)
+        };
+        self.table.put(now, info, held, now + remaining);
         self.version += 1;
         if held.state.is_live() && !was.is_some_and(|was| was.state.is_live()) {
             // A newcomer takes a random place in the round, as in section 4.3 of the SWIM paper.

@@ -86,7 +86,7 @@ impl Driver {
         }
         for waiter in self.leave_waiters.drain(..).filter(|_| left) {
             // Whoever asked may have gone.
-            drop(waiter.send(()));
+            let _gone = waiter.send(());
         }
     }
 
@@ -129,7 +129,7 @@ impl Driver {
                         Event::LeaveFinished => left = true,
                         Event::Contacted => {
                             for waiter in self.join_waiters.drain(..) {
-                                drop(waiter.send(()));
+                                let _gone = waiter.send(());
                             }
                         }
                         Event::MemberChanged { .. }

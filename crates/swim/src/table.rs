@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::time::Duration;
 
 use rivven_core_types::{MonoTime, NodeInfo, NodeName};
 
@@ -42,9 +43,9 @@ impl Entry {
         self.held.state.is_live()
     }
 
-    fn update(&self, now: MonoTime, tombstone_ttl: std::time::Duration) -> Update {
-        let left = self.expires_at.map_or(tombstone_ttl, |at| at.since(now));
-        let age = tombstone_ttl.saturating_sub(left).as_secs();
+    fn update(&self, now: MonoTime, tombstone_ttl: Duration) -> Update {
+        // Rounded up, so that a tombstone never gets younger on its way.
+        let age = self.age(now, tombstone_ttl).as_millis().div_ceil(1000);
         Update {
             info: self.info.clone(),
             state: self.held.state,
@@ -52,6 +53,11 @@ impl Entry {
             incarnation: self.held.incarnation,
             age_secs: u32::try_from(age).unwrap_or(u32::MAX),
         }
+    }
+
+    fn age(&self, now: MonoTime, tombstone_ttl: Duration) -> Duration {
+        let left = self.expires_at.map_or(tombstone_ttl, |at| at.since(now));
+        tombstone_ttl.saturating_sub(left)
     }
 }
 
@@ -62,11 +68,11 @@ pub(crate) struct Table {
     /// After whom the rotation goes on.
     cursor: Option<NodeName>,
     live: usize,
-    tombstone_ttl: std::time::Duration,
+    tombstone_ttl: Duration,
 }
 
 impl Table {
-    pub(crate) const fn new(tombstone_ttl: std::time::Duration) -> Self {
+    pub(crate) const fn new(tombstone_ttl: Duration) -> Self {
         Self {
             entries: BTreeMap::new(),
             cursor: None,
@@ -100,8 +106,9 @@ impl Table {
             .collect()
     }
 
-    /// Replaces what is held of a member; the caller has checked that the evidence is greater.
-    pub(crate) fn put(&mut self, now: MonoTime, info: NodeInfo, held: Evidence) -> &mut Entry {
+    /// Replaces what is held of a member; the caller has checked that the evidence is greater. `until`
+    /// is when the suspicion or the tombstone ends.
+    pub(crate) fn put(&mut self, now: MonoTime, info: NodeInfo, held: Evidence, until: MonoTime) {
         let name = info.name.clone();
         let before = self.entries.remove(&name);
         self.live -= usize::from(before.as_ref().is_some_and(Entry::is_live));
@@ -109,22 +116,18 @@ impl Table {
         let same_life = before
             .as_ref()
             .filter(|before| before.held.boot_id == held.boot_id);
-        let heard_at = same_life.and_then(|before| before.heard_at);
         let kept_since = same_life.filter(|before| before.held.state == held.state);
-        let since = kept_since.map_or(now, |before| before.since);
-        let expires_at = (!held.state.is_live()).then(|| now + self.tombstone_ttl);
-        let hot = retransmissions(self.live + 1);
         let entry = Entry {
+            held,
+            since: kept_since.map_or(now, |before| before.since),
+            suspect_until: (held.state == MemberState::Suspect).then_some(until),
+            expires_at: (!held.state.is_live()).then_some(until),
+            heard_at: same_life.and_then(|before| before.heard_at),
+            hot: retransmissions(self.live + 1),
             wire_bytes: update_bytes(&info),
             info,
-            held,
-            since,
-            suspect_until: None,
-            expires_at,
-            heard_at,
-            hot,
         };
-        self.entries.entry(name).insert_entry(entry).into_mut()
+        self.entries.insert(name, entry);
     }
 
     pub(crate) fn heard(&mut self, now: MonoTime, name: &NodeName, boot_id: u64) {
@@ -146,7 +149,7 @@ impl Table {
     }
 
     /// Moves every running suspicion's end by `gap`.
-    pub(crate) fn prolong_suspicions(&mut self, gap: std::time::Duration) {
+    pub(crate) fn prolong_suspicions(&mut self, gap: Duration) {
         for entry in self.entries.values_mut() {
             entry.suspect_until = entry.suspect_until.map(|at| at + gap);
         }
@@ -191,7 +194,10 @@ impl Table {
                 packing.add(name, entry);
             }
         }
-        let hot = self.entries.iter().filter(|(_, entry)| entry.hot > 0);
+        let ttl = self.tombstone_ttl;
+        let told = |entry: &Entry| is_told(entry.age(now, ttl), ttl);
+        let hot = self.entries.iter();
+        let hot = hot.filter(|(_, entry)| entry.hot > 0 && told(entry));
         let mut hot: Vec<(&NodeName, &Entry)> = hot.collect();
         hot.sort_by_key(|(name, entry)| (Reverse(entry.hot), *name));
         for (name, entry) in hot {
@@ -204,7 +210,7 @@ impl Table {
         let after = self.entries.range::<NodeName, _>((start, Bound::Unbounded));
         let mut cursor = self.cursor.clone();
         for (name, entry) in after.chain(self.entries.iter()).take(self.entries.len()) {
-            if !packing.has(name) && !packing.add(name, entry) {
+            if told(entry) && !packing.add(name, entry) {
                 break;
             }
             cursor = Some(name.clone());
@@ -226,6 +232,13 @@ impl Table {
         let bytes: usize = self.entries.values().map(|entry| entry.wire_bytes).sum();
         bytes.div_ceil(budget.max(1)).max(1)
     }
+}
+
+/// Whether a tombstone of this age is still told to third parties, and believed of one that is not
+/// known. Silence in the last quarter lets it expire everywhere, although not everybody saw the death
+/// at the same moment: who forgets first is not told again by who forgets last.
+pub(crate) fn is_told(age: Duration, tombstone_ttl: Duration) -> bool {
+    age <= tombstone_ttl / 4 * 3
 }
 
 /// How often a change is told before older ones: a multiple of log2 of the cluster, as in section 4.1
