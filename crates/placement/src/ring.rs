@@ -27,9 +27,8 @@ pub(crate) struct Ring {
     points: Vec<Point>,
     /// Per member: the index of its rack.
     rack_of: Vec<usize>,
-    racks: usize,
-    /// Members of a weight above 0.
-    eligible: usize,
+    /// Per rack: its members of a weight above 0.
+    eligible: Vec<usize>,
     /// Sum of the weights.
     total_weight: u64,
 }
@@ -60,25 +59,28 @@ impl Ring {
         racks.sort_unstable();
         racks.dedup();
         let index = |member: &Member| racks.binary_search(&member.rack.as_ref()).unwrap_or(0);
+        let rack_of: Vec<usize> = members.iter().map(index).collect();
+        let mut eligible = vec![0; racks.len()];
+        for (member, rack) in members.iter().zip(&rack_of) {
+            if let Some(count) = eligible.get_mut(*rack) {
+                *count += usize::from(member.weight > 0);
+            }
+        }
         Self {
-            rack_of: members.iter().map(index).collect(),
-            racks: racks.len(),
-            eligible: members.iter().filter(|m| m.weight > 0).count(),
+            rack_of,
+            eligible,
             total_weight: members.iter().map(|m| u64::from(m.weight)).sum(),
             points,
         }
-    }
-
-    pub(crate) const fn racks(&self) -> usize {
-        self.racks
     }
 
     pub(crate) fn rack_of(&self, node: usize) -> usize {
         self.rack_of.get(node).copied().unwrap_or(0)
     }
 
-    pub(crate) const fn eligible(&self) -> usize {
-        self.eligible
+    /// Per rack: its members of a weight above 0.
+    pub(crate) fn eligible(&self) -> &[usize] {
+        &self.eligible
     }
 
     pub(crate) const fn total_weight(&self) -> u64 {

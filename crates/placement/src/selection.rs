@@ -101,15 +101,18 @@ impl<'a> Selection<'a> {
             cap: request.config.cap(),
             rack_aware: request.config.rack_aware,
             chosen: Vec::with_capacity(needed),
-            used: vec![0; ring.racks()],
-            open: vec![0; ring.racks()],
+            used: vec![0; ring.eligible().len()],
+            open: ring.eligible().to_vec(),
             walk: ring.walk(request.topic, request.partition),
         };
-        for node in 0..selection.members.len() {
-            if selection.is_open(node)
-                && let Some(open) = selection.open.get_mut(ring.rack_of(node))
-            {
-                *open += 1;
+        if selection.cap != u64::MAX {
+            for (node, member) in selection.members.iter().enumerate() {
+                if member.weight > 0
+                    && member.load.replicas >= selection.cap
+                    && let Some(open) = selection.open.get_mut(ring.rack_of(node))
+                {
+                    *open -= 1;
+                }
             }
         }
         for node in survivors {
@@ -123,10 +126,11 @@ impl<'a> Selection<'a> {
             .iter()
             .filter(|node| ledger.members().get(**node).is_some_and(|m| m.weight == 0))
             .count();
-        Err(if ring.eligible() + idle < needed {
+        let nodes = ring.eligible().iter().sum::<usize>() + idle;
+        Err(if nodes < needed {
             PlacementError::NotEnoughNodes {
                 needed,
-                available: ring.eligible() + idle,
+                available: nodes,
             }
         } else {
             PlacementError::NoCapacity {
