@@ -55,7 +55,7 @@ fn the_checks_come_in_kafkas_order_kip_497() {
         Err(AlterPartitionError::FencedLeaderEpoch)
     );
 
-    let mut stale = good.clone();
+    let mut stale = good;
     stale.partition_epoch = PartitionEpoch::new(0);
     stale.new_isr.clear();
     assert_eq!(

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use rivven_core_types::{
     AlterPartitionError, AlterPartitionProposal, BrokerId, ClusterId, CommittedEntry, Durability,
     Incarnation, IsrMember, LogDirId, LogIndex, NodeEpoch, NodeInfo, NodeName, PartitionId,
@@ -16,6 +17,9 @@ pub(super) struct Cluster {
     pub(super) machine: Box<MetadataStateMachine>,
     pub(super) published: Published,
     pub(super) index: u64,
+    /// Every command that was run, and its result.
+    pub(super) history: Vec<CommittedEntry>,
+    pub(super) results: Vec<Bytes>,
 }
 
 pub(super) const fn b(id: i32) -> BrokerId {
@@ -75,6 +79,8 @@ impl Cluster {
             machine: Box::new(machine),
             published,
             index: 0,
+            history: Vec::new(),
+            results: Vec::new(),
         }
     }
 
@@ -94,8 +100,11 @@ impl Cluster {
     pub(super) fn run(&mut self, command: &Command) -> CommandResult {
         self.index += 1;
         let before = self.machine.state().clone();
-        let results = self.machine.apply(&[entry(self.index, command)]);
+        let entry = entry(self.index, command);
+        let results = self.machine.apply(std::slice::from_ref(&entry));
         let result = CommandResult::decode(&results[0]).unwrap();
+        self.history.push(entry);
+        self.results.extend(results);
         let after = self.machine.state();
         if matches!(result, CommandResult::Rejected(_)) {
             assert_eq!(before.hash(), after.hash(), "a rejection changed the state");
