@@ -74,7 +74,9 @@ pub(crate) fn looks_unwritten(
     };
     if header.total_bytes as u64 > rest {
         // The file ends inside the batch, unless it is the length that is wrong.
-        return Ok(!followed);
+        let whole = bytes.get(CRC_COVERS_FROM..);
+        let only_length_wrong = whole.is_some_and(|covered| crc32c::crc32c(covered) == header.crc);
+        return Ok(!followed && !only_length_wrong);
     }
     let batch = bytes.get(..header.total_bytes).unwrap_or_default();
     Ok(zero_tail(batch) || zero_sector(batch, position))

@@ -63,9 +63,11 @@ fn a_flipped_bit_before_sound_batches_is_corruption_even_if_never_flushed() {
     let (mut log, _) = open(&vfs);
     fill(&mut log, 0, 12);
     assert_eq!(log.durable_end(), o(0));
-    let files = segment_files(&vfs);
-    for path in &files[..files.len() - 1] {
-        for byte in (0..length(&vfs, path)).step_by(7) {
+    let mut files = segment_files(&vfs);
+    files.pop();
+    let sealed: Vec<_> = files.iter().map(|f| (f, length(&vfs, f))).collect();
+    for (path, length) in sealed {
+        for byte in 0..length {
             let vfs = vfs.restart_process();
             vfs.flip_bit(path, byte, 2).unwrap();
             let opened = store(&vfs).open_log(partition()).map(|_| ());
