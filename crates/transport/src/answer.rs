@@ -36,6 +36,10 @@ pub enum FailedAnswer {
 impl FailedAnswer {
     /// What a handler's error becomes on the wire.
     pub fn from_handler(error: &RpcError) -> Self {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "the error is non-exhaustive; any other one is told as its text"
+        )]
         match error {
             RpcError::UnknownKind { kind } => Self::UnknownKind(*kind),
             RpcError::Overloaded { .. } => Self::Overloaded,

@@ -170,10 +170,13 @@ impl TransportLimits {
             ("ping_interval", self.ping_interval),
             ("write_stall", self.write_stall),
             ("backoff_min", self.backoff_min),
+            ("backoff_max", self.backoff_max),
+            ("dead_after", self.dead_after),
         ];
+        let least = Duration::from_millis(1);
         let day = Duration::from_secs(86_400);
-        if let Some((name, _)) = times.iter().find(|(_, t)| t.is_zero() || *t > day) {
-            let requirement = "more than zero and at most a day";
+        if let Some((name, _)) = times.iter().find(|(_, t)| *t < least || *t > day) {
+            let requirement = "a millisecond to a day";
             return Err(TransportError::Limit { name, requirement });
         }
         if self.dead_after <= self.ping_interval {

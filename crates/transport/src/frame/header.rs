@@ -78,7 +78,7 @@ pub struct FrameHeader {
     pub body_len: u32,
     /// Matches an answer to its request; 0 = none.
     pub correlation: u32,
-    /// Remaining budget when the frame was written, in milliseconds; 0 = none.
+    /// Remaining budget when the frame was written, in milliseconds. A request with 0 is not run.
     pub budget_ms: u32,
 }
 

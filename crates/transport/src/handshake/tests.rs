@@ -224,9 +224,9 @@ proptest! {
         let _first = b.receive(&bytes, &entropy);
         let (mut a, hello) =
             Initiator::start(local("a", None), shared("s"), None, Lane::Rpc, &entropy).unwrap();
-        let _ = a.receive(&bytes).is_ok();
+        let _outcome = a.receive(&bytes).is_ok();
         let mut c = Responder::new(local("b", None), shared("s"));
         prop_assert!(c.receive(&hello, &entropy).is_ok());
-        let _ = c.receive(&bytes, &entropy).is_ok();
+        let _outcome = c.receive(&bytes, &entropy).is_ok();
     }
 }

@@ -73,16 +73,21 @@ impl Peer {
 pub(super) struct Peers(Mutex<BTreeMap<NodeName, Peer>>);
 
 impl Peers {
-    /// Adds a peer or moves it to another address; `false` when the book is full. Calls in flight on
-    /// a connection to the old address end there.
-    pub(super) fn add(&self, name: NodeName, address: Address, most: usize) -> bool {
+    /// Adds a peer or moves it to another address; gives the name back when the book is full. Calls
+    /// in flight on a connection to the old address end there.
+    pub(super) fn add(
+        &self,
+        name: NodeName,
+        address: Address,
+        most: usize,
+    ) -> Result<(), NodeName> {
         let mut peers = lock(&self.0);
         match peers.get(&name) {
-            Some(peer) if peer.address == address => true,
-            None if peers.len() >= most => false,
+            Some(peer) if peer.address == address => Ok(()),
+            None if peers.len() >= most => Err(name),
             Some(_) | None => {
                 peers.insert(name, Peer::new(address));
-                true
+                Ok(())
             }
         }
     }

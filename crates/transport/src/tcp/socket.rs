@@ -31,9 +31,12 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, TransportError>
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     };
-    bound().map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => TransportError::AddressInUse { address },
-        _ => TransportError::Bind { address, source },
+    bound().map_err(|source| {
+        if source.kind() == io::ErrorKind::AddrInUse {
+            TransportError::AddressInUse { address }
+        } else {
+            TransportError::Bind { address, source }
+        }
     })
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rivven_core_types::{
     Address, BoxFuture, ClusterId, Entropy, NodeName, PeerIdentity, PeerRpc, RpcError, RpcHandler,
@@ -20,6 +21,9 @@ use super::server::accept_loop;
 use super::{metrics, socket};
 use crate::config::TransportConfig;
 use crate::error::TransportError;
+
+/// A call waits at most this long, whatever its deadline: beyond it the budget would not fit its field.
+const LONGEST_WAIT: Duration = Duration::from_millis(u32::MAX as u64);
 
 /// Where the connections of each lane run, so that record I/O never holds up a heartbeat.
 #[derive(Debug, Clone)]
@@ -117,7 +121,9 @@ impl Transport {
     /// `max_peers` a new peer is not added, and calls to it fail with [`RpcError::UnknownPeer`].
     pub fn add_peer(&self, name: NodeName, address: Address) {
         let most = self.shared.limits().max_peers;
-        if !self.shared.peers.add(name.clone(), address, most) && self.shared.may_warn("peers") {
+        if let Err(name) = self.shared.peers.add(name, address, most)
+            && self.shared.may_warn("peers")
+        {
             tracing::warn!(peer = %name, most, "the address book is full");
         }
     }
@@ -200,7 +206,7 @@ async fn call(
     request: RpcRequest,
 ) -> Result<RpcResponse, RpcError> {
     check_size(&request)?;
-    let deadline = Instant::now() + request.deadline;
+    let deadline = Instant::now() + request.deadline.min(LONGEST_WAIT);
     let mut second_try = false;
     loop {
         if shared.phase_now() != Phase::Running {
@@ -225,7 +231,7 @@ async fn call_address(
     if shared.phase_now() != Phase::Running {
         return Err(RpcError::Shutdown);
     }
-    let deadline = Instant::now() + request.deadline;
+    let deadline = Instant::now() + request.deadline.min(LONGEST_WAIT);
     let Ok(_permit) = shared.unpooled.try_acquire() else {
         return Err(RpcError::Overloaded { peer: label });
     };

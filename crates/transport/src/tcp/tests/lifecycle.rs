@@ -1,0 +1,195 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use rivven_core_types::{Address, Lane, OsEntropy, PeerRpc, RpcError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::*;
+use crate::error::TransportError;
+use crate::tcp::{Transport, TransportRuntimes};
+
+#[tokio::test]
+async fn an_occupied_port_is_named() {
+    let a = node("a").await;
+    let mut settings = config("b", shared("s"));
+    settings.listen = a.transport.local_addr();
+    let outcome =
+        Transport::bind(settings, TransportRuntimes::current(), Arc::new(OsEntropy)).await;
+    let error = outcome.unwrap_err();
+    assert!(matches!(error, TransportError::AddressInUse { .. }));
+    let port = a.transport.local_addr().port().to_string();
+    assert!(error.to_string().contains(&port), "{error}");
+}
+
+#[tokio::test]
+async fn a_restarted_peer_is_found_again() {
+    let (a, b) = (node("a").await, node("b").await);
+    a.knows(&b, "b");
+    let echo = async || a.call("b", request(ECHO, Lane::Control, b"")).await;
+    echo().await.unwrap();
+    let listen = b.transport.local_addr();
+    within(b.transport.shutdown()).await;
+    drop(b);
+    eventually(echo, Result::is_err).await.unwrap_err();
+    let mut settings = config("b", shared("s"));
+    settings.listen = listen;
+    let _again = start(settings).await;
+    eventually(echo, Result::is_ok).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_moves_or_goes_is_followed() {
+    let (a, b, moved) = (node("a").await, node("b").await, node("b").await);
+    let outcome = a.call("b", request(ECHO, Lane::Rpc, b"")).await;
+    assert_eq!(
+        outcome.unwrap_err(),
+        RpcError::UnknownPeer { peer: name("b") }
+    );
+    a.knows(&b, "b");
+    a.call("b", request(ECHO, Lane::Rpc, b"")).await.unwrap();
+    a.knows(&moved, "b");
+    let call = tokio::spawn(a.transport.call(&name("b"), request(GATED, Lane::Rpc, b"")));
+    within(moved.handler.arrived.acquire())
+        .await
+        .unwrap()
+        .forget();
+    a.transport.remove_peer(&name("b"));
+    moved.handler.gate.add_permits(1);
+    within(call).await.unwrap().unwrap();
+    let outcome = a.call("b", request(ECHO, Lane::Rpc, b"")).await;
+    assert!(matches!(outcome, Err(RpcError::UnknownPeer { .. })));
+}
+
+#[tokio::test]
+async fn shutdown_answers_what_is_in_flight_and_refuses_what_is_new() {
+    let (a, b) = (node("a").await, node("b").await);
+    a.knows(&b, "b");
+    let call = tokio::spawn(
+        a.transport
+            .call(&name("b"), request(GATED, Lane::Rpc, b"last")),
+    );
+    within(b.handler.arrived.acquire()).await.unwrap().forget();
+    let (serving, gate) = (b.transport.clone(), Arc::clone(&b.handler.gate));
+    let shutdown = tokio::spawn(async move { serving.shutdown().await });
+    eventually(
+        async || TcpStream::connect(b.transport.local_addr()).await,
+        Result::is_err,
+    )
+    .await
+    .unwrap_err();
+    gate.add_permits(1);
+    assert_eq!(&within(call).await.unwrap().unwrap().meta[..], b"last");
+    within(shutdown).await.unwrap();
+    let outcome = b.call("a", request(ECHO, Lane::Rpc, b"")).await;
+    assert_eq!(outcome.unwrap_err(), RpcError::Shutdown);
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_ever() {
+    let mut settings = config("b", shared("s"));
+    settings.limits.drain_timeout = Duration::from_millis(50);
+    let (a, b) = (node("a").await, start(settings).await);
+    a.knows(&b, "b");
+    let call = tokio::spawn(a.transport.call(&name("b"), request(GATED, Lane::Rpc, b"")));
+    within(b.handler.arrived.acquire()).await.unwrap().forget();
+    within(b.transport.shutdown()).await;
+    let outcome = within(call).await.unwrap();
+    assert!(
+        matches!(outcome, Err(RpcError::ConnectionLost { .. })),
+        "{outcome:?}"
+    );
+    within(b.handler.dropped.notified()).await;
+}
+
+#[tokio::test]
+async fn a_lost_connection_aborts_what_it_asked_for() {
+    let (a, b) = (node("a").await, node("b").await);
+    a.knows(&b, "b");
+    let call = tokio::spawn(a.transport.call(&name("b"), request(GATED, Lane::Rpc, b"")));
+    within(b.handler.arrived.acquire()).await.unwrap().forget();
+    drop(a);
+    within(b.handler.dropped.notified()).await;
+    assert!(within(call).await.unwrap().is_err());
+}
+
+/// Passes bytes on in both directions until told to hold them back.
+async fn relay(to: std::net::SocketAddr, hold: tokio::sync::watch::Receiver<bool>) -> Address {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = Address::from(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(to).await.unwrap();
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            for (mut from, mut to) in [(near_in, far_out), (far_in, near_out)] {
+                let mut hold = hold.clone();
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                        if hold.wait_for(|held| !held).await.is_err()
+                            || to.write_all(&buffer[..n]).await.is_err()
+                        {
+                            return;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_noticed_by_its_silence_on_both_sides() {
+    let brisk = |node: &str| {
+        let mut settings = config(node, shared("s"));
+        settings.limits.ping_interval = Duration::from_millis(50);
+        settings.limits.dead_after = Duration::from_millis(400);
+        start(settings)
+    };
+    let (a, b) = (brisk("a").await, brisk("b").await);
+    let (hold, held) = tokio::sync::watch::channel(false);
+    let address = relay(b.transport.local_addr(), held).await;
+    a.transport.add_peer(name("b"), address);
+    let call = tokio::spawn(
+        a.transport
+            .call(&name("b"), request(GATED, Lane::Control, b"")),
+    );
+    within(b.handler.arrived.acquire()).await.unwrap().forget();
+    // An idle connection lives on pings alone, for longer than `dead_after`.
+    let quiet = tokio::time::timeout(Duration::from_secs(1), b.handler.dropped.notified());
+    assert!(quiet.await.is_err());
+    assert!(!call.is_finished());
+    hold.send_replace(true);
+    let outcome = within(call).await.unwrap();
+    assert!(
+        matches!(outcome, Err(RpcError::ConnectionLost { .. })),
+        "{outcome:?}"
+    );
+    within(b.handler.dropped.notified()).await;
+}
+
+#[tokio::test]
+async fn a_peer_busy_at_its_bound_is_not_taken_for_dead() {
+    let mut settings = config("b", shared("s"));
+    settings.limits.ping_interval = Duration::from_millis(50);
+    settings.limits.max_in_flight_requests = 1;
+    let mut dialler = config("a", shared("s"));
+    dialler.limits.ping_interval = Duration::from_millis(50);
+    dialler.limits.dead_after = Duration::from_millis(400);
+    let (a, b) = (start(dialler).await, start(settings).await);
+    a.knows(&b, "b");
+    let calls: Vec<_> = (0..3)
+        .map(|_| tokio::spawn(a.transport.call(&name("b"), request(GATED, Lane::Rpc, b""))))
+        .collect();
+    within(b.handler.arrived.acquire_many(2))
+        .await
+        .unwrap()
+        .forget();
+    let quiet = tokio::time::timeout(Duration::from_secs(1), b.handler.dropped.notified());
+    assert!(quiet.await.is_err());
+    b.handler.gate.add_permits(3);
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+}
