@@ -213,7 +213,7 @@ impl Detector {
             }
             return Err(DropReason::OwnDatagram);
         }
-        let from = Address::from(from);
+        let from = &Address::from(from);
         let Some(receiver) = receiver else {
             return self.join_request(now, &sender, from, body, out);
         };
@@ -241,7 +241,7 @@ impl Detector {
             self.contacted = true;
             out.push(Output::Event(Event::Contacted));
         }
-        self.message(now, &sender, &from, body.message, out)
+        self.message(now, &sender, from, body.message, out)
     }
 
     fn accept_sequence(&mut self, sender: &Endpoint, sequence: u64) -> Result<(), DropReason> {
@@ -265,7 +265,7 @@ impl Detector {
         out: &mut Vec<Output>,
     ) -> Result<(), DropReason> {
         let reply = |this: &mut Self, message, first: &[&NodeName], out: &mut Vec<Output>| {
-            this.send(now, sender, from.clone(), message, first, out);
+            this.send(now, sender, from, message, first, out);
         };
         match message {
             Message::Ping { seq } => {
@@ -307,7 +307,7 @@ impl Detector {
         &mut self,
         now: MonoTime,
         sender: &Endpoint,
-        from: Address,
+        from: &Address,
         body: &[u8],
         out: &mut Vec<Output>,
     ) -> Result<(), DropReason> {
@@ -318,10 +318,10 @@ impl Detector {
         let left = self.join_answers_left.checked_sub(1);
         self.join_answers_left = left.ok_or(DropReason::Overloaded)?;
         let about = [&sender.name];
-        self.send(now, sender, from.clone(), Message::Welcome, &about, out);
+        self.send(now, sender, from, Message::Welcome, &about, out);
         let budget = self.update_budget(Some(sender));
         for _ in 1..self.table.datagrams(budget).min(MAX_WELCOME_DATAGRAMS) {
-            self.send(now, sender, from.clone(), Message::Gossip, &[], out);
+            self.send(now, sender, from, Message::Gossip, &[], out);
         }
         Ok(())
     }
@@ -522,7 +522,7 @@ impl Detector {
         // What the receiver must refute comes first: the "buddy" of the Lifeguard paper.
         let mut about = vec![name];
         about.extend_from_slice(first);
-        self.send(now, &receiver, to, message, &about, out);
+        self.send(now, &receiver, &to, message, &about, out);
     }
 
     /// Sends to one life of one node: the message, this node's own state, and evidence.
@@ -530,7 +530,7 @@ impl Detector {
         &mut self,
         now: MonoTime,
         receiver: &Endpoint,
-        to: Address,
+        to: &Address,
         message: Message,
         first: &[&NodeName],
         out: &mut Vec<Output>,
@@ -547,6 +547,7 @@ impl Detector {
         let body = Body { message, updates };
         if let Some(body) = body.encode() {
             let payload = self.envelope.seal(Some(receiver), &body);
+            let to = to.clone();
             out.push(Output::Send { to, payload });
         }
     }

@@ -225,7 +225,7 @@ impl Detector {
                 target: sender.name.clone(),
             };
             let about = [&sender.name];
-            self.send(now, &relay.origin, relay.origin_addr, message, &about, out);
+            self.send(now, &relay.origin, &relay.origin_addr, message, &about, out);
         }
     }
 

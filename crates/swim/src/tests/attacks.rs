@@ -183,7 +183,8 @@ fn a_relay_probes_only_whom_it_knows() {
     let mut refused = None;
     for _ in 0..300 {
         let request = peer.datagram(7, ask(3), vec![]);
-        refused = refused.or(dropped(&give(&mut detector, at(3), 1, &request)));
+        let out = give(&mut detector, at(3), 1, &request);
+        refused = refused.or_else(|| dropped(&out));
     }
     assert_eq!(refused, Some(DropReason::Overloaded));
 }

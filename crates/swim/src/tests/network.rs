@@ -173,7 +173,8 @@ impl Network {
             (arrival, _) => arrival.is_some(),
         };
         let due = arrival.map(|(due, _)| due).filter(|_| arrives_first);
-        let Some(due) = due.or(timer.map(|(due, _)| due)).filter(|due| *due <= end) else {
+        let timer_due = timer.map(|(due, _)| due);
+        let Some(due) = due.or(timer_due).filter(|due| *due <= end) else {
             self.now = end;
             return false;
         };
