@@ -1,108 +1,358 @@
 //! The handle through which everybody else uses a Raft group.
 
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::ReadPolicy;
+use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use rivven_core_types::limits::MAX_COMMAND_BYTES;
 use rivven_core_types::{
     BoxFuture, LogIndex, NodeName, PeerIdentity, ProposeError, Proposed, Proposer, RaftGroupId,
-    Reply, RpcError, RpcHandler, RpcRequest, Term,
+    Reply, RpcError, RpcHandler, RpcKind, RpcRequest, Term,
 };
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::RaftStoreError;
+use crate::instance::Instance;
+use crate::messages::raft_group_of;
+use crate::observe;
+use crate::receiver::Incall;
 use crate::status::{RaftState, RaftStatus, Voter};
+use crate::supervisor::Shared;
+use crate::types::{Command, PeerNode, TypeConfig};
+
+/// Longest wait of a call that only talks to the local core.
+const LOCAL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A shared handle to a node of one Raft group. It stays valid while the supervisor rebuilds the
-/// core behind it.
+/// core behind it; calls made meanwhile answer that the store is not available.
 #[derive(Debug, Clone)]
 pub struct RaftHandle {
-    status: watch::Receiver<RaftStatus>,
+    shared: Arc<Shared>,
+}
+
+fn unavailable(reason: impl ToString) -> ProposeError {
+    ProposeError::Unavailable {
+        reason: reason.to_string(),
+    }
+}
+
+fn not_leader(forward: ForwardToLeader<TypeConfig>) -> ProposeError {
+    ProposeError::NotLeader {
+        leader: forward.leader_node.map(|node| node.name),
+    }
+}
+
+fn core_error(error: impl ToString) -> RaftStoreError {
+    RaftStoreError::Raft(error.to_string())
 }
 
 impl RaftHandle {
-    pub(crate) fn new(status: watch::Receiver<RaftStatus>) -> Self {
-        Self { status }
+    pub(crate) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
     }
 
     /// The group.
     pub fn group(&self) -> RaftGroupId {
-        self.status.borrow().group
+        self.shared.group()
     }
 
-    /// Whether this node leads the group, as far as it knows.
+    /// Whether this node leads the group, as far as it knows. A deposed leader learns of it late;
+    /// only [`RaftHandle::read_barrier`] is sure.
     pub fn is_leader(&self) -> bool {
-        self.status.borrow().state == RaftState::Leader
+        self.status().state == RaftState::Leader
     }
 
-    /// The leader and its term, if known.
+    /// The leader and its term, as far as this node knows.
     pub fn leader(&self) -> Option<(NodeName, Term)> {
-        let status = self.status.borrow();
-        status.leader.clone().map(|name| (name, status.term))
+        let status = self.status();
+        status.leader.map(|name| (name, status.term))
     }
 
-    /// What the node knows now.
+    /// What the node knows at this moment.
     pub fn status(&self) -> RaftStatus {
-        self.status.borrow().clone()
+        self.shared.status_now()
     }
 
-    /// Follows [`RaftHandle::status`].
+    /// Follows the status, across restarts of the core.
     pub fn watch_status(&self) -> watch::Receiver<RaftStatus> {
-        self.status.clone()
+        self.shared.status.subscribe()
     }
 
-    /// Whether the group has members.
+    /// Whether the group has members, so that it must not be initialized again.
     pub fn is_initialized(&self) -> bool {
-        !self.status.borrow().voters.is_empty()
+        !self.status().voters.is_empty()
     }
 
-    /// Forms the group.
-    pub async fn initialize(&self, _voters: Vec<Voter>) -> Result<(), RaftStoreError> {
-        Err(RaftStoreError::Unavailable("not started".to_owned()))
+    fn instance(&self) -> Result<Arc<Instance>, String> {
+        self.shared.instance.load_full().ok_or_else(|| {
+            let status = self.shared.status.borrow();
+            let failure = status.failure.clone();
+            failure.unwrap_or_else(|| format!("the Raft core is {:?}", status.state))
+        })
     }
 
-    /// ReadIndex.
-    pub async fn read_barrier(&self, _deadline: Duration) -> Result<LogIndex, ProposeError> {
-        Err(ProposeError::NotInitialized)
+    fn running(&self) -> Result<Arc<Instance>, RaftStoreError> {
+        self.instance().map_err(RaftStoreError::Unavailable)
     }
 
-    /// Waits until `index` is applied here.
+    /// Forms the group, on exactly one blank node. The others learn of it from the leader.
+    ///
+    /// # Errors
+    /// [`RaftStoreError::NotInitializable`] when the group has members already or this node is not
+    /// among `voters` (nothing changed), [`RaftStoreError::Unavailable`] when not running,
+    /// [`RaftStoreError::Raft`] when the core failed: then check [`RaftHandle::is_initialized`].
+    pub async fn initialize(&self, voters: Vec<Voter>) -> Result<(), RaftStoreError> {
+        let count = voters.len();
+        let nodes: BTreeMap<u64, PeerNode> = voters
+            .into_iter()
+            .map(|v| {
+                (
+                    v.raft_id.get(),
+                    PeerNode {
+                        name: v.name,
+                        address: v.address,
+                    },
+                )
+            })
+            .collect();
+        if nodes.len() != count || count == 0 {
+            let reason = "no voters, or two with the same Raft id";
+            return Err(RaftStoreError::NotInitializable(reason.to_owned()));
+        }
+        let instance = self.running()?;
+        match instance.raft.initialize(nodes).await {
+            Ok(()) => Ok(()),
+            Err(RaftError::APIError(error)) => {
+                Err(RaftStoreError::NotInitializable(error.to_string()))
+            }
+            Err(RaftError::Fatal(error)) => Err(core_error(error)),
+        }
+    }
+
+    /// Confirms with a quorum that this node leads (ReadIndex, the Raft paper's section 8), waits
+    /// until everything committed before the call is applied, and returns that index: a read of the
+    /// local state afterwards is linearizable.
+    ///
+    /// # Errors
+    /// [`ProposeError::NotLeader`]: ask the leader. [`ProposeError::NotInitialized`].
+    /// [`ProposeError::Unavailable`]: no quorum or no answer before `deadline`; retriable.
+    pub async fn read_barrier(&self, deadline: Duration) -> Result<LogIndex, ProposeError> {
+        let until = Instant::now() + deadline;
+        let instance = self.instance().map_err(unavailable)?;
+        self.check_initialized()?;
+        let late = || unavailable(format!("no quorum confirmed the read within {deadline:?}"));
+        let ask = instance.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+        let linearizer = match timeout_at(until, ask).await.map_err(|_| late())? {
+            Ok(linearizer) => linearizer,
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                return Err(not_leader(forward));
+            }
+            Err(error) => return Err(unavailable(error)),
+        };
+        let index = LogIndex::new(linearizer.read_log_id().index());
+        let left = until.saturating_duration_since(Instant::now());
+        match linearizer.try_await_ready(&instance.raft, Some(left)).await {
+            Ok(Ok(_)) => Ok(index),
+            Ok(Err(_)) => Err(late()),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    fn check_initialized(&self) -> Result<(), ProposeError> {
+        if self.is_initialized() {
+            Ok(())
+        } else {
+            Err(ProposeError::NotInitialized)
+        }
+    }
+
+    /// Waits until the entry at `index` is applied here, also across a restart of the core.
+    ///
+    /// # Errors
+    /// [`RaftStoreError::Timeout`] after `deadline`, [`RaftStoreError::Unavailable`] when the node
+    /// is gone.
     pub async fn wait_applied(
         &self,
-        _index: LogIndex,
-        _deadline: Duration,
+        index: LogIndex,
+        deadline: Duration,
     ) -> Result<(), RaftStoreError> {
-        Err(RaftStoreError::Unavailable("not started".to_owned()))
+        self.wait_status(
+            deadline,
+            &format!("entry {index} to be applied"),
+            |status| status.applied >= Some(index),
+        )
+        .await
+        .map(drop)
     }
 
-    /// Starts a snapshot.
+    /// Waits until the status satisfies `condition`; returns it.
+    ///
+    /// # Errors
+    /// As [`RaftHandle::wait_applied`].
+    pub async fn wait_status(
+        &self,
+        deadline: Duration,
+        what: &str,
+        condition: impl FnMut(&RaftStatus) -> bool,
+    ) -> Result<RaftStatus, RaftStoreError> {
+        let mut status = self.shared.status.subscribe();
+        match timeout(deadline, status.wait_for(condition)).await {
+            Ok(Ok(status)) => Ok(status.clone()),
+            Ok(Err(_)) => Err(RaftStoreError::Unavailable("the node is gone".to_owned())),
+            Err(_) => Err(RaftStoreError::Timeout(what.to_owned())),
+        }
+    }
+
+    /// Asks for a snapshot now; it is written in the background. Without applied entries nothing
+    /// happens.
+    ///
+    /// # Errors
+    /// [`RaftStoreError::Unavailable`] or [`RaftStoreError::Raft`].
     pub async fn trigger_snapshot(&self) -> Result<(), RaftStoreError> {
-        Err(RaftStoreError::Unavailable("not started".to_owned()))
+        self.running()?
+            .raft
+            .trigger()
+            .snapshot()
+            .await
+            .map_err(core_error)
     }
 
-    /// Hands leadership over.
-    pub async fn transfer_leadership(&self, _to: &NodeName) -> Result<(), RaftStoreError> {
-        Err(RaftStoreError::Unavailable("not started".to_owned()))
+    /// Hands leadership to the voter `to`. Returns when the request is on its way; follow
+    /// [`RaftHandle::watch_status`] to see it happen. It may fail silently, when `to` lags.
+    ///
+    /// # Errors
+    /// [`RaftStoreError::NotLeader`], [`RaftStoreError::UnknownMember`], or those of
+    /// [`RaftHandle::trigger_snapshot`].
+    pub async fn transfer_leadership(&self, to: &NodeName) -> Result<(), RaftStoreError> {
+        let instance = self.running()?;
+        let status = self.status();
+        if status.state != RaftState::Leader {
+            return Err(RaftStoreError::NotLeader {
+                leader: status.leader,
+            });
+        }
+        let voter = status.voters.iter().find(|v| v.name == *to);
+        let id = voter
+            .ok_or_else(|| RaftStoreError::UnknownMember(to.clone()))?
+            .raft_id;
+        let transfer = async { instance.raft.trigger().transfer_leader(id.get()).await };
+        match timeout(LOCAL_DEADLINE, transfer).await {
+            Ok(done) => done.map_err(core_error),
+            Err(_) => Err(RaftStoreError::Timeout(
+                "the transfer to be accepted".to_owned(),
+            )),
+        }
     }
 
-    /// The state machine's hash and the index at which it holds.
-    pub fn state_hash(&self) -> (Option<LogIndex>, u64) {
-        (None, 0)
+    /// The state machine's hash, and the last applied index at which it holds; `None` when nothing
+    /// is applied or the node is not running. Comparable across nodes at equal index.
+    pub fn state_hash(&self) -> Option<(LogIndex, u64)> {
+        let instance = self.shared.instance.load_full()?;
+        let (index, hash) = instance.store.machine.hash();
+        index.map(|index| (index, hash))
+    }
+
+    async fn propose_here(
+        self,
+        group: RaftGroupId,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        if group != self.group() {
+            return Err(unavailable(format!(
+                "Raft group {group} is not served here"
+            )));
+        }
+        if command.len() > MAX_COMMAND_BYTES {
+            let (length, max) = (command.len(), MAX_COMMAND_BYTES);
+            return Err(ProposeError::TooLarge { length, max });
+        }
+        let instance = self.instance().map_err(unavailable)?;
+        self.check_initialized()?;
+        let _permit = self
+            .shared
+            .proposals
+            .try_acquire()
+            .map_err(|_| ProposeError::Overloaded)?;
+        let unknown = |reason: String| ProposeError::Unknown { reason };
+        match timeout(deadline, instance.raft.client_write(Command(command))).await {
+            Ok(Ok(written)) => Ok(Proposed {
+                index: LogIndex::new(written.log_id.index),
+                result: written.data.0,
+            }),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Err(not_leader(forward))
+            }
+            Ok(Err(error)) => Err(unknown(error.to_string())),
+            Err(_) => Err(unknown(format!("not applied within {deadline:?}"))),
+        }
+    }
+
+    fn answer(
+        &self,
+        peer: &PeerIdentity,
+        request: RpcRequest,
+    ) -> Result<impl Future<Output = RaftAnswer> + Send + use<>, RpcError> {
+        let group = raft_group_of(&request)?;
+        if group != self.group() {
+            return Err(RpcError::Refused(format!(
+                "Raft group {group} is not served here"
+            )));
+        }
+        let instance = self.instance().map_err(RpcError::Refused)?;
+        let own_id = self.shared.context.raft_id();
+        let peer = peer.name.clone();
+        Ok(async move {
+            let call = Incall {
+                raft: &instance.raft,
+                log: &instance.store.log,
+                own_id,
+                peer: peer.as_str(),
+            };
+            instance.receiver.answer(call, request).await
+        })
     }
 }
+
+type RaftAnswer = Result<rivven_core_types::RpcResponse, RpcError>;
 
 impl Proposer for RaftHandle {
     fn propose(
         &self,
-        _group: RaftGroupId,
-        _command: Bytes,
-        _deadline: Duration,
+        group: RaftGroupId,
+        command: Bytes,
+        deadline: Duration,
     ) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
-        Box::pin(async { Err(ProposeError::NotInitialized) })
+        let this = self.clone();
+        Box::pin(async move {
+            let outcome = this.propose_here(group, command, deadline).await;
+            observe::proposal(group, &outcome);
+            outcome
+        })
     }
 }
 
 impl RpcHandler for RaftHandle {
-    fn handle(&self, _peer: &PeerIdentity, request: RpcRequest) -> Reply {
-        Reply::Now(Err(RpcError::UnknownKind { kind: request.kind }))
+    fn handle(&self, peer: &PeerIdentity, request: RpcRequest) -> Reply {
+        let ours = matches!(
+            request.kind,
+            RpcKind::RAFT_APPEND
+                | RpcKind::RAFT_VOTE
+                | RpcKind::RAFT_PRE_VOTE
+                | RpcKind::RAFT_SNAPSHOT
+                | RpcKind::RAFT_TRANSFER
+        );
+        if !ours {
+            return Reply::Now(Err(RpcError::UnknownKind { kind: request.kind }));
+        }
+        match self.answer(peer, request) {
+            Ok(answer) => Reply::Later(Box::pin(answer)),
+            Err(error) => Reply::Now(Err(error)),
+        }
     }
 }
