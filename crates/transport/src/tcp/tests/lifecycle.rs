@@ -193,3 +193,33 @@ async fn a_peer_busy_at_its_bound_is_not_taken_for_dead() {
         within(call).await.unwrap().unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_bulk_lane_runs_on_the_data_runtime_and_the_others_do_not() {
+    let data = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("data")
+        .enable_all()
+        .build()
+        .unwrap();
+    let runtimes = TransportRuntimes {
+        control: tokio::runtime::Handle::current(),
+        data: data.handle().clone(),
+    };
+    let start = async |node: &str| {
+        let settings = config(node, shared("s"));
+        let bound = Transport::bind(settings, runtimes.clone(), Arc::new(OsEntropy)).await;
+        let (transport, handler) = (bound.unwrap(), Arc::new(Tester::default()));
+        transport.serve(Arc::<Tester>::clone(&handler));
+        Node { transport, handler }
+    };
+    let (a, b) = (start("a").await, start("b").await);
+    a.knows(&b, "b");
+    for lane in Lane::ALL {
+        let answer = a.call("b", request(THREAD, lane, b"")).await.unwrap();
+        assert_eq!(answer.meta == "data", lane == Lane::Bulk, "{lane:?}");
+    }
+    within(a.transport.shutdown()).await;
+    within(b.transport.shutdown()).await;
+    data.shutdown_background();
+}

@@ -23,6 +23,9 @@ pub(super) const WHO: RpcKind = RpcKind(0x7004);
 /// Answers with a body one byte too long for the control lane.
 pub(super) const TOO_MUCH: RpcKind = RpcKind(0x7005);
 
+/// Answers with the name of the thread that runs the handler.
+pub(super) const THREAD: RpcKind = RpcKind(0x7006);
+
 pub(super) struct Tester {
     /// Lets gated requests go.
     pub(super) gate: Arc<Semaphore>,
@@ -81,6 +84,10 @@ impl RpcHandler for Tester {
                 }))
             }
             PANIC => Reply::Later(Box::pin(async { panic!("this test's handler panics") })),
+            THREAD => Reply::Now(Ok(RpcResponse {
+                meta: Bytes::from(std::thread::current().name().unwrap_or("").to_owned()),
+                body: Bytes::new(),
+            })),
             TOO_MUCH => Reply::Now(Ok(RpcResponse {
                 meta: Bytes::new(),
                 body: Bytes::from(vec![0; crate::frame::lane_limit(Lane::Control) + 1]),
