@@ -1,0 +1,315 @@
+//! openraft's state machine over the [`StateMachine`] port.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use openraft::EntryPayload;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
+use rivven_core_types::{ClusterId, CommittedEntry, FrozenState, LogIndex, StateMachine, Term};
+
+use crate::db::SnapshotRecord;
+use crate::error::RaftStoreError;
+use crate::log_store::LogStore;
+use crate::snapshot::{SnapshotDir, SnapshotFile, SnapshotHeader};
+use crate::types::{Applied, LastMembership, LogId, SnapshotMeta, TypeConfig};
+use crate::worker::Worker;
+
+/// Most entries that are applied under one lock.
+const APPLY_CHUNK_ENTRIES: usize = 256;
+
+pub(crate) type MachineSnapshot = Snapshot<
+    openraft::vote::leader_id_std::CommittedLeaderId<u64>,
+    u64,
+    crate::types::PeerNode,
+    SnapshotFile,
+>;
+
+/// The machine that is never applied to: fresh states are built from it.
+pub(crate) type Prototype = Arc<Mutex<Box<dyn StateMachine>>>;
+
+/// The applied state.
+pub(crate) struct Core {
+    machine: Box<dyn StateMachine>,
+    last_applied: Option<LogId>,
+    membership: LastMembership,
+    snapshot: Option<(SnapshotMeta, SnapshotFile)>,
+    /// Set when the supervisor has given this state up: a straggling task must not touch what its
+    /// successor publishes.
+    closed: bool,
+}
+
+/// A shared handle to the applied state. Clones are the same state.
+#[derive(Clone)]
+pub(crate) struct Machine {
+    core: Arc<Mutex<Core>>,
+    prototype: Prototype,
+    dir: SnapshotDir,
+    files: Worker<()>,
+    log: LogStore,
+    cluster: Option<ClusterId>,
+}
+
+pub(crate) fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    pub(crate) fn new(
+        mut machine: Box<dyn StateMachine>,
+        snapshot: Option<(SnapshotMeta, SnapshotFile)>,
+    ) -> Self {
+        machine.installed();
+        let meta = snapshot
+            .as_ref()
+            .map(|(meta, _)| meta.clone())
+            .unwrap_or_default();
+        Self {
+            machine,
+            last_applied: meta.last_log_id,
+            membership: meta.last_membership,
+            snapshot,
+            closed: false,
+        }
+    }
+
+    fn apply(&mut self, chunk: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        if self.closed {
+            return Err(io::Error::other("this state machine was given up"));
+        }
+        let commands: Vec<_> = chunk
+            .iter()
+            .filter_map(|(entry, _)| committed(entry))
+            .collect();
+        let results = self.machine.apply(&commands);
+        if results.len() != commands.len() {
+            let (want, got) = (commands.len(), results.len());
+            let text = format!("the state machine gave {got} results for {want} commands");
+            return Err(io::Error::other(text));
+        }
+        let mut results = results.into_iter();
+        for (entry, responder) in chunk.drain(..) {
+            self.last_applied = Some(entry.log_id);
+            let result = match entry.payload {
+                EntryPayload::Normal(_) => results.next().unwrap_or_default(),
+                EntryPayload::Blank => Bytes::new(),
+                EntryPayload::Membership(membership) => {
+                    self.membership = LastMembership::new(Some(entry.log_id), membership);
+                    Bytes::new()
+                }
+            };
+            if let Some(responder) = responder {
+                responder.send(Applied(result));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn committed(entry: &crate::types::Entry) -> Option<CommittedEntry> {
+    match &entry.payload {
+        EntryPayload::Normal(command) => Some(CommittedEntry {
+            index: LogIndex::new(entry.log_id.index),
+            term: Term::new(entry.log_id.leader_id.term),
+            command: command.0.clone(),
+        }),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
+    }
+}
+
+impl Machine {
+    pub(crate) fn new(
+        core: Core,
+        prototype: Prototype,
+        dir: SnapshotDir,
+        files: Worker<()>,
+        log: LogStore,
+        cluster: Option<ClusterId>,
+    ) -> Self {
+        Self {
+            core: Arc::new(Mutex::new(core)),
+            prototype,
+            dir,
+            files,
+            log,
+            cluster,
+        }
+    }
+
+    /// Stops this state from changing.
+    pub(crate) fn close(&self) {
+        guard(&self.core).closed = true;
+    }
+
+    /// The state's hash and the last applied index, taken together.
+    pub(crate) fn hash(&self) -> (Option<LogIndex>, u64) {
+        let core = guard(&self.core);
+        (
+            core.last_applied.map(|id| LogIndex::new(id.index)),
+            core.machine.hash(),
+        )
+    }
+
+    pub(crate) const fn dir(&self) -> &SnapshotDir {
+        &self.dir
+    }
+
+    pub(crate) const fn files(&self) -> &Worker<()> {
+        &self.files
+    }
+
+    /// Publishes a durable temporary file, records it, and removes its predecessor.
+    async fn adopt(
+        &self,
+        meta: &SnapshotMeta,
+        file: SnapshotFile,
+        log_bytes: u64,
+    ) -> io::Result<SnapshotFile> {
+        let last = meta.last_log_id.map(Into::into);
+        let dir = self.dir.clone();
+        let file = self.files.run(move |()| dir.publish(&file, last)).await?;
+        let file = file.map_err(RaftStoreError::into_io)?;
+        if let Some(last) = last {
+            let record = SnapshotRecord {
+                last,
+                bytes: file.bytes,
+            };
+            self.log.record_snapshot(record, log_bytes).await?;
+        }
+        Ok(file)
+    }
+
+    /// Removes the previous file. Only space is at stake, so a failure is logged; the next start
+    /// removes it again.
+    async fn remove_old(&self, old: Option<SnapshotFile>, new: &SnapshotFile) {
+        let Some(old) = old.filter(|old| old.path != new.path) else {
+            return;
+        };
+        let dir = self.dir.clone();
+        let removed = self.files.run(move |()| dir.remove(&old.path)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%error, "cannot remove an old snapshot");
+        }
+    }
+
+    fn builder(&self) -> Builder {
+        let core = guard(&self.core);
+        Builder {
+            machine: self.clone(),
+            state: core.machine.freeze(),
+            meta: SnapshotMeta {
+                last_log_id: core.last_applied,
+                last_membership: core.membership.clone(),
+            },
+            log_bytes: self.log.bytes_since_snapshot().0,
+        }
+    }
+}
+
+/// Writes one frozen state.
+pub(crate) struct Builder {
+    machine: Machine,
+    state: Arc<dyn FrozenState>,
+    meta: SnapshotMeta,
+    log_bytes: u64,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = SnapshotFile;
+
+    async fn build_snapshot(&mut self) -> io::Result<MachineSnapshot> {
+        let machine = &self.machine;
+        let header = SnapshotHeader {
+            group: machine.dir.group().get(),
+            cluster: machine.cluster.map(|id| *id.as_bytes()),
+            last: self.meta.last_log_id.map(Into::into),
+            membership: (&self.meta.last_membership).into(),
+        };
+        let (dir, state) = (machine.dir.clone(), Arc::clone(&self.state));
+        let written = machine
+            .files
+            .run(move |()| dir.write(&header, &*state))
+            .await?;
+        let file = written.map_err(RaftStoreError::into_io)?;
+        let file = machine.adopt(&self.meta, file, self.log_bytes).await?;
+        let newer = (self.meta.clone(), file.clone());
+        let old = guard(&machine.core).snapshot.replace(newer);
+        machine.remove_old(old.map(|(_, old)| old), &file).await;
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: file,
+        })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Machine {
+    type SnapshotData = SnapshotFile;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, LastMembership)> {
+        let core = guard(&self.core);
+        Ok((core.last_applied, core.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        let mut chunks = entries.ready_chunks(APPLY_CHUNK_ENTRIES);
+        while let Some(chunk) = chunks.next().await {
+            let mut chunk = chunk.into_iter().collect::<io::Result<Vec<_>>>()?;
+            guard(&self.core).apply(&mut chunk)?;
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<Builder> {
+        let empty = guard(&self.core).last_applied.is_none();
+        (force || !empty).then(|| self.builder())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        self.builder()
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotFile,
+    ) -> io::Result<()> {
+        let (dir, prototype) = (self.dir.clone(), Arc::clone(&self.prototype));
+        let path = snapshot.path.clone();
+        let restored = self.files.run(move |()| {
+            let verified = dir.verify(&path)?;
+            let header = verified.header.clone();
+            Ok((header, verified.restore(&**guard(&prototype))?))
+        });
+        let restored: Result<_, RaftStoreError> = restored.await?;
+        let (header, machine) = restored.map_err(RaftStoreError::into_io)?;
+        if header.meta().as_ref() != Ok(meta) {
+            return Err(io::Error::other(
+                "the snapshot's header is not what was announced",
+            ));
+        }
+        let log_bytes = self.log.bytes_since_snapshot().0;
+        let file = self.adopt(meta, snapshot, log_bytes).await?;
+        let old = {
+            let mut core = guard(&self.core);
+            if core.closed {
+                return Err(io::Error::other("this state machine was given up"));
+            }
+            let old = core.snapshot.take();
+            *core = Core::new(machine, Some((meta.clone(), file.clone())));
+            old
+        };
+        self.remove_old(old.map(|(_, old)| old), &file).await;
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<MachineSnapshot>> {
+        let core = guard(&self.core);
+        let snapshot = core.snapshot.clone();
+        Ok(snapshot.map(|(meta, snapshot)| Snapshot { meta, snapshot }))
+    }
+}

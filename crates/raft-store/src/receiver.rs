@@ -1,0 +1,282 @@
+//! The answering side of the Raft calls.
+
+use std::sync::Arc;
+
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+use openraft::storage::Snapshot;
+use rivven_core_types::{RpcError, RpcKind, RpcRequest, RpcResponse, VfsFile};
+use tokio::sync::Mutex;
+
+use crate::error::RaftStoreError;
+use crate::instance::Core0;
+use crate::log_store::LogStore;
+use crate::machine::Machine;
+use crate::messages::{
+    AppendAnswer, AppendMessage, SnapshotAnswer, SnapshotMessage, TransferAnswer, TransferMessage,
+    VoteAnswer, VoteMessage, decode_entries, decode_request, encode_answer,
+};
+use crate::snapshot::SnapshotFile;
+use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote};
+
+/// A snapshot on its way in.
+struct Incoming {
+    transfer: u64,
+    offset: u64,
+    total: u64,
+    file: Arc<dyn VfsFile>,
+    at: SnapshotFile,
+}
+
+/// Answers requests for one life of the core.
+#[derive(Clone)]
+pub(crate) struct Receiver {
+    machine: Machine,
+    incoming: Arc<Mutex<Option<Incoming>>>,
+}
+
+/// A request together with what checks it.
+pub(crate) struct Incall<'a> {
+    pub(crate) raft: &'a Core0,
+    pub(crate) log: &'a LogStore,
+    pub(crate) own_id: u64,
+    pub(crate) peer: &'a str,
+}
+
+fn refused(reason: impl ToString) -> RpcError {
+    RpcError::Refused(reason.to_string())
+}
+
+impl Incall<'_> {
+    /// The message must be for this life of the data directory, and come from whom it names.
+    fn check(&self, target: u64, sender: u64) -> Result<(), RpcError> {
+        if target != self.own_id {
+            let text = format!("this node has Raft id {}, not {target}", self.own_id);
+            return Err(refused(text));
+        }
+        let metrics = self.raft.metrics();
+        let metrics = openraft::async_runtime::watch::WatchReceiver::borrow_watched(&metrics);
+        match metrics.membership_config.get_node(&sender) {
+            Some(node) if node.name.as_str() != self.peer => {
+                let text = format!("Raft id {sender} is {}, not {}", node.name, self.peer);
+                Err(refused(text))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Receiver {
+    pub(crate) fn new(machine: Machine) -> Self {
+        Self {
+            machine,
+            incoming: Arc::new(Mutex::new(None)),
+        }
+    }
+
+    pub(crate) async fn answer(
+        &self,
+        call: Incall<'_>,
+        request: RpcRequest,
+    ) -> Result<RpcResponse, RpcError> {
+        match request.kind {
+            RpcKind::RAFT_APPEND => append(&call, &request).await,
+            RpcKind::RAFT_VOTE | RpcKind::RAFT_PRE_VOTE => vote(&call, &request).await,
+            RpcKind::RAFT_TRANSFER => transfer(&call, &request).await,
+            RpcKind::RAFT_SNAPSHOT => self.snapshot(&call, request).await,
+            kind => Err(RpcError::UnknownKind { kind }),
+        }
+    }
+
+    async fn snapshot(
+        &self,
+        call: &Incall<'_>,
+        request: RpcRequest,
+    ) -> Result<RpcResponse, RpcError> {
+        let message: SnapshotMessage = decode_request(&request)?;
+        call.check(message.target, message.vote.node)?;
+        let mut incoming = self.incoming.lock().await;
+        if message.offset == 0 {
+            self.begin(&mut incoming, &message).await?;
+        }
+        let Some(state) = incoming.as_mut().filter(|s| s.transfer == message.transfer) else {
+            return Err(refused("this snapshot transfer was replaced by another"));
+        };
+        let length = request.body.len() as u64;
+        if message.offset != state.offset || state.offset + length > state.total {
+            let text = format!("chunk at {}, expected {}", message.offset, state.offset);
+            return Err(refused(text));
+        }
+        let (file, offset, body) = (Arc::clone(&state.file), state.offset, request.body);
+        let written = self
+            .machine
+            .files()
+            .run(move |()| file.write_all_at(&body, offset))
+            .await;
+        written.and_then(|done| done).map_err(refused)?;
+        state.offset += length;
+        if state.offset < state.total {
+            return encode_answer(&SnapshotAnswer::Continue);
+        }
+        let Some(done) = incoming.take() else {
+            return Err(refused("no transfer"));
+        };
+        self.install(call, message, done).await
+    }
+
+    async fn begin(
+        &self,
+        incoming: &mut Option<Incoming>,
+        message: &SnapshotMessage,
+    ) -> Result<(), RpcError> {
+        if let Some(old) = incoming.take() {
+            self.discard(old.at).await;
+        }
+        let dir = self.machine.dir().clone();
+        if message.total > dir.max_bytes() {
+            let text = format!("{} bytes; at most {}", message.total, dir.max_bytes());
+            return Err(refused(format!("the snapshot is too large: {text}")));
+        }
+        let path = dir.temporary(&format!("incoming-{:016x}", message.transfer));
+        let at = SnapshotFile {
+            path: path.clone(),
+            bytes: message.total,
+        };
+        let created = self.machine.files().run(move |()| dir.create(&path)).await;
+        let file = created.map_err(refused)?.map_err(refused)?;
+        let (transfer, total) = (message.transfer, message.total);
+        *incoming = Some(Incoming {
+            transfer,
+            offset: 0,
+            total,
+            file,
+            at,
+        });
+        Ok(())
+    }
+
+    async fn install(
+        &self,
+        call: &Incall<'_>,
+        message: SnapshotMessage,
+        done: Incoming,
+    ) -> Result<RpcResponse, RpcError> {
+        let membership = message.membership.decode().map_err(refused)?;
+        let meta = SnapshotMeta {
+            last_log_id: message.last.map(LogId::from),
+            last_membership: membership,
+        };
+        // Whatever is wrong with the file must be found here: an error inside openraft's
+        // installation is fatal to the core.
+        let (dir, file, path) = (self.machine.dir().clone(), done.file, done.at.path.clone());
+        let checked = self.machine.files().run(move |()| {
+            file.sync_data()
+                .map_err(RaftStoreError::io("sync", &path))?;
+            Ok::<_, RaftStoreError>(dir.verify(&path)?.header)
+        });
+        let header = match checked.await.map_err(refused)? {
+            Ok(header) if header.meta().as_ref() == Ok(&meta) => header,
+            Ok(_) => {
+                self.discard(done.at).await;
+                return Err(refused("the snapshot's header is not what was announced"));
+            }
+            Err(error) => {
+                self.discard(done.at).await;
+                return Err(refused(error));
+            }
+        };
+        tracing::info!(last = ?header.last, bytes = done.total, "received a snapshot");
+        let snapshot = Snapshot {
+            meta,
+            snapshot: done.at.clone(),
+        };
+        let vote = Vote::from(message.vote);
+        let answer = call
+            .raft
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(refused)?;
+        // openraft answers at once when the snapshot is not ahead of what is committed here, though
+        // that may lie beyond what is durable. The leader will book the answer as durable.
+        call.log.barrier().await.map_err(refused)?;
+        self.discard(done.at).await;
+        encode_answer(&SnapshotAnswer::Installed((&answer.vote).into()))
+    }
+
+    /// Removes a received file that was not adopted (an adopted one has another name by now).
+    async fn discard(&self, file: SnapshotFile) {
+        let dir = self.machine.dir().clone();
+        let removed = self
+            .machine
+            .files()
+            .run(move |()| dir.remove(&file.path))
+            .await;
+        if let Ok(Err(error)) = removed {
+            tracing::debug!(%error, "nothing to remove after a snapshot transfer");
+        }
+    }
+}
+
+async fn append(call: &Incall<'_>, request: &RpcRequest) -> Result<RpcResponse, RpcError> {
+    let message: AppendMessage = decode_request(request)?;
+    call.check(message.target, message.vote.node)?;
+    let rpc = AppendEntriesRequest::<TypeConfig> {
+        vote: message.vote.into(),
+        prev_log_id: message.prev.map(Into::into),
+        entries: decode_entries(&request.body)?,
+        leader_commit: message.commit.map(Into::into),
+    };
+    let answer = call.raft.append_entries(rpc).await.map_err(refused)?;
+    encode_answer(&match answer {
+        AppendEntriesResponse::Success => AppendAnswer::Success,
+        AppendEntriesResponse::PartialSuccess(last) => {
+            AppendAnswer::PartialSuccess(last.map(Into::into))
+        }
+        AppendEntriesResponse::Conflict => AppendAnswer::Conflict,
+        AppendEntriesResponse::HigherVote(vote) => AppendAnswer::HigherVote((&vote).into()),
+    })
+}
+
+async fn vote(call: &Incall<'_>, request: &RpcRequest) -> Result<RpcResponse, RpcError> {
+    let message: VoteMessage = decode_request(request)?;
+    call.check(message.target, message.vote.node)?;
+    let mut rpc = VoteRequest::<TypeConfig>::new(message.vote.into(), message.last.map(Into::into));
+    rpc.leadership_transfer = message.transfer;
+    let answer: VoteResponse<TypeConfig> = if request.kind == RpcKind::RAFT_VOTE {
+        call.raft.vote(rpc).await.map_err(refused)?
+    } else {
+        call.raft.pre_vote(rpc).await.map_err(refused)?
+    };
+    encode_answer(&VoteAnswer {
+        vote: (&answer.vote).into(),
+        granted: answer.vote_granted,
+        last: answer.last_log_id.map(Into::into),
+    })
+}
+
+async fn transfer(call: &Incall<'_>, request: &RpcRequest) -> Result<RpcResponse, RpcError> {
+    let message: TransferMessage = decode_request(request)?;
+    call.check(message.target, message.from.node)?;
+    let last = message.last.map(Into::into);
+    let rpc = TransferLeaderRequest::<TypeConfig>::new(message.from.into(), message.to, last);
+    let answer = call
+        .raft
+        .handle_transfer_leader(rpc)
+        .await
+        .map_err(refused)?;
+    encode_answer(&match answer {
+        Ok(()) => TransferAnswer::Accepted,
+        Err(TransferLeaderError::VoteChanged { expected, actual }) => TransferAnswer::VoteChanged {
+            expected: (&expected).into(),
+            actual: (&actual).into(),
+        },
+        Err(TransferLeaderError::LogNotFlushed { expected, actual }) => {
+            TransferAnswer::LogNotFlushed {
+                expected: expected.map(Into::into),
+                actual: actual.map(Into::into),
+            }
+        }
+    })
+}

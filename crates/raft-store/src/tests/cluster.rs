@@ -1,0 +1,277 @@
+//! Three nodes on a paused clock.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use rivven_core_types::test_util::MemVfs;
+use rivven_core_types::{NodeName, ProposeError, Proposer, RaftGroupId, Rng};
+
+use super::world::{DEADLINE, Net, TestNode};
+use crate::{KvCommand, RaftNodeConfig, RaftNodeOptions, RaftState};
+
+const NAMES: [&str; 3] = ["node-1", "node-2", "node-3"];
+
+struct Cluster {
+    net: Net,
+    nodes: BTreeMap<NodeName, TestNode>,
+    edit: fn(&mut RaftNodeConfig, &mut RaftNodeOptions),
+    acked: BTreeMap<u32, u32>,
+    next: u32,
+}
+
+impl Cluster {
+    async fn form(edit: fn(&mut RaftNodeConfig, &mut RaftNodeOptions)) -> Self {
+        let net = Net::default();
+        let mut nodes = BTreeMap::new();
+        for name in NAMES {
+            let node = TestNode::start(&net, name, MemVfs::new(), edit)
+                .await
+                .unwrap();
+            nodes.insert(node.name.clone(), node);
+        }
+        let voters = nodes.values().map(|n| n.voter.clone()).collect();
+        nodes
+            .values()
+            .next()
+            .unwrap()
+            .handle()
+            .initialize(voters)
+            .await
+            .unwrap();
+        Self {
+            net,
+            nodes,
+            edit,
+            acked: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// A leader that can commit, apart from `not`.
+    async fn leader(&self, not: Option<&NodeName>) -> NodeName {
+        let find = async {
+            loop {
+                for (name, node) in self.nodes.iter().filter(|(n, _)| Some(*n) != not) {
+                    let wait = std::time::Duration::from_millis(500);
+                    let leads = node.handle().is_leader();
+                    if leads && node.handle().read_barrier(wait).await.is_ok() {
+                        return name.clone();
+                    }
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, find)
+            .await
+            .expect("a leader within the deadline")
+    }
+
+    /// Writes through `node`; remembers what was acknowledged.
+    async fn write(&mut self, node: &NodeName, count: u32) {
+        for _ in 0..count {
+            let (key, value) = (self.next, self.next * 7);
+            self.next += 1;
+            let command = KvCommand::put(key.to_le_bytes().to_vec(), value.to_le_bytes().to_vec());
+            let proposal = self.nodes[node].handle().propose(
+                RaftGroupId::METADATA,
+                command.encode().unwrap(),
+                DEADLINE,
+            );
+            if proposal.await.is_ok() {
+                self.acked.insert(key, value);
+            }
+        }
+    }
+
+    async fn power_loss(&mut self, name: &NodeName, seed: u64) -> MemVfs {
+        self.net.detach(name);
+        let node = self.nodes.remove(name).unwrap();
+        let vfs = node.vfs.lose_power(&mut Rng::new(seed));
+        drop(node);
+        vfs
+    }
+
+    async fn restart(&mut self, name: &NodeName, vfs: MemVfs) {
+        let node = TestNode::start(&self.net, name.as_str(), vfs, self.edit)
+            .await
+            .unwrap();
+        self.nodes.insert(name.clone(), node);
+    }
+
+    /// Every acknowledged write is on every node, and all states are equal.
+    async fn check(&self) {
+        let leader = self.leader(None).await;
+        let index = self.nodes[&leader]
+            .handle()
+            .read_barrier(DEADLINE)
+            .await
+            .unwrap();
+        let mut hashes = Vec::new();
+        for node in self.nodes.values() {
+            node.handle().wait_applied(index, DEADLINE).await.unwrap();
+            for (key, value) in &self.acked {
+                let found = node.kv.get(&key.to_le_bytes());
+                let expected = Bytes::copy_from_slice(&value.to_le_bytes());
+                assert_eq!(found, Some(expected), "key {key} on {}", node.name);
+            }
+            hashes.push(node.handle().state_hash().unwrap());
+        }
+        assert!(hashes.windows(2).all(|w| w[0] == w[1]), "{hashes:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_acknowledged_command_is_lost_when_leaders_lose_power() {
+    let mut cluster = Cluster::form(|_, _| {}).await;
+    for seed in 0..4 {
+        let leader = cluster.leader(None).await;
+        cluster.write(&leader, 20).await;
+        let term = cluster.nodes[&leader].handle().status().term;
+        let vfs = cluster.power_loss(&leader, seed).await;
+        let next = cluster.leader(None).await;
+        assert_ne!(next, leader);
+        assert!(cluster.nodes[&next].handle().status().term > term);
+        cluster.write(&next, 20).await;
+        cluster.restart(&leader, vfs).await;
+        cluster.check().await;
+    }
+    assert_eq!(cluster.acked.len(), 160);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_names_the_leader_and_an_isolated_leader_acks_nothing() {
+    let mut cluster = Cluster::form(|_, _| {}).await;
+    let leader = cluster.leader(None).await;
+    cluster.write(&leader, 3).await;
+    let others: Vec<_> = cluster
+        .nodes
+        .keys()
+        .filter(|n| **n != leader)
+        .cloned()
+        .collect();
+    let command = KvCommand::put("k", "v").encode().unwrap();
+    let refused = ProposeError::NotLeader {
+        leader: Some(leader.clone()),
+    };
+    for other in &others {
+        let handle = cluster.nodes[other].handle();
+        let knows = |s: &crate::RaftStatus| s.leader.as_ref() == Some(&leader);
+        handle
+            .wait_status(DEADLINE, "the leader's name", knows)
+            .await
+            .unwrap();
+        let outcome = handle
+            .propose(RaftGroupId::METADATA, command.clone(), DEADLINE)
+            .await;
+        assert_eq!(outcome, Err(refused.clone()));
+        assert_eq!(handle.read_barrier(DEADLINE).await, Err(refused.clone()));
+    }
+    cluster.net.isolate(&leader, &others);
+    let handle = cluster.nodes[&leader].handle();
+    let second = std::time::Duration::from_secs(1);
+    let outcome = handle.propose(RaftGroupId::METADATA, command, second).await;
+    assert!(outcome.is_err());
+    assert!(handle.read_barrier(second).await.is_err());
+    let next = cluster.leader(Some(&leader)).await;
+    cluster.write(&next, 5).await;
+    let term = cluster.nodes[&next].handle().status().term;
+    cluster.net.heal();
+    cluster.check().await;
+    let now = cluster.nodes[&next].handle().status().term;
+    assert_eq!(
+        now, term,
+        "pre-vote: a node that comes back does not unseat the leader"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_away_too_long_gets_a_snapshot_in_chunks() {
+    let mut cluster = Cluster::form(|config, options| {
+        config.snapshot_threshold = 20;
+        options.limits.logs_kept_behind_snapshot = 5;
+        options.limits.snapshot_chunk_bytes = 100;
+    })
+    .await;
+    let leader = cluster.leader(None).await;
+    let away = cluster
+        .nodes
+        .keys()
+        .find(|n| **n != leader)
+        .unwrap()
+        .clone();
+    let vfs = cluster.power_loss(&away, 3).await;
+    cluster.write(&leader, 200).await;
+    let snapshot = |s: &crate::RaftStatus| s.snapshot.is_some_and(|i| i.get() > 150);
+    let handle = cluster.nodes[&leader].handle();
+    handle
+        .wait_status(DEADLINE, "a snapshot", snapshot)
+        .await
+        .unwrap();
+    cluster.restart(&away, vfs).await;
+    cluster.check().await;
+    assert!(
+        cluster.nodes[&away].handle().status().snapshot.is_some(),
+        "it was not sent one"
+    );
+    // What it got is durable.
+    let vfs = cluster.power_loss(&away, 4).await;
+    cluster.restart(&away, vfs).await;
+    cluster.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_is_handed_over_on_request() {
+    let mut cluster = Cluster::form(|_, _| {}).await;
+    let leader = cluster.leader(None).await;
+    cluster.write(&leader, 5).await;
+    let to = cluster
+        .nodes
+        .keys()
+        .find(|n| **n != leader)
+        .unwrap()
+        .clone();
+    let handle = cluster.nodes[&to].handle();
+    assert!(
+        handle.transfer_leadership(&leader).await.is_err(),
+        "a follower cannot"
+    );
+    cluster.nodes[&leader]
+        .handle()
+        .transfer_leadership(&to)
+        .await
+        .unwrap();
+    let leads = |s: &crate::RaftStatus| s.state == RaftState::Leader;
+    handle
+        .wait_status(DEADLINE, "the transfer", leads)
+        .await
+        .unwrap();
+    cluster.write(&to, 5).await;
+    assert_eq!(cluster.acked.len(), 10);
+    cluster.check().await;
+}
+
+/// A wiped node has another Raft id: it must not answer for the old one, which has voted.
+#[tokio::test(start_paused = true)]
+async fn a_wiped_node_does_not_answer_for_its_former_life() {
+    let mut cluster = Cluster::form(|_, _| {}).await;
+    let leader = cluster.leader(None).await;
+    cluster.write(&leader, 5).await;
+    let away = cluster
+        .nodes
+        .keys()
+        .find(|n| **n != leader)
+        .unwrap()
+        .clone();
+    let old = cluster.nodes[&away].voter.raft_id;
+    cluster.power_loss(&away, 3).await;
+    let edit = |_: &mut RaftNodeConfig, options: &mut RaftNodeOptions| {
+        options.entropy = std::sync::Arc::new(rivven_core_types::test_util::SeededEntropy::new(99));
+    };
+    let blank = TestNode::start(&cluster.net, away.as_str(), MemVfs::new(), edit)
+        .await
+        .unwrap();
+    assert_ne!(blank.voter.raft_id, old);
+    cluster.write(&leader, 20).await;
+    assert_eq!(blank.handle().status().state, RaftState::AwaitingMembers);
+    assert_eq!(blank.handle().status().last_log, None);
+}

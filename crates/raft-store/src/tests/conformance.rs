@@ -1,0 +1,75 @@
+//! openraft's own suite for storage implementations.
+
+use std::sync::Arc;
+
+use openraft::StorageError;
+use openraft::testing::log::{StoreBuilder, Suite};
+use rivven_core_types::test_util::MemVfs;
+use rivven_core_types::{OsVfs, SharedIoExecutor, StateMachine, Vfs};
+
+use super::world;
+use crate::instance::Context;
+use crate::log_store::LogStore;
+use crate::machine::Machine;
+use crate::types::TypeConfig;
+use crate::{Identity, InlineExecutor, KvStateMachine, RaftNodeOptions, ThreadExecutor};
+
+struct Builder {
+    on_disk: bool,
+    tail_cache_bytes: usize,
+}
+
+impl StoreBuilder<TypeConfig, LogStore, Machine, Option<tempfile::TempDir>> for Builder {
+    async fn build(
+        &self,
+    ) -> Result<(Option<tempfile::TempDir>, LogStore, Machine), StorageError<TypeConfig>> {
+        let mut config = world::config("node-1");
+        let (dir, vfs, io): (_, Arc<dyn Vfs>, SharedIoExecutor) = if self.on_disk {
+            let dir = tempfile::tempdir().unwrap();
+            config.data_dir = dir.path().to_owned();
+            (Some(dir), Arc::new(OsVfs), Arc::new(ThreadExecutor))
+        } else {
+            (None, Arc::new(MemVfs::new()), Arc::new(InlineExecutor))
+        };
+        let mut options = RaftNodeOptions {
+            vfs,
+            io,
+            ..RaftNodeOptions::default()
+        };
+        options.limits.tail_cache_bytes = self.tail_cache_bytes;
+        let name = world::name("node-1");
+        let identity =
+            Identity::load_or_create(&options.vfs, &config.data_dir, &name, &*options.entropy)
+                .unwrap();
+        let machine: Box<dyn StateMachine> = Box::new(KvStateMachine::new());
+        let context = Arc::new(Context {
+            config,
+            options,
+            identity: std::sync::Mutex::new(identity),
+            genesis: machine.freeze(),
+            prototype: Arc::new(std::sync::Mutex::new(machine)),
+            rpc: world::Net::default().from(&name),
+        });
+        let store = context.open().await.unwrap();
+        Ok((dir, store.log.clone(), store.machine.clone()))
+    }
+}
+
+#[tokio::test]
+async fn the_store_passes_openrafts_suite_in_memory() {
+    let builder = Builder {
+        on_disk: false,
+        tail_cache_bytes: 1 << 20,
+    };
+    Suite::test_all(builder).await.unwrap();
+}
+
+/// Without a tail cache every durable entry is read back from the database.
+#[tokio::test]
+async fn the_store_passes_openrafts_suite_on_a_real_disk_without_a_cache() {
+    let builder = Builder {
+        on_disk: true,
+        tail_cache_bytes: 0,
+    };
+    Suite::test_all(builder).await.unwrap();
+}

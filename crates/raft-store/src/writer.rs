@@ -1,0 +1,164 @@
+//! The one writer of a store: takes the whole queue, makes it durable in one transaction, and only
+//! then answers. One queue for votes and entries keeps their order, which Raft's safety needs.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use openraft::storage::IOFlushed;
+use rivven_core_types::RaftGroupId;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::db::{Change, SharedDb};
+use crate::log_store::{Memory, lock};
+use crate::observe;
+use crate::types::TypeConfig;
+
+/// Most operations in one transaction.
+const MAX_BATCH_OPS: usize = 4096;
+
+/// Whom to tell when an operation is durable, or has failed.
+pub(crate) enum Done {
+    Nothing,
+    Flushed(IOFlushed<TypeConfig>),
+    Reply(oneshot::Sender<io::Result<()>>),
+}
+
+/// An operation in the writer's queue.
+pub(crate) enum Op {
+    /// `None` is a barrier.
+    Write {
+        change: Option<Change>,
+        done: Done,
+        generation: u64,
+    },
+    Close(oneshot::Sender<()>),
+}
+
+pub(crate) struct Writer {
+    db: SharedDb,
+    memory: Arc<Mutex<Memory>>,
+    group: RaftGroupId,
+    /// End of the log as of the operations seen so far.
+    log_end: u64,
+    /// A committed index that waits for a batch to ride on.
+    committed: Option<Change>,
+    failed: Option<String>,
+}
+
+impl Done {
+    fn tell(self, result: Result<(), &str>) {
+        let result = result.map_err(|reason| io::Error::other(reason.to_owned()));
+        match self {
+            Self::Nothing => {}
+            Self::Flushed(callback) => callback.io_completed(result),
+            // The asker may have gone; that concerns nobody else.
+            Self::Reply(tx) => drop(tx.send(result)),
+        }
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(db: SharedDb, memory: Arc<Mutex<Memory>>, group: RaftGroupId) -> Self {
+        let log_end = lock(&memory).tail.last().map_or(0, |id| id.index + 1);
+        Self {
+            db,
+            memory,
+            group,
+            log_end,
+            committed: None,
+            failed: None,
+        }
+    }
+
+    /// The loop. Ends when it is told to, or when nobody can tell it anything any more.
+    pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Op>) {
+        let mut batch = Vec::new();
+        while queue.recv_many(&mut batch, MAX_BATCH_OPS).await > 0 {
+            if let Some(closed) = self.step(std::mem::take(&mut batch)) {
+                drop(self);
+                drop(queue);
+                closed.send(()).unwrap_or_default();
+                return;
+            }
+        }
+    }
+
+    /// Makes a batch durable and then fires its callbacks. Blocks on the disk. Returns whom to tell
+    /// when the store has been closed, if the batch asked for that.
+    pub(crate) fn step(&mut self, batch: Vec<Op>) -> Option<oneshot::Sender<()>> {
+        let mut changes = Vec::new();
+        let mut waiting = Vec::new();
+        let mut appended = None;
+        let mut closing = None;
+        for op in batch {
+            match op {
+                Op::Close(tx) => closing = Some(tx),
+                Op::Write {
+                    change,
+                    done,
+                    generation,
+                } => {
+                    waiting.push(done);
+                    if let Some(end) = self.sort_in(change, &mut changes) {
+                        appended = Some((end, generation));
+                    }
+                }
+            }
+        }
+        if closing.is_some() || !changes.is_empty() {
+            changes.extend(self.committed.take());
+        }
+        if !changes.is_empty() && self.failed.is_none() {
+            self.commit(&changes);
+        }
+        if let (None, Some((end, generation))) = (&self.failed, appended) {
+            lock(&self.memory).tail.durable(end, generation);
+        }
+        for done in waiting {
+            done.tell(self.failed.as_deref().map_or(Ok(()), Err));
+        }
+        closing
+    }
+
+    /// Puts a change in its place; returns the end of the log if it was an append.
+    fn sort_in(&mut self, change: Option<Change>, changes: &mut Vec<Change>) -> Option<u64> {
+        let mut appended = None;
+        match &change {
+            Some(Change::Append(entries)) => {
+                self.log_end = entries.last().map_or(self.log_end, |e| e.log_id.index + 1);
+                appended = Some(self.log_end);
+            }
+            Some(Change::TruncateAfter(last)) => self.log_end = last.map_or(0, |index| index + 1),
+            Some(Change::Purge(upto)) => self.log_end = self.log_end.max(upto.index + 1),
+            Some(Change::Committed(id)) => {
+                // A committed index beyond the durable log would keep the node from starting.
+                if id.index < self.log_end {
+                    self.committed = change;
+                }
+                return None;
+            }
+            Some(Change::Vote(_) | Change::Snapshot(_)) | None => {}
+        }
+        changes.extend(change);
+        appended
+    }
+
+    fn commit(&mut self, changes: &[Change]) {
+        let started = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.db.commit(changes)));
+        let failure = match outcome {
+            Ok(Ok(())) => {
+                observe::fsync(self.group, started.elapsed());
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            // redb panics on some kinds of corruption.
+            Err(_) => "the database panicked while writing".to_owned(),
+        };
+        tracing::error!(group = self.group.get(), %failure, "the Raft log cannot be written");
+        lock(&self.memory).failed = Some(failure.clone());
+        self.failed = Some(failure);
+    }
+}
