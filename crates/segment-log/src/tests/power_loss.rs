@@ -1,4 +1,4 @@
-use rivven_core_types::Rng;
+use rivven_core_types::{LogStore, Rng};
 
 use super::*;
 
@@ -90,6 +90,7 @@ fn no_durable_record_is_lost_and_nothing_invalid_is_served_after_power_losses() 
             let (reopened, cut) = open(&vfs);
             log = reopened;
             cuts += u32::from(cut > 0);
+            store(&vfs).acknowledge_cut(partition()).unwrap();
             log.verify().unwrap_or_else(|e| panic!("seed {seed}: {e}"));
             assert_eq!(log.log_start(), before.start, "seed {seed}");
             assert!(log.log_end() >= before.durable, "seed {seed}");
@@ -102,4 +103,39 @@ fn no_durable_record_is_lost_and_nothing_invalid_is_served_after_power_losses() 
         }
     }
     assert!(losses > 800 && cuts > 50, "{losses} losses, {cuts} cuts");
+}
+
+#[test]
+fn what_is_durable_after_a_reopen_survives_a_power_loss_at_once() {
+    for seed in 0..20 {
+        let vfs = MemVfs::new();
+        let (mut log, _) = open(&vfs);
+        fill(&mut log, 0, 20);
+        // Killed with nothing flushed: segments and their names are in the page cache only.
+        let vfs = vfs.restart_process();
+        let (log, _) = open(&vfs);
+        assert_eq!(log.durable_end(), o(40));
+        let before = everything(&log);
+        let (log, cut) = open(&vfs.lose_power(&mut Rng::new(seed)));
+        assert_eq!((cut, everything(&log)), (0, before), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_loss_stays_known_through_crashes_until_it_is_acknowledged() {
+    let mut cuts = 0;
+    for seed in 0..60 {
+        let rng = &mut Rng::new(seed);
+        let vfs = MemVfs::new();
+        let (mut log, _) = open(&vfs);
+        fill(&mut log, 0, 6);
+        flush(&mut log);
+        fill(&mut log, 0, 6);
+        let vfs = vfs.lose_power(rng);
+        let (_, cut) = open(&vfs);
+        cuts += u32::from(cut > 0);
+        let (_, again) = open(&vfs.lose_power(rng));
+        assert_eq!(again, cut, "seed {seed}");
+    }
+    assert!(cuts > 5, "{cuts} cuts");
 }
