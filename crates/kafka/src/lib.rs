@@ -1,1 +1,48 @@
-//! The Kafka protocol front door
+//! The Kafka protocol front door: existing Kafka clients are this cluster's clients.
+//!
+//! [`KafkaServer`] listens, decodes, checks and answers; what it needs of the node is the trait
+//! [`Broker`]. It keeps no state of its own: no fetch sessions, no caches.
+//!
+//! Served are producing (idempotent too, not transactional), fetching by explicit assignment, offsets
+//! by time, metadata and the creation of topics. Nothing else is advertised.
+//!
+//! # Invariants
+//! - Requests are decoded by bounded decoders of this crate; the generated decoders reserve memory for
+//!   any count that a client claims, which ends the process.
+//! - A connection's appends are queued in the order of its requests, and its responses are written in
+//!   that order.
+//! - Every response, with every error, encodes at every advertised version.
+//! - No response names a leader whose address the client cannot know from it.
+//! - Records go from the log to the socket without being copied.
+//!
+//! # Sources
+//! The Kafka protocol guide; KIP-35 and KIP-511 (ApiVersions), KIP-98 (batches, producer ids), KIP-227
+//! (fetch sessions, declined), KIP-320 (leader epochs), KIP-482 (flexible versions), KIP-516 (topic
+//! ids), KIP-951 (leader hints).
+
+mod admission;
+mod api;
+mod broker;
+mod config;
+mod connection;
+mod error;
+mod fetch_response;
+mod frame;
+mod frame_reader;
+mod handlers;
+mod metrics;
+mod requests;
+mod server;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use broker::{
+    Acks, Broker, CreateTopics, CreatedTopic, FetchPartition, FetchRequest, Fetched,
+    FetchedRecords, ListedOffset, NewTopic, OffsetQuery, Produced, TopicFailure,
+};
+pub use config::KafkaConfig;
+pub use error::{BrokerError, CurrentLeader, KafkaError};
+pub use server::KafkaServer;
+pub use snapshot::{BrokerInfo, ClusterSnapshot, PartitionInfo, TopicInfo};

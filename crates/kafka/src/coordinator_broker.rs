@@ -1,0 +1,384 @@
+//! The cluster node behind the Kafka port: [`Broker`] on a [`ClusterCoordinator`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rivven_coordinator::{ClusterCoordinator, CoordinatorError};
+use rivven_core_types::{
+    BoxFuture, BrokerId, LeaderEpoch, MonoTime, PartitionId, PartitionState,
+    ProducerEpoch, ProducerId, RecordBatch,
+};
+use rivven_isr::{
+    Fetch, FetchPartition as IsrFetchPartition, OffsetSpec, Produce, ReplicationError,
+    ReplicationManager,
+};
+use rivven_metadata::{BrokerRecord, ClusterState, Rejection, TopicRecord};
+use rivven_placement::PlacementError;
+
+use crate::broker::{
+    Acks, Broker, CreateTopics, CreatedTopic, FetchRequest, Fetched, FetchedRecords, ListedOffset,
+    NewTopic, OffsetQuery, Produced, TopicFailure,
+};
+use crate::error::{BrokerError, CurrentLeader};
+use crate::snapshot::{BrokerInfo, ClusterSnapshot, PartitionInfo, TopicInfo};
+
+/// How long clients are still told of a broker that has been fenced: one `metadata.max.age.ms` of the
+/// common clients. A leader that vanishes from the list at once costs librdkafka up to a second more
+/// of failover, and hangs kafka-python.
+const FENCED_STAYS_LISTED: Duration = Duration::from_secs(300);
+/// How long a producer id may take to be allocated.
+const PRODUCER_ID_DEADLINE: Duration = Duration::from_secs(5);
+/// Shortest time that a topic creation is given, whatever the client asks.
+const MIN_CREATE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// A coordinator as the Kafka port's broker.
+#[derive(Debug)]
+pub struct CoordinatorBroker {
+    coordinator: ClusterCoordinator,
+    published: Mutex<Published>,
+}
+
+/// The last snapshot, and what it was made from.
+#[derive(Debug, Default)]
+struct Published {
+    state: Option<Arc<ClusterState>>,
+    made_at: MonoTime,
+    controller: Option<BrokerId>,
+    topics: BTreeMap<rivven_core_types::TopicId, Arc<TopicInfo>>,
+    fenced_since: BTreeMap<BrokerId, MonoTime>,
+    snapshot: Arc<ClusterSnapshot>,
+}
+
+impl CoordinatorBroker {
+    /// Serves clients from `coordinator`.
+    pub fn new(coordinator: ClusterCoordinator) -> Self {
+        Self { coordinator, published: Mutex::default() }
+    }
+
+    fn replication(&self) -> Result<ReplicationManager, BrokerError> {
+        self.coordinator.replication().ok_or(BrokerError::Unavailable)
+    }
+}
+
+impl Broker for CoordinatorBroker {
+    fn cluster(&self) -> Arc<ClusterSnapshot> {
+        let state = self.coordinator.cluster_state();
+        let leader = self.coordinator.raft_status().leader;
+        let controller = leader.and_then(|name| state.broker_by_name(&name).map(|b| b.id));
+        let now = self.coordinator.now();
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.refresh(&state, controller, now);
+        Arc::clone(&published.snapshot)
+    }
+
+    fn produce(
+        &self,
+        partition: PartitionId,
+        batch: RecordBatch,
+        acks: Acks,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Produced, BrokerError>> {
+        let replication = match self.replication() {
+            Ok(replication) => replication,
+            Err(error) => return Box::pin(async move { Err(error) }),
+        };
+        let acks = match acks {
+            Acks::None => rivven_isr::Acks::None,
+            Acks::Leader => rivven_isr::Acks::Leader,
+            Acks::All => rivven_isr::Acks::All,
+        };
+        // The manager queues the write before its future is polled, as the port requires.
+        let written = replication.produce(Produce { partition, batch, acks, timeout });
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let written = written.await;
+            let produced = written.map_err(|e| broker_error(e, partition, &coordinator))?;
+            Ok(Produced {
+                base_offset: produced.base_offset,
+                log_append_time: None,
+                log_start: produced.log_start,
+            })
+        })
+    }
+
+    fn fetch(&self, request: FetchRequest) -> BoxFuture<'static, Vec<Fetched>> {
+        let replication = match self.replication() {
+            Ok(replication) => replication,
+            Err(error) => {
+                let refused = vec![Fetched { result: Err(error) }; request.partitions.len()];
+                return Box::pin(async move { refused });
+            }
+        };
+        let partitions = request.partitions.iter().map(|p| IsrFetchPartition {
+            partition: p.partition,
+            offset: p.offset,
+            current_leader_epoch: p.current_leader_epoch,
+            max_bytes: p.max_bytes,
+        });
+        let fetch = Fetch {
+            partitions: partitions.collect(),
+            max_wait: request.max_wait,
+            min_bytes: request.min_bytes,
+            max_bytes: request.max_bytes,
+        };
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let fetched = replication.fetch(fetch).await;
+            let answers = fetched.into_iter().map(|answer| Fetched {
+                result: match answer.result {
+                    Ok(records) => Ok(FetchedRecords {
+                        high_watermark: records.high_watermark,
+                        log_start: records.log_start,
+                        records: records.bytes,
+                    }),
+                    Err(e) => Err(broker_error(e, answer.partition, &coordinator)),
+                },
+            });
+            answers.collect()
+        })
+    }
+
+    fn list_offset(
+        &self,
+        partition: PartitionId,
+        current_leader_epoch: Option<LeaderEpoch>,
+        query: OffsetQuery,
+    ) -> BoxFuture<'static, Result<Option<ListedOffset>, BrokerError>> {
+        let replication = self.replication();
+        let coordinator = self.coordinator.clone();
+        let spec = match query {
+            OffsetQuery::Earliest => OffsetSpec::Earliest,
+            OffsetQuery::Latest => OffsetSpec::Latest,
+            OffsetQuery::MaxTimestamp => OffsetSpec::MaxTimestamp,
+            OffsetQuery::AtOrAfter(timestamp) => OffsetSpec::Timestamp(timestamp),
+        };
+        let of_a_record = matches!(query, OffsetQuery::MaxTimestamp | OffsetQuery::AtOrAfter(_));
+        Box::pin(async move {
+            let found = replication?.list_offset(partition, spec, current_leader_epoch).await;
+            let found = found.map_err(|e| broker_error(e, partition, &coordinator))?;
+            Ok(found.map(|found| ListedOffset {
+                offset: found.offset,
+                timestamp: of_a_record.then_some(found.timestamp),
+                leader_epoch: Some(found.epoch),
+            }))
+        })
+    }
+
+    fn init_producer_id(
+        &self,
+    ) -> BoxFuture<'static, Result<(ProducerId, ProducerEpoch), BrokerError>> {
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            match coordinator.next_producer_id(PRODUCER_ID_DEADLINE).await {
+                Ok(id) => Ok((id, ProducerEpoch::new(0))),
+                Err(error) => {
+                    tracing::warn!(%error, "no producer id to be had");
+                    Err(BrokerError::Unavailable)
+                }
+            }
+        })
+    }
+
+    fn create_topics(
+        &self,
+        request: CreateTopics,
+    ) -> BoxFuture<'static, Vec<Result<CreatedTopic, TopicFailure>>> {
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let deadline = request.timeout.max(MIN_CREATE_DEADLINE);
+            let mut answers = Vec::with_capacity(request.topics.len());
+            for topic in request.topics {
+                let made = create(&coordinator, topic, request.validate_only, deadline).await;
+                answers.push(made.map_err(|e| TopicFailure {
+                    message: e.to_string(),
+                    error: topic_error(&e),
+                }));
+            }
+            answers
+        })
+    }
+
+    fn auto_create_topics(&self) -> bool {
+        self.coordinator.config().topic_defaults.auto_create
+    }
+}
+
+async fn create(
+    coordinator: &ClusterCoordinator,
+    topic: NewTopic,
+    validate_only: bool,
+    deadline: Duration,
+) -> Result<CreatedTopic, CoordinatorError> {
+    let name = topic.name.clone();
+    let topic = rivven_coordinator::NewTopic {
+        name: topic.name,
+        partitions: topic.partitions,
+        replication_factor: topic.replication_factor.map(u32::from),
+        assignment: (!topic.assignments.is_empty()).then_some(topic.assignments),
+        min_isr: topic.min_isr,
+        durability: topic.durability.unwrap_or_default(),
+    };
+    let (partitions, factor, id) = if validate_only {
+        let replicas = coordinator.check_topic(&topic)?;
+        let factor = replicas.first().map_or(0, Vec::len);
+        (replicas.len(), factor, rivven_core_types::TopicId::from_bytes([0; 16]))
+    } else {
+        let id = coordinator.create_topic(&topic, deadline).await?;
+        let state = coordinator.cluster_state();
+        let made = state.topic_by_id(&id).ok_or_else(|| {
+            CoordinatorError::UnexpectedAnswer(format!("topic {name} was deleted at once"))
+        })?;
+        let factor = usize::try_from(made.replication_factor).unwrap_or(usize::MAX);
+        (usize::try_from(made.partitions).unwrap_or(usize::MAX), factor, id)
+    };
+    Ok(CreatedTopic {
+        id,
+        partitions: u32::try_from(partitions).unwrap_or(u32::MAX),
+        replication_factor: u16::try_from(factor).unwrap_or(u16::MAX),
+    })
+}
+
+impl Published {
+    fn refresh(&mut self, state: &Arc<ClusterState>, controller: Option<BrokerId>, now: MonoTime) {
+        let same_state = self.state.as_ref().is_some_and(|before| Arc::ptr_eq(before, state));
+        // A fenced broker's time on the list may run out without any change of the metadata.
+        let aged = now.since(self.made_at) > FENCED_STAYS_LISTED / 10;
+        if same_state && self.controller == controller && !aged {
+            return;
+        }
+        self.refresh_topics(state);
+        let brokers: Vec<BrokerInfo> =
+            state.brokers().filter(|b| self.is_listed(b, now)).map(info_of).collect();
+        let cluster_id = state.cluster_id().map(|id| id.to_string()).unwrap_or_default();
+        let topics = self.topics.values().cloned();
+        self.snapshot = Arc::new(ClusterSnapshot::new(cluster_id, controller, brokers, topics));
+        self.state = Some(Arc::clone(state));
+        self.controller = controller;
+        self.made_at = now;
+    }
+
+    fn refresh_topics(&mut self, state: &ClusterState) {
+        let availability_changed = self.state.as_ref().is_none_or(|before| {
+            let active = |s: &ClusterState| -> Vec<BrokerId> {
+                s.brokers().filter(|b| b.is_active()).map(|b| b.id).collect()
+            };
+            active(before) != active(state)
+        });
+        self.topics.retain(|id, _| state.topic_by_id(id).is_some());
+        let changed: std::collections::BTreeSet<_> = match &self.state {
+            Some(before) if !availability_changed => {
+                state.changed_since(before).into_iter().map(|id| id.topic).collect()
+            }
+            _ => state.topics().map(|topic| topic.id).collect(),
+        };
+        for topic in changed.iter().filter_map(|id| state.topic_by_id(id)) {
+            self.topics.insert(topic.id, Arc::new(topic_info(topic, state)));
+        }
+    }
+
+    fn is_listed(&mut self, broker: &BrokerRecord, now: MonoTime) -> bool {
+        if broker.is_active() {
+            self.fenced_since.remove(&broker.id);
+            return true;
+        }
+        // A broker that was never active for this node's clients has nothing to be missed for.
+        let was_listed = self.snapshot.broker(broker.id).is_some();
+        let since = *self.fenced_since.entry(broker.id).or_insert(now);
+        was_listed && now.since(since) < FENCED_STAYS_LISTED
+    }
+}
+
+fn info_of(broker: &BrokerRecord) -> BrokerInfo {
+    BrokerInfo {
+        id: broker.id,
+        host: broker.info.client_addr.host().to_owned(),
+        port: broker.info.client_addr.port(),
+        rack: broker.info.rack.clone(),
+    }
+}
+
+fn topic_info(topic: &TopicRecord, state: &ClusterState) -> TopicInfo {
+    let partition = |p: &PartitionState| PartitionInfo {
+        leader: p.leader,
+        leader_epoch: p.leader_epoch,
+        replicas: p.replicas.clone(),
+        isr: p.isr.clone(),
+        offline_replicas: p.replicas.iter().copied().filter(|id| !state.is_active(*id)).collect(),
+    };
+    TopicInfo {
+        name: topic.name.clone(),
+        id: topic.id,
+        partitions: state.partitions_of_topic(topic.id).map(partition).collect(),
+    }
+}
+
+fn current_leader(partition: PartitionId, coordinator: &ClusterCoordinator) -> Option<CurrentLeader> {
+    let state = coordinator.cluster_state();
+    let record = state.partition(&partition)?;
+    Some(CurrentLeader { broker: record.leader?, epoch: record.leader_epoch })
+}
+
+/// A replication error as clients are told of it.
+fn broker_error(
+    error: ReplicationError,
+    partition: PartitionId,
+    coordinator: &ClusterCoordinator,
+) -> BrokerError {
+    use ReplicationError as E;
+    let leader = || current_leader(partition, coordinator);
+    match error {
+        // The metadata may know the partition before its replica has been opened here.
+        E::UnknownPartition { .. } if leader().is_some() => {
+            BrokerError::NotLeader { leader: leader() }
+        }
+        E::UnknownPartition { .. } => BrokerError::UnknownPartition,
+        E::NotLeader { .. } | E::ControllerContactLost | E::Shutdown => {
+            BrokerError::NotLeader { leader: leader() }
+        }
+        E::NotEnoughReplicas { .. } => BrokerError::NotEnoughReplicas,
+        E::NotEnoughReplicasAfterAppend { .. } => BrokerError::NotEnoughReplicasAfterAppend,
+        E::OutOfOrderSequence { .. } => BrokerError::OutOfOrderSequence,
+        E::InvalidProducerEpoch { .. } => BrokerError::InvalidProducerEpoch,
+        E::OffsetOutOfRange { .. } => BrokerError::OffsetOutOfRange,
+        E::OffsetNotAvailable => BrokerError::OffsetNotAvailable,
+        E::FencedLeaderEpoch { .. } => BrokerError::FencedLeaderEpoch { leader: leader() },
+        E::UnknownLeaderEpoch { .. } | E::UnknownReplica { .. } | E::StaleNodeEpoch { .. } => {
+            BrokerError::UnknownLeaderEpoch
+        }
+        E::InvalidRequest(_) => BrokerError::InvalidRecord,
+        E::RequestTimedOut { .. } => BrokerError::TimedOut,
+        E::Overloaded { .. } => BrokerError::Unavailable,
+        E::LogUnavailable { .. } | E::OffsetsExhausted => BrokerError::Storage,
+        other => {
+            tracing::warn!(error = %other, "an error without a Kafka code of its own");
+            BrokerError::Unavailable
+        }
+    }
+}
+
+fn topic_error(error: &CoordinatorError) -> BrokerError {
+    match error {
+        CoordinatorError::Rejected(rejection) => match rejection {
+            Rejection::TopicExists { .. } | Rejection::TopicIdExists { .. } => {
+                BrokerError::TopicExists
+            }
+            Rejection::InvalidPartitionCount { .. } => BrokerError::InvalidPartitions,
+            Rejection::InvalidReplicationFactor { .. } => BrokerError::InvalidReplicationFactor,
+            Rejection::InvalidMinIsr { .. } => BrokerError::InvalidConfig,
+            Rejection::DuplicateReplica { .. }
+            | Rejection::UnknownBroker { .. }
+            | Rejection::NoActiveReplica { .. } => BrokerError::InvalidReplicaAssignment,
+            Rejection::TooManyItems { .. } => BrokerError::PolicyViolation,
+            _ => BrokerError::InvalidRequest,
+        },
+        CoordinatorError::Placement(placement) => match placement {
+            PlacementError::PartitionOutOfRange { .. } => BrokerError::InvalidPartitions,
+            PlacementError::DuplicateReplica { .. } => BrokerError::InvalidReplicaAssignment,
+            PlacementError::InvalidTopic(_) => BrokerError::InvalidTopic,
+            _ => BrokerError::InvalidReplicationFactor,
+        },
+        CoordinatorError::InvalidRequest(_) => BrokerError::InvalidPartitions,
+        _ => BrokerError::TimedOut,
+    }
+}

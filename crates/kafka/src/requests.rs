@@ -1,0 +1,24 @@
+//! Decoded requests: one structure per API with the fields of all advertised versions.
+
+mod api_versions;
+mod create_topics;
+mod fetch;
+mod init_producer_id;
+mod list_offsets;
+mod metadata;
+mod produce;
+
+pub(crate) use api_versions::ApiVersionsRequest;
+pub(crate) use create_topics::{CreateTopicsRequest, TopicRequest};
+pub(crate) use fetch::{FetchRequest, FetchTopicRequest};
+pub(crate) use init_producer_id::InitProducerIdRequest;
+pub(crate) use list_offsets::{ListOffsetsPartitionRequest, ListOffsetsRequest};
+pub(crate) use metadata::{MetadataRequest, MetadataTopicRequest};
+pub(crate) use produce::{ProducePartition, ProduceRequest};
+
+/// Most topics in one request.
+pub(crate) const MAX_TOPICS: usize = 10_000;
+/// Most partitions of one topic in one request.
+pub(crate) const MAX_PARTITIONS: usize = 100_000;
+/// Most configuration entries of one topic.
+pub(crate) const MAX_CONFIGS: usize = 256;

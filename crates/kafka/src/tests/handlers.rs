@@ -1,0 +1,668 @@
+//! The matrix: every API at every advertised version, with every answer and every error that the
+//! broker can give, is encoded and read back by the client side of `kafka-protocol`; and the rules of
+//! which code may appear where.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages as kp;
+use kafka_protocol::protocol::StrBytes;
+use rivven_core_types::{
+    BatchBuilder, BrokerId, Durability, LeaderEpoch, ProducerEpoch, ProducerId, RecordBatch,
+};
+use uuid::Uuid;
+
+use super::fake::{
+    EPOCH, FakeBroker, LEADER, TOPIC, TOPIC_ID, answer, batch, call, cluster, topic,
+};
+use crate::api::ApiKey;
+use crate::{BrokerError, CurrentLeader};
+
+fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
+}
+
+/// All errors: without a leader, with one that is listed, with one that is not.
+fn errors() -> Vec<BrokerError> {
+    let stranger = CurrentLeader {
+        broker: BrokerId::new(99),
+        epoch: LeaderEpoch::new(1),
+    };
+    [None, Some(LEADER), Some(stranger)]
+        .into_iter()
+        .flat_map(BrokerError::all)
+        .collect()
+}
+
+pub(super) fn produce_to(name: &str, index: i32, records: Bytes, acks: i16) -> kp::ProduceRequest {
+    let partition = kp::produce_request::PartitionProduceData::default()
+        .with_index(index)
+        .with_records(Some(records));
+    let topic = kp::produce_request::TopicProduceData::default()
+        .with_name(text(name).into())
+        .with_partition_data(vec![partition]);
+    kp::ProduceRequest::default()
+        .with_acks(acks)
+        .with_timeout_ms(1000)
+        .with_topic_data(vec![topic])
+}
+
+pub(super) fn produce(value: &str, acks: i16) -> kp::ProduceRequest {
+    produce_to(TOPIC, 0, batch(value).bytes().clone(), acks)
+}
+
+pub(super) fn fetch(version: i16, offset: i64, max_wait_ms: i32) -> kp::FetchRequest {
+    let partition = kp::fetch_request::FetchPartition::default()
+        .with_fetch_offset(offset)
+        .with_partition_max_bytes(1 << 20);
+    let mut topic = kp::fetch_request::FetchTopic::default().with_partitions(vec![partition]);
+    if version >= 13 {
+        topic.topic_id = Uuid::from_bytes(TOPIC_ID);
+    } else {
+        topic.topic = text(TOPIC).into();
+    }
+    kp::FetchRequest::default()
+        .with_max_wait_ms(max_wait_ms)
+        .with_min_bytes(1)
+        .with_max_bytes(1 << 20)
+        .with_topics(vec![topic])
+}
+
+#[tokio::test]
+async fn api_versions_advertises_what_is_decoded_and_nothing_else() {
+    for version in ApiKey::ApiVersions.versions() {
+        let request = kp::ApiVersionsRequest::default();
+        let response = call(&FakeBroker::new(), version, &request).await;
+        assert_eq!(response.error_code, 0);
+        let got: Vec<_> = response
+            .api_keys
+            .iter()
+            .map(|api| (api.api_key, api.min_version..=api.max_version))
+            .collect();
+        let want = ApiKey::ALL.map(|api| (api.key(), api.versions()));
+        assert_eq!(got, want);
+    }
+}
+
+#[tokio::test]
+async fn produce_answers_success_at_every_version() {
+    for version in ApiKey::Produce.versions() {
+        let broker = FakeBroker::new();
+        for (offset, acks) in [(0, -1), (1, 1)] {
+            let response = call(&broker, version, &produce("v", acks)).await;
+            assert_eq!(response.responses[0].name.as_str(), TOPIC);
+            let partition = &response.responses[0].partition_responses[0];
+            assert_eq!((partition.error_code, partition.base_offset), (0, offset));
+            assert_eq!(
+                partition.log_append_time_ms,
+                if acks == 1 { 77 } else { -1 }
+            );
+            assert_eq!(
+                partition.log_start_offset,
+                if version >= 5 { 0 } else { -1 }
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn produce_answers_every_error_at_every_version_and_never_with_a_deadly_code() {
+    let broker = FakeBroker::new();
+    for version in ApiKey::Produce.versions() {
+        for error in errors() {
+            broker.fail(Some(error));
+            let response = call(&broker, version, &produce("v", -1)).await;
+            let partition = &response.responses[0].partition_responses[0];
+            assert_eq!(partition.error_code, error.produce_code());
+            // Each of these makes librdkafka fail the delivery although a retry would succeed.
+            assert!(
+                ![74, 75, 13, -1, 89, 5].contains(&partition.error_code),
+                "{error}"
+            );
+            assert_eq!(partition.base_offset, -1);
+            assert_eq!(partition.error_message.is_some(), version >= 8);
+            let hinted = version >= 10 && error.current_leader() == Some(LEADER);
+            assert_eq!(
+                partition.current_leader.leader_id.0,
+                if hinted { 2 } else { -1 }
+            );
+            assert_eq!(
+                partition.current_leader.leader_epoch,
+                if hinted { 6 } else { -1 }
+            );
+            let hosts: Vec<_> = response
+                .node_endpoints
+                .iter()
+                .map(|n| n.host.as_str())
+                .collect();
+            assert_eq!(hosts, if hinted { vec!["broker-2"] } else { vec![] });
+        }
+    }
+}
+
+async fn produce_code(records: Bytes) -> i16 {
+    let response = call(&FakeBroker::new(), 9, &produce_to(TOPIC, 0, records, -1)).await;
+    response.responses[0].partition_responses[0].error_code
+}
+
+/// Sets attribute bits of a batch and makes the CRC right again.
+fn with_attributes(batch: &RecordBatch, attributes: u16) -> Bytes {
+    let mut bytes = batch.bytes().to_vec();
+    bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
+    let crc = crc(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+/// CRC-32C, bit by bit.
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0x82f6_3b78 * (crc & 1))
+        })
+    })
+}
+
+#[tokio::test]
+async fn produce_refuses_batches_that_lie_or_that_it_does_not_serve() {
+    let good = batch("v");
+    assert_eq!(produce_code(good.bytes().clone()).await, 0);
+    assert_eq!(produce_code(with_attributes(&good, 0)).await, 0);
+    for (codec, code) in [(1, 76), (2, 76), (3, 76), (4, 76), (7, 76)] {
+        assert_eq!(produce_code(with_attributes(&good, codec)).await, code);
+    }
+    assert_eq!(
+        produce_code(with_attributes(&good, 0x10)).await,
+        48,
+        "transactional"
+    );
+    assert_eq!(
+        produce_code(with_attributes(&good, 0x20)).await,
+        87,
+        "control"
+    );
+    assert_eq!(
+        produce_code(with_attributes(&good, 0x08)).await,
+        32,
+        "LogAppendTime"
+    );
+    assert_eq!(produce_code(Bytes::new()).await, 87, "no batch");
+    let mut two = BytesMut::from(good.bytes().as_ref());
+    two.extend_from_slice(good.bytes());
+    assert_eq!(produce_code(two.freeze()).await, 87, "two batches");
+    assert_eq!(
+        produce_code(good.bytes().slice(..60)).await,
+        87,
+        "cut in the header"
+    );
+    assert_eq!(
+        produce_code(good.bytes().slice(..65)).await,
+        87,
+        "cut in the records"
+    );
+    let mut flipped = good.bytes().to_vec();
+    *flipped.last_mut().unwrap() ^= 1;
+    assert_eq!(produce_code(flipped.into()).await, 2, "CRC");
+    let mut length = good.bytes().to_vec();
+    length[8..12].copy_from_slice(&(2_i32 << 20).to_be_bytes());
+    assert_eq!(produce_code(length.into()).await, 10, "too large");
+    let mut old = vec![0u8; 30];
+    old[16] = 1;
+    assert_eq!(produce_code(old.into()).await, 43, "message set of magic 1");
+    // A right CRC over records that contradict themselves.
+    let mut lie = good.bytes().to_vec();
+    lie[61] = 0x7e;
+    assert_eq!(
+        produce_code(with_attributes_of(lie)).await,
+        87,
+        "record length"
+    );
+    let pid = BatchBuilder::new(0).producer(ProducerId::new(5), ProducerEpoch::new(0), -1);
+    let pid = pid.record(0, None, None).build().unwrap();
+    assert_eq!(produce_code(pid.bytes().clone()).await, 87, "no sequence");
+}
+
+fn with_attributes_of(mut bytes: Vec<u8>) -> Bytes {
+    let crc = crc(&bytes[21..]);
+    bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+    bytes.into()
+}
+
+#[tokio::test]
+async fn produce_refuses_unknown_partitions_acks_and_transactions_for_each_partition() {
+    for version in ApiKey::Produce.versions() {
+        let code = async |request: kp::ProduceRequest| {
+            let response = call(&FakeBroker::new(), version, &request).await;
+            response.responses[0].partition_responses[0].error_code
+        };
+        let records = batch("v").bytes().clone();
+        assert_eq!(code(produce_to("nope", 0, records.clone(), -1)).await, 3);
+        assert_eq!(code(produce_to(TOPIC, 2, records.clone(), -1)).await, 3);
+        assert_eq!(code(produce_to(TOPIC, -1, records, -1)).await, 3);
+        assert_eq!(code(produce("v", 2)).await, 21);
+        let transactional = produce("v", -1).with_transactional_id(Some(text("tx").into()));
+        assert_eq!(code(transactional).await, 53);
+    }
+}
+
+#[tokio::test]
+async fn acks_0_is_never_answered_and_closes_the_connection_when_it_fails() {
+    let broker = FakeBroker::new();
+    let done = answer(&broker, 9, &produce("v", 0)).await;
+    assert!(done.frame.is_none() && !done.close);
+    broker.fail(Some(BrokerError::NotLeader { leader: None }));
+    let failed = answer(&broker, 9, &produce("v", 0)).await;
+    assert!(failed.frame.is_none() && failed.close);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_never_answers_is_answered_for() {
+    let broker = FakeBroker::new();
+    broker.never_answer();
+    let response = call(&broker, 9, &produce("v", -1)).await;
+    assert_eq!(response.responses[0].partition_responses[0].error_code, 7);
+}
+
+#[tokio::test]
+async fn fetch_answers_success_at_every_version() {
+    for version in ApiKey::Fetch.versions() {
+        let broker = FakeBroker::new();
+        call(&broker, 9, &produce("v", 1)).await;
+        let response = call(&broker, version, &fetch(version, 0, 0)).await;
+        assert_eq!((response.error_code, response.session_id), (0, 0));
+        let topic = &response.responses[0];
+        if version >= 13 {
+            assert_eq!(topic.topic_id.as_bytes(), &TOPIC_ID);
+        } else {
+            assert_eq!(topic.topic.as_str(), TOPIC);
+        }
+        let partition = &topic.partitions[0];
+        assert_eq!((partition.error_code, partition.high_watermark), (0, 1));
+        assert_eq!(partition.last_stable_offset, 1);
+        let stored = batch("v").restamped(rivven_core_types::Offset::ZERO, EPOCH);
+        assert_eq!(partition.records.as_ref(), Some(stored.bytes()));
+        let end = call(&broker, version, &fetch(version, 1, 0)).await;
+        assert_eq!(end.responses[0].partitions[0].records, Some(Bytes::new()));
+    }
+}
+
+#[tokio::test]
+async fn fetch_answers_every_error_at_every_version_with_codes_that_clients_retry() {
+    let broker = FakeBroker::new();
+    for version in ApiKey::Fetch.versions() {
+        for error in errors() {
+            broker.fail(Some(error));
+            let response = call(&broker, version, &fetch(version, 0, 10_000)).await;
+            let partition = &response.responses[0].partitions[0];
+            let code = partition.error_code;
+            assert_eq!(code, error.fetch_code(version >= 13));
+            assert!(
+                [1, 3, 6, 56, 74, 75, 100].contains(&code),
+                "{error}: {code}"
+            );
+            assert_eq!(code == 1, error == BrokerError::OffsetOutOfRange);
+            assert_eq!(partition.high_watermark, -1);
+            let hinted = error.current_leader() == Some(LEADER);
+            let leader = if version >= 12 && hinted { 2 } else { -1 };
+            assert_eq!(partition.current_leader.leader_id.0, leader);
+            let hosts: Vec<_> = response
+                .node_endpoints
+                .iter()
+                .map(|n| n.host.as_str())
+                .collect();
+            assert_eq!(
+                hosts,
+                if version >= 16 && hinted {
+                    vec!["broker-2"]
+                } else {
+                    vec![]
+                }
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn fetch_refuses_unknown_topics_by_name_with_3_and_by_id_with_100_without_waiting() {
+    for version in ApiKey::Fetch.versions() {
+        let mut request = fetch(version, 0, i32::MAX);
+        let mut strange = request.topics[0].clone();
+        if version >= 13 {
+            strange.topic_id = Uuid::from_bytes([9; 16]);
+        } else {
+            strange.topic = text("nope").into();
+        }
+        request.topics[0].partitions[0].partition = 7;
+        request.topics.push(strange);
+        request.topics.push(fetch(version, -5, 0).topics.remove(0));
+        request.topics.push(fetch(version, 0, 0).topics.remove(0));
+        let broker = FakeBroker::new();
+        let answered = call(&broker, version, &request);
+        let response = tokio::time::timeout(Duration::from_secs(5), answered)
+            .await
+            .unwrap();
+        let codes: Vec<_> = response
+            .responses
+            .iter()
+            .map(|topic| topic.partitions[0].error_code)
+            .collect();
+        assert_eq!(codes, [3, if version >= 13 { 100 } else { 3 }, 1, 0]);
+    }
+}
+
+#[tokio::test]
+async fn fetch_sessions_are_declined_so_that_the_client_sends_full_requests() {
+    for version in 7..=*ApiKey::Fetch.versions().end() {
+        let broker = FakeBroker::new();
+        for (epoch, code) in [(-1, 0), (0, 0), (1, 70)] {
+            let request = fetch(version, 0, 0).with_session_epoch(epoch);
+            let response = call(&broker, version, &request).await;
+            assert_eq!((response.error_code, response.session_id), (code, 0));
+        }
+    }
+}
+
+fn list(timestamp: i64) -> kp::ListOffsetsRequest {
+    let partition = |index| {
+        kp::list_offsets_request::ListOffsetsPartition::default()
+            .with_partition_index(index)
+            .with_timestamp(timestamp)
+    };
+    let topic = kp::list_offsets_request::ListOffsetsTopic::default()
+        .with_name(text(TOPIC).into())
+        .with_partitions(vec![partition(0), partition(5)]);
+    kp::ListOffsetsRequest::default()
+        .with_replica_id((-1).into())
+        .with_topics(vec![topic])
+}
+
+#[tokio::test]
+async fn list_offsets_answers_every_query_at_every_version() {
+    let broker = FakeBroker::new();
+    for version in ApiKey::ListOffsets.versions() {
+        for (timestamp, first, want) in [
+            (-2, 1, (0, -1)),
+            (-1, 1, (0, -1)),
+            (-3, 7, (3, 30)),
+            (-4, 8, (0, -1)),
+            (-5, 9, (-1, -1)),
+            (20, 1, (1, 20)),
+            (5_000, 1, (-1, -1)),
+            (-6, i16::MAX, (-1, -1)),
+        ] {
+            let response = call(&broker, version, &list(timestamp)).await;
+            let [known, unknown] = response.topics[0].partitions.as_slice() else {
+                panic!("{response:?}");
+            };
+            if version >= first {
+                assert_eq!(known.error_code, 0);
+                assert_eq!((known.offset, known.timestamp), want);
+                let epoch = if version >= 4 && want.0 >= 0 {
+                    EPOCH.get()
+                } else {
+                    -1
+                };
+                assert_eq!(known.leader_epoch, epoch);
+            } else {
+                assert_eq!(known.error_code, 35);
+            }
+            assert_eq!(unknown.error_code, 3);
+        }
+    }
+}
+
+#[tokio::test]
+async fn list_offsets_answers_every_error_at_every_version() {
+    let broker = FakeBroker::new();
+    for version in ApiKey::ListOffsets.versions() {
+        for error in errors() {
+            broker.fail(Some(error));
+            let response = call(&broker, version, &list(-1)).await;
+            let code = response.topics[0].partitions[0].error_code;
+            assert_eq!(code, error.list_offsets_code(version));
+            assert!(code != 78 || version >= 5);
+            assert!(![74, 75].contains(&code) || version >= 4);
+        }
+    }
+}
+
+#[tokio::test]
+async fn init_producer_id_fails_with_loading_and_refuses_transactions_for_good() {
+    let broker = FakeBroker::new();
+    for version in ApiKey::InitProducerId.versions() {
+        broker.fail(None);
+        let request = kp::InitProducerIdRequest::default().with_transactional_id(None);
+        let response = call(&broker, version, &request).await;
+        assert_eq!((response.error_code, response.producer_id.0), (0, 1000));
+        assert_eq!(response.producer_epoch, 0);
+        for error in errors() {
+            broker.fail(Some(error));
+            let response = call(&broker, version, &request).await;
+            assert_eq!((response.error_code, response.producer_id.0), (14, -1));
+        }
+        let request = request.with_transactional_id(Some(text("tx").into()));
+        assert_eq!(call(&broker, version, &request).await.error_code, 53);
+    }
+}
+
+fn create(name: &str, partitions: i32, factor: i16) -> kp::create_topics_request::CreatableTopic {
+    kp::create_topics_request::CreatableTopic::default()
+        .with_name(text(name).into())
+        .with_num_partitions(partitions)
+        .with_replication_factor(factor)
+}
+
+fn configured(name: &str, key: &str, value: &str) -> kp::create_topics_request::CreatableTopic {
+    let config = kp::create_topics_request::CreatableTopicConfig::default();
+    create(name, -1, -1).with_configs(vec![
+        config.with_name(text(key)).with_value(Some(text(value))),
+    ])
+}
+
+fn assigned(name: &str, replicas: &[(i32, &[i32])]) -> kp::create_topics_request::CreatableTopic {
+    let assignment = |(index, brokers): &(i32, &[i32])| {
+        kp::create_topics_request::CreatableReplicaAssignment::default()
+            .with_partition_index(*index)
+            .with_broker_ids(brokers.iter().map(|id| (*id).into()).collect())
+    };
+    create(name, -1, -1).with_assignments(replicas.iter().map(assignment).collect())
+}
+
+#[tokio::test]
+async fn create_topics_checks_each_topic_and_asks_the_broker_for_the_good_ones() {
+    let topics = vec![
+        (create("good", 2, 1), 0),
+        (create("default", -1, -1), 0),
+        (configured("min", "min.insync.replicas", "2"), 0),
+        (configured("durable", "durability", "replicated"), 0),
+        (assigned("placed", &[(1, &[2, 1]), (0, &[1, 2])]), 0),
+        (create("a/b", 1, 1), 17),
+        (create("twice", 1, 1), 42),
+        (create("twice", 1, 1), 42),
+        (create("zero", 0, 1), 37),
+        (create("huge", 100_001, 1), 37),
+        (create("none", 1, 0), 38),
+        (create("wide", 1, 16), 38),
+        (configured("strange", "retention.ms", "1"), 40),
+        (configured("nonsense", "min.insync.replicas", "0"), 40),
+        (configured("lazy", "durability", "maybe"), 40),
+        (assigned("gap", &[(0, &[1]), (2, &[1])]), 39),
+        (assigned("repeat", &[(0, &[1, 1])]), 39),
+        (assigned("ragged", &[(0, &[1, 2]), (1, &[1])]), 39),
+        (assigned("both", &[(0, &[1])]).with_num_partitions(1), 42),
+    ];
+    let (sent, codes): (Vec<_>, Vec<i16>) = topics.into_iter().unzip();
+    for version in ApiKey::CreateTopics.versions() {
+        let broker = FakeBroker::new();
+        let request = kp::CreateTopicsRequest::default()
+            .with_topics(sent.clone())
+            .with_timeout_ms(500)
+            .with_validate_only(true);
+        let response = call(&broker, version, &request).await;
+        for ((got, sent), code) in response.topics.iter().zip(&sent).zip(&codes) {
+            assert_eq!((&got.name, got.error_code), (&sent.name, *code));
+            assert_eq!(got.error_message.is_some(), *code != 0);
+        }
+        let good = &response.topics[0];
+        assert_eq!(
+            good.topic_id.as_bytes()[0],
+            if version >= 7 { 9 } else { 0 }
+        );
+        let counts = (good.num_partitions, good.replication_factor);
+        assert_eq!(counts, if version >= 5 { (2, 1) } else { (-1, -1) });
+        let [asked] = broker.created().try_into().unwrap();
+        assert!(asked.validate_only && asked.timeout == Duration::from_millis(500));
+        let names: Vec<_> = asked
+            .topics
+            .iter()
+            .map(|topic| topic.name.as_str())
+            .collect();
+        assert_eq!(names, ["good", "default", "min", "durable", "placed"]);
+        assert_eq!(
+            (asked.topics[0].partitions, asked.topics[1].partitions),
+            (Some(2), None)
+        );
+        assert_eq!(asked.topics[2].min_isr, Some(2));
+        assert_eq!(asked.topics[3].durability, Some(Durability::Replicated));
+        let id = BrokerId::new;
+        assert_eq!(
+            asked.topics[4].assignments,
+            [[id(1), id(2)], [id(2), id(1)]]
+        );
+    }
+}
+
+#[tokio::test]
+async fn create_topics_answers_every_error_at_every_version() {
+    let broker = FakeBroker::new();
+    for version in ApiKey::CreateTopics.versions() {
+        for error in errors() {
+            broker.fail(Some(error));
+            let request = kp::CreateTopicsRequest::default().with_topics(vec![create("t", 1, 1)]);
+            let response = call(&broker, version, &request).await;
+            assert_eq!(response.topics[0].error_code, error.code());
+            assert_eq!(response.topics[0].error_message.as_deref(), Some("no"));
+        }
+    }
+}
+
+fn asked(name: Option<&str>, id: [u8; 16]) -> kp::metadata_request::MetadataRequestTopic {
+    kp::metadata_request::MetadataRequestTopic::default()
+        .with_name(name.map(|name| text(name).into()))
+        .with_topic_id(Uuid::from_bytes(id))
+}
+
+#[tokio::test]
+async fn metadata_never_names_a_leader_that_it_does_not_list() {
+    let broker = FakeBroker::new();
+    broker.set_cluster(cluster(vec![
+        topic("led", [1; 16], Some(2)),
+        topic("leaderless", [2; 16], None),
+        topic("removed", [3; 16], Some(9)),
+    ]));
+    for version in ApiKey::Metadata.versions() {
+        let all = (version > 0).then_some(()).map_or(Some(vec![]), |()| None);
+        let request = kp::MetadataRequest::default().with_topics(all);
+        let response = call(&broker, version, &request).await;
+        assert_eq!(response.brokers.len(), 2);
+        assert_eq!(response.brokers[1].host.as_str(), "broker-2");
+        assert_eq!(response.brokers[1].rack.is_some(), version >= 1);
+        assert_eq!(response.cluster_id.is_some(), version >= 2);
+        assert_eq!(response.controller_id.0, if version >= 1 { 1 } else { -1 });
+        let leaders: Vec<_> = response
+            .topics
+            .iter()
+            .map(|topic| {
+                let partition = &topic.partitions[1];
+                assert_eq!((topic.error_code, partition.partition_index), (0, 1));
+                let name = topic.name.as_ref().unwrap().to_string();
+                (name, partition.error_code, partition.leader_id.0)
+            })
+            .collect();
+        let want = [("leaderless", 5, -1), ("led", 0, 2), ("removed", 5, -1)];
+        assert_eq!(
+            leaders,
+            want.map(|(name, code, id)| (name.to_owned(), code, id))
+        );
+        let partition = &response.topics[1].partitions[0];
+        assert_eq!(partition.replica_nodes, [1, 2, 9]);
+        assert_eq!(partition.isr_nodes, [1, 2]);
+        let offline: &[i32] = if version >= 5 { &[2, 9] } else { &[] };
+        assert_eq!(partition.offline_replicas, offline);
+        assert_eq!(partition.leader_epoch, if version >= 7 { 5 } else { -1 });
+    }
+}
+
+#[tokio::test]
+async fn metadata_answers_each_topic_once_by_name_and_by_id() {
+    let broker = FakeBroker::new();
+    for version in ApiKey::Metadata.versions() {
+        let mut topics = vec![
+            asked(Some(TOPIC), [0; 16]),
+            asked(Some(TOPIC), [0; 16]),
+            asked(Some("nope"), [0; 16]),
+            asked(Some("a/b"), [0; 16]),
+        ];
+        if version >= 10 {
+            topics.push(asked(None, TOPIC_ID));
+            topics.push(asked(None, [9; 16]));
+        }
+        let request = kp::MetadataRequest::default().with_topics(Some(topics));
+        let response = call(&broker, version, &request).await;
+        let got: Vec<_> = response
+            .topics
+            .iter()
+            .map(|topic| {
+                (
+                    topic.name.as_ref().map(|n| n.as_str().to_owned()),
+                    topic.error_code,
+                )
+            })
+            .collect();
+        let name = |name: &str| Some(name.to_owned());
+        let mut want = vec![(name(TOPIC), 0), (name("nope"), 3), (name("a/b"), 17)];
+        match version {
+            12.. => want.push((None, 100)),
+            10.. => want.push((name(""), 42)),
+            _ => {}
+        }
+        assert_eq!(got, want, "version {version}");
+    }
+    let none = kp::MetadataRequest::default().with_topics(Some(vec![]));
+    assert!(call(&broker, 13, &none).await.topics.is_empty());
+}
+
+#[tokio::test]
+async fn metadata_creates_topics_only_if_client_and_broker_agree() {
+    for version in ApiKey::Metadata.versions() {
+        let request = |allow| {
+            kp::MetadataRequest::default()
+                .with_topics(Some(vec![asked(Some("new"), [0; 16])]))
+                .with_allow_auto_topic_creation(allow)
+        };
+        let broker = FakeBroker::new();
+        assert_eq!(
+            call(&broker, version, &request(true)).await.topics[0].error_code,
+            3
+        );
+        broker.auto_create();
+        if version >= 4 {
+            assert_eq!(
+                call(&broker, version, &request(false)).await.topics[0].error_code,
+                3
+            );
+        }
+        assert!(broker.created().is_empty());
+        assert_eq!(
+            call(&broker, version, &request(true)).await.topics[0].error_code,
+            5
+        );
+        assert_eq!(broker.created()[0].topics[0].partitions, None);
+        for error in errors() {
+            broker.fail(Some(error));
+            let code = call(&broker, version, &request(true)).await.topics[0].error_code;
+            let again = error.is_retriable() || error == BrokerError::TopicExists;
+            assert_eq!(code, if again { 5 } else { error.code() });
+        }
+    }
+}

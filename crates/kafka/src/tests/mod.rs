@@ -1,0 +1,7 @@
+mod fake;
+mod handlers;
+mod hostile;
+mod requests;
+mod server;
+mod socket;
+mod wire_format;
