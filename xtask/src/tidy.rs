@@ -20,7 +20,8 @@ pub(crate) const COMMAND: Command = Command {
     help: "Usage: cargo xtask tidy [--json]\n\n\
         Layers (who may depend on whom), manifests, profiles, file lengths, forbidden words, sleeps\n\
         and ignored tests, commands named in README.md, invariants in docs/architecture.md.\n\
-        A sleep in a test that polls with a deadline carries a comment `sleep-ok: <why>`.",
+        A test may sleep if a comment beside it says `sleep-ok: <why>`: a poll with a deadline, or a\n\
+        simulated delay on a paused clock that another file pauses.",
     passes_on: false,
     run,
 };

@@ -178,7 +178,8 @@ fn check_sleeps(source: &Source) -> Vec<Finding> {
                 .flatten()
                 .any(|n| lines.get(n).is_some_and(|l| l.contains("sleep-ok: ")));
             if !marked {
-                let text = "a test sleeps; wait for a condition with a deadline";
+                let text = "a test sleeps; wait for a condition with a deadline, or say why not in a \
+                            comment `sleep-ok: <why>`";
                 findings.push(source.finding("sleep", line, text));
             }
         }
