@@ -420,3 +420,28 @@ fn a_table_of_the_longest_names_still_fits_its_datagrams() {
     assert_eq!(detector.view().members.len(), 5);
     assert!(told.contains(&longest(0).name));
 }
+
+#[test]
+fn the_whole_table_goes_round_in_few_datagrams_when_nothing_is_new() {
+    let mut detector = detector();
+    let mut peer = Peer::new(1, 1);
+    for node in 2..202 {
+        let update = vec![says(node, 1, 0, MemberState::Alive)];
+        gossip(&mut detector, at(0), &mut peer, update);
+    }
+    let mut told = std::collections::BTreeSet::new();
+    for round in 0..420 {
+        // The first four hundred answers use up what is told first because it is new.
+        if round == 400 {
+            told.clear();
+        }
+        let ping = peer.datagram(7, Message::Ping { seq: round }, vec![]);
+        for output in give(&mut detector, at(1), 1, &ping) {
+            if let Output::Send { payload, .. } = output {
+                let updates = peer.read(&payload).updates;
+                told.extend(updates.into_iter().map(|update| update.info.name));
+            }
+        }
+    }
+    assert_eq!(told.len(), 202);
+}
