@@ -48,6 +48,7 @@ impl Model {
                 life: 1,
                 node_epoch: Some(model.cluster.epoch(n)),
                 lossy: BTreeSet::new(),
+                wiped: false,
             };
             model.world.processes.insert(b(n), process);
         }
@@ -163,7 +164,9 @@ impl Model {
             }
             78 => {
                 self.world.crash(broker, usize::MAX - 1);
-                self.world.processes.get_mut(&broker).unwrap().life += 1;
+                let process = self.world.processes.get_mut(&broker).unwrap();
+                process.life += 1;
+                process.wiped = true;
             }
             79..91 => self.register(broker),
             91..96 => self.recover(id),
@@ -191,8 +194,8 @@ impl Model {
             };
             match self.world.rng.below(10) {
                 0..2 => self.world.learn(broker, &current),
-                2 => self.world.append(leader, id),
-                3..7 => self.world.fetch(broker, leader, id),
+                2 | 3 => self.world.append(leader, id),
+                4..7 => self.world.fetch(broker, leader, id),
                 7 | 8 => self.world.commit(leader, id),
                 _ => self.world.propose(leader, id),
             }
@@ -224,7 +227,11 @@ impl Model {
         }
         let process = &self.world.processes[&broker];
         // One that was wiped has no idea of what it lost: its incarnation tells.
-        let lossy: Vec<PartitionId> = process.lossy.iter().copied().collect();
+        let lossy: Vec<PartitionId> = if process.wiped {
+            Vec::new()
+        } else {
+            process.lossy.iter().copied().collect()
+        };
         let command = registration(broker.get(), process.life, &lossy);
         let CommandResult::Registered { node_epoch, .. } = self.run(&command) else {
             panic!("registration refused");
@@ -232,6 +239,7 @@ impl Model {
         let process = self.world.processes.get_mut(&broker).unwrap();
         process.node_epoch = Some(node_epoch);
         process.lossy.clear();
+        process.wiped = false;
         let state = self.cluster.state().clone();
         self.check(&state, false);
     }

@@ -15,7 +15,10 @@ use crate::{Command, CommandResult, ReplicaClaim};
 /// A record: the epoch in which it was written, and a number of its own.
 pub(super) type Record = (LeaderEpoch, u64);
 
-const MAX_LOG: usize = 40;
+/// Longest log; a topic is mostly deleted before it is reached.
+const MAX_LOG: usize = 300;
+/// Most records of one fetch: less than comes in at times, so that followers fall behind.
+const MAX_FETCH: usize = 8;
 
 /// What a leader knows, while it believes it leads.
 pub(super) struct Leadership {
@@ -56,6 +59,8 @@ pub(super) struct Process {
     pub(super) node_epoch: Option<NodeEpoch>,
     /// Lost records that the controller has not been told of.
     pub(super) lossy: BTreeSet<PartitionId>,
+    /// Its disk is a new one.
+    pub(super) wiped: bool,
 }
 
 pub(super) struct World {
@@ -182,7 +187,7 @@ impl World {
         let Some(node_epoch) = self.processes[&follower].node_epoch else {
             return;
         };
-        let some = self.below(MAX_LOG);
+        let some = self.below(MAX_FETCH);
         let replicas = self.replicas.get_mut(&id).unwrap();
         let (Some(leadership), Some(known)) = (
             replicas.leaders.get_mut(&leader),
