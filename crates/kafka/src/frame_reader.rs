@@ -50,6 +50,7 @@ pub(crate) struct FrameReader<R> {
     buffer: BytesMut,
     config: Arc<KafkaConfig>,
     memory: Arc<Semaphore>,
+    waits_for_memory: bool,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -59,6 +60,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             buffer: BytesMut::new(),
             config,
             memory,
+            waits_for_memory: false,
         }
     }
 
@@ -83,12 +85,13 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             .unwrap_or_else(|_| Err(self.late(limit)))
     }
 
-    fn late(&self, limit: Duration) -> ReadError {
-        // Memory that nobody gives back looks the same from here as a slow client, but is not.
-        if self.buffer.len() >= LENGTH_BYTES && self.memory.available_permits() == 0 {
-            return ReadError::Memory;
+    /// A frame that is late because no memory came is not its client's fault.
+    const fn late(&self, limit: Duration) -> ReadError {
+        if self.waits_for_memory {
+            ReadError::Memory
+        } else {
+            ReadError::Slow(limit)
         }
-        ReadError::Slow(limit)
     }
 
     async fn rest_of_frame(&mut self) -> Result<RequestFrame, ReadError> {
@@ -106,10 +109,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             .ok_or(ReadError::Length { length, max })?;
         // The whole frame is granted at once: if connections took memory bit by bit, they could all
         // end up waiting for each other. Nothing is allocated for it yet.
+        self.waits_for_memory = true;
         let memory = Arc::clone(&self.memory)
             .acquire_many_owned(size)
             .await
             .map_err(|_| ReadError::Memory)?;
+        self.waits_for_memory = false;
         let size = usize::try_from(size).map_err(|_| ReadError::Length { length, max })?;
         self.fill(LENGTH_BYTES + size).await?;
         self.buffer.advance(LENGTH_BYTES);

@@ -116,7 +116,7 @@ fn a_known_tag_must_be_read_to_its_end() {
     // Cluster id "a" in a field of three bytes.
     let body = [&[0u8; 21][..], &[1, 1, 1, 1, 0, 3, 2, b'a', 0]].concat();
     let whole = framed(ApiKey::Fetch, 15, &body);
-    let mut short = body.clone();
+    let mut short = body;
     short[26] = 2;
     short.truncate(29);
     let refused = decode(ApiKey::Fetch, 15, whole);

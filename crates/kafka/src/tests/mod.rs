@@ -1,3 +1,4 @@
+mod admin;
 mod fake;
 mod handlers;
 mod hostile;
