@@ -422,8 +422,34 @@ impl PartitionReplica {
         Ok(log.log_start())
     }
 
-    /// How many records the follower that is furthest behind lacks, and how many followers lack more
-    /// than `max`: figures for metrics, nothing else.
+    /// The node epoch of an assigned replica, for a fetch by call.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn node_epoch_of(
+        &self,
+        broker: BrokerId,
+        view: &ClusterView,
+    ) -> Result<rivven_core_types::NodeEpoch, ReplicationError> {
+        let assigned = broker != self.me && self.state.is_replica(broker);
+        let known = view.node_epochs.get(&broker).copied();
+        known
+            .filter(|_| assigned)
+            .ok_or(ReplicationError::UnknownReplica { broker })
+    }
+
+    /// The session epoch after the newest one of a replica, for a fetch by call.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn next_session_epoch(&self, broker: BrokerId) -> u64 {
+        match &self.role {
+            Role::Leader(leader) => leader
+                .remotes
+                .get(&broker)
+                .and_then(|r| r.progress)
+                .map_or(1, |p| p.session_epoch.saturating_add(1)),
+            Role::Idle | Role::Follower(_) | Role::Offline(_) => 1,
+        }
+    }
+
+    /// The followers that lack more than `max` records: a figure for metrics, nothing else.
     #[cfg(feature = "tokio")]
     pub(crate) fn lagging_followers(&self, max: u64, log: &dyn ReplicaLog) -> Vec<BrokerId> {
         match &self.role {

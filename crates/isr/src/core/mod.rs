@@ -10,14 +10,13 @@ mod remote;
 mod types;
 
 pub(crate) use isr::AlterResult;
-pub(crate) use leader::ConsumerRead;
 pub(crate) use partition::PartitionReplica;
 pub(crate) use purgatory::AckId;
+pub use types::{Acks, OffsetSpec, PartitionStatus, ReplicaRole, ReplicaStatus};
 pub(crate) use types::{
-    Acked, ClusterView, FetchPosition, FetchReply, Output, ProduceIn, ReplicaFetch, ReplicaFetched,
+    ClusterView, FetchPosition, FetchReply, Output, ProduceIn, ReplicaFetch, ReplicaFetched,
     Settings,
 };
-pub use types::{Acks, OffsetSpec, PartitionStatus, ReplicaRole, ReplicaStatus};
 
 #[cfg(test)]
 mod tests;

@@ -368,6 +368,18 @@ impl PartitionReplica {
         }
     }
 
+    /// Gives the role up for good: the partition is removed, or the node stops.
+    pub(crate) fn retire(&mut self, out: &mut Vec<Output>) {
+        if !matches!(self.role, Role::Offline(_)) {
+            self.leave_role(out);
+        }
+    }
+
+    /// When a record counts as stored.
+    pub(crate) const fn durability(&self) -> Durability {
+        self.state.durability
+    }
+
     /// The state as it is published.
     pub(crate) fn status(&self, log: &dyn ReplicaLog) -> PartitionStatus {
         let mut followers = Vec::new();

@@ -62,7 +62,8 @@ impl Purgatory {
         if self.next_deadline.is_none_or(|next| next > now) {
             return VecDeque::new();
         }
-        let (expired, kept): (VecDeque<_>, VecDeque<_>) = self.queue.drain(..).partition(|w| w.deadline <= now);
+        let (expired, kept): (VecDeque<_>, VecDeque<_>) =
+            self.queue.drain(..).partition(|w| w.deadline <= now);
         self.queue = kept;
         self.next_deadline = self.queue.iter().map(|w| w.deadline).min();
         expired

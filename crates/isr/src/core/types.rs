@@ -94,6 +94,29 @@ pub struct PartitionStatus {
     pub offline_reason: Option<String>,
 }
 
+impl PartitionStatus {
+    /// The status of a log that could not be opened.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn failed(partition: PartitionId, reason: &str) -> Self {
+        Self {
+            partition,
+            role: ReplicaRole::Offline,
+            leader: None,
+            leader_epoch: LeaderEpoch::new(-1),
+            partition_epoch: PartitionEpoch::new(-1),
+            high_watermark: Offset::ZERO,
+            log_start: Offset::ZERO,
+            log_end: Offset::ZERO,
+            durable_end: Offset::ZERO,
+            isr: Vec::new(),
+            under_min_isr: false,
+            replicas: Vec::new(),
+            followers: Vec::new(),
+            offline_reason: Some(reason.to_owned()),
+        }
+    }
+}
+
 /// Bounds and times of the core.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
@@ -105,7 +128,7 @@ pub(crate) struct Settings {
 }
 
 /// The brokers, as the metadata knows them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ClusterView {
     /// Node epochs of the registered brokers.
     pub(crate) node_epochs: BTreeMap<BrokerId, NodeEpoch>,

@@ -1,49 +1,209 @@
 //! The public face of the driver.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use rivven_core_types::{
-    BrokerId, LeaderEpoch, MonoTime, Offset, PartitionId, PeerIdentity, Reply, RpcError,
-    RpcRequest, TimestampedOffset,
+    BoxFuture, BrokerId, LeaderEpoch, MonoTime, Offset, PartitionId, PeerIdentity, Reply,
+    RpcRequest, SystemClock, TimestampedOffset,
 };
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::api::{
     Fetch, Fetched, FetchedPartition, LocalLog, MetadataUpdate, Produce, Produced, ReplicationPorts,
 };
-use super::seed::PartitionReplication;
+use super::command::{Command, ShardUpdate};
+use super::fetcher::{BrokerTable, Fetcher, SignalTable, Signals};
+use super::flusher::FlushWork;
+use super::seed::{NoController, NoPeers, PartitionReplication, TokioExecutor};
+use super::shard::{Mailbox, Shard, ShardParts, StatusTable, signal};
+use super::{alter, flusher, serve};
 use crate::config::ReplicationConfig;
-use crate::core::{OffsetSpec, PartitionStatus};
+use crate::core::{ClusterView, OffsetSpec, PartitionStatus};
 use crate::error::ReplicationError;
+use crate::mem_log::MemLogStore;
+
+/// How often shards look at their deadlines.
+const TICK: Duration = Duration::from_millis(10);
+/// Most flushes that wait for the flusher; further ones wait in their shard.
+const FLUSH_QUEUE: usize = 1024;
+/// Most in-sync-set proposals that wait for the controller; further ones are sent again later.
+const ALTER_QUEUE: usize = 4096;
+/// How much longer than its timeout a call waits for a shard that does not answer.
+const SHARD_GRACE: Duration = Duration::from_secs(5);
 
 /// Replicates the partitions of one node. Cheap to clone; all clones are the same manager.
+///
+/// ```
+/// use std::time::Duration;
+/// use rivven_core_types::{BatchBuilder, BrokerId, PartitionId, TopicId};
+/// use rivven_isr::{Acks, Produce, ReplicationConfig, ReplicationManager};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let manager = ReplicationManager::new(BrokerId::new(1), ReplicationConfig {
+///     min_isr: 1,
+///     ..Default::default()
+/// });
+/// let partition = PartitionId::new(TopicId::from_bytes([1; 16]), 0);
+/// let handle = manager.get_or_create(partition, true);
+/// let batch = BatchBuilder::new(0).record(0, None, Some(b"hello")).build().unwrap();
+/// let timeout = Duration::from_secs(5);
+/// let produced = manager.produce(Produce { partition, batch, acks: Acks::All, timeout }).await.unwrap();
+/// assert_eq!(produced.base_offset.get(), 0);
+/// assert_eq!(handle.id(), partition);
+/// # });
+/// ```
 #[derive(Debug, Clone)]
 pub struct ReplicationManager {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
-struct Inner {
+pub(super) struct Inner {
     node_id: BrokerId,
-    config: ReplicationConfig,
+    pub(super) config: ReplicationConfig,
+    ports: ReplicationPorts,
+    pub(super) shards: Vec<mpsc::Sender<Command>>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    flusher: mpsc::Sender<FlushWork>,
+    statuses: StatusTable,
+    signals: SignalTable,
+    pub(super) brokers: Arc<RwLock<Arc<BrokerTable>>>,
+    session_epochs: Arc<AtomicU64>,
+    contact_until: Arc<AtomicU64>,
+    runtime: tokio::runtime::Handle,
+    fetchers: Mutex<BTreeMap<BrokerId, JoinHandle<()>>>,
+    /// One metadata change at a time.
+    applying: tokio::sync::Mutex<()>,
+    closed: AtomicBool,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReplicationManager")
+            .field("node_id", &self.node_id)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop_fetchers(&BTreeSet::new());
+    }
+}
+
+/// Which of `count` shards owns a partition.
+pub(super) fn shard_of(partition: PartitionId, count: usize) -> usize {
+    // FNV-1a over the topic; the index is added, so that a topic spreads evenly.
+    let hash = partition
+        .topic
+        .as_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+    let spread = hash.wrapping_add(u64::from(partition.index.get()));
+    let count = u64::try_from(count.max(1)).unwrap_or(1);
+    usize::try_from(spread % count).unwrap_or(0)
 }
 
 impl ReplicationManager {
-    /// A manager on its own: logs in memory, no peers, no controller.
+    /// A manager on its own: logs in memory, no peers, no controller. Values of `config` that are out
+    /// of range ([`ReplicationConfig::validate`]) are replaced by their defaults.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime context with time enabled.
     pub fn new(node_id: BrokerId, config: ReplicationConfig) -> Self {
-        Self {
-            inner: Arc::new(Inner { node_id, config }),
-        }
+        let executor = Arc::new(TokioExecutor::current());
+        let ports = ReplicationPorts {
+            logs: Arc::new(MemLogStore::default()),
+            rpc: Arc::new(NoPeers),
+            controller: Arc::new(NoController),
+            clock: Arc::new(SystemClock::default()),
+            shards: executor.clone(),
+            flusher: executor,
+        };
+        let manager = Self::with_ports(node_id, config, ports);
+        // Nobody else can lead what only this process knows.
+        manager.controller_contact(MonoTime::from_origin(Duration::MAX));
+        manager
     }
 
-    /// A manager in a cluster.
+    /// A manager in a cluster. Until [`ReplicationManager::controller_contact`] is first called it
+    /// refuses what needs the controller session.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime context with time enabled; follower fetchers and timers run there,
+    /// shards and the flusher on their executors.
     pub fn with_ports(
         node_id: BrokerId,
         config: ReplicationConfig,
-        _ports: ReplicationPorts,
+        ports: ReplicationPorts,
     ) -> Self {
-        Self {
-            inner: Arc::new(Inner { node_id, config }),
+        let config = if let Err(error) = config.validate() {
+            tracing::error!(%error, "invalid replication config; the defaults are used");
+            ReplicationConfig::default()
+        } else {
+            config
+        };
+        let (flush_tx, flush_rx) = mpsc::channel(FLUSH_QUEUE);
+        let (alter_tx, alter_rx) = mpsc::channel(ALTER_QUEUE);
+        let statuses = StatusTable::default();
+        let signals = SignalTable::default();
+        let contact_until = Arc::new(AtomicU64::new(0));
+        let mut shards = Vec::new();
+        let mut mailboxes = Vec::new();
+        for index in 0..config.shards {
+            let (tx, rx) = mpsc::channel(config.shard_queue);
+            let mailbox = Arc::new(Mailbox::default());
+            let shard = Shard::new(ShardParts {
+                index,
+                count: config.shards,
+                me: node_id,
+                config: config.clone(),
+                logs: Arc::clone(&ports.logs),
+                clock: Arc::clone(&ports.clock),
+                mailbox: Arc::clone(&mailbox),
+                flusher: flush_tx.clone(),
+                alters: alter_tx.clone(),
+                statuses: Arc::clone(&statuses),
+                signals: Arc::clone(&signals),
+                contact_until: Arc::clone(&contact_until),
+            });
+            let name = format!("isr-shard-{index}");
+            ports.shards.spawn(&name, Box::pin(shard.run(rx)));
+            shards.push(tx);
+            mailboxes.push(mailbox);
         }
+        // Weak, so that the loops end when the manager is dropped.
+        let weak = || shards.iter().map(mpsc::Sender::downgrade).collect();
+        let flushes = flusher::run(flush_rx, Arc::clone(&ports.logs), weak());
+        ports.flusher.spawn("isr-flusher", Box::pin(flushes));
+        let runtime = tokio::runtime::Handle::current();
+        let alters = alter::run(alter_rx, Arc::clone(&ports.controller), weak());
+        drop(runtime.spawn(alters));
+        let inner = Arc::new(Inner {
+            node_id,
+            config,
+            ports,
+            shards,
+            mailboxes,
+            flusher: flush_tx,
+            statuses,
+            signals,
+            brokers: Arc::default(),
+            session_epochs: Arc::new(AtomicU64::new(1)),
+            contact_until,
+            runtime,
+            fetchers: Mutex::default(),
+            applying: tokio::sync::Mutex::default(),
+            closed: AtomicBool::new(false),
+        });
+        drop(inner.runtime.spawn(tick(Arc::downgrade(&inner))));
+        Self { inner }
     }
 
     /// This broker's id.
@@ -51,90 +211,416 @@ impl ReplicationManager {
         self.inner.node_id
     }
 
-    /// The configuration.
+    /// The configuration in force.
     pub fn config(&self) -> &ReplicationConfig {
         &self.inner.config
     }
 
-    /// A handle of the partition.
+    /// A handle of a partition, whose log is opened if need be.
+    ///
+    /// It cannot override the cluster: `is_leader` counts only for a partition that has no record
+    /// yet, which then becomes a partition of this node alone (replicas: itself, `min_isr` as
+    /// configured) until [`ReplicationManager::apply`] brings the real record. Without a record and
+    /// without `is_leader` the replica waits.
     pub fn get_or_create(
         &self,
         partition_id: PartitionId,
-        _is_leader: bool,
+        is_leader: bool,
     ) -> PartitionReplication {
+        let index = shard_of(partition_id, self.inner.shards.len());
+        if let (Some(mailbox), Some(shard)) = (
+            self.inner.mailboxes.get(index),
+            self.inner.shards.get(index),
+        ) {
+            let mut adopt = mailbox.adopt.lock().unwrap_or_else(PoisonError::into_inner);
+            *adopt.entry(partition_id).or_insert(false) |= is_leader;
+            // A nudge; a full queue means that the shard is awake anyway.
+            let _full = shard.try_send(Command::Tick);
+        }
         PartitionReplication {
             manager: self.clone(),
             partition: partition_id,
         }
     }
 
-    /// Serves a follower's fetch by call.
+    /// Takes a follower's fetch by call instead of RPC: moves its progress (both its log end and its
+    /// durable end) to `fetch_offset`, with it the high watermark and the in-sync set, and returns the
+    /// records from there on. The caller vouches that the replica's log is a prefix of the leader's.
+    ///
+    /// # Errors
+    /// [`ReplicationError::UnknownReplica`] if the replica is not assigned,
+    /// [`ReplicationError::OffsetOutOfRange`] beyond the log; nothing changed then.
     pub async fn handle_replica_fetch(
         &self,
-        _partition_id: &PartitionId,
-        _replica_id: &BrokerId,
-        _fetch_offset: Offset,
+        partition_id: &PartitionId,
+        replica_id: &BrokerId,
+        fetch_offset: Offset,
     ) -> Result<Fetched, ReplicationError> {
-        Err(ReplicationError::Shutdown)
+        let (partition, broker) = (*partition_id, *replica_id);
+        self.ask(partition, |reply| Command::LocalFetch {
+            partition,
+            broker,
+            offset: fetch_offset,
+            reply,
+        })
+        .await
     }
 
-    /// Opens every log on disk, before registration.
+    /// Opens every log on disk, before the broker registers: a cut tail or a log that does not open
+    /// means that it must register as lossy. The first [`ReplicationManager::apply`] after it tells
+    /// the store that the cuts are registered.
+    ///
+    /// # Errors
+    /// [`ReplicationError::LogUnavailable`] if the directory cannot be read; a single log that cannot
+    /// be opened is reported in its entry.
     pub async fn open_local_logs(&self) -> Result<Vec<LocalLog>, ReplicationError> {
-        Err(ReplicationError::Shutdown)
+        let mut logs = Vec::new();
+        for shard in &self.inner.shards {
+            let (reply, answer) = oneshot::channel();
+            send(shard, Command::OpenLogs { reply }).await?;
+            logs.extend(answer.await.map_err(|_| ReplicationError::Shutdown)??);
+        }
+        logs.sort_by_key(|log| log.partition);
+        Ok(logs)
     }
 
-    /// Applies committed metadata.
-    pub async fn apply(&self, _update: MetadataUpdate) -> Result<(), ReplicationError> {
-        Err(ReplicationError::Shutdown)
+    /// Applies committed metadata. Idempotent; a record older than the one applied changes nothing.
+    ///
+    /// # Errors
+    /// [`ReplicationError::Shutdown`] only: what goes wrong with one partition takes that partition
+    /// offline.
+    pub async fn apply(&self, update: MetadataUpdate) -> Result<(), ReplicationError> {
+        let inner = &self.inner;
+        let _one_at_a_time = inner.applying.lock().await;
+        let view = Arc::new(ClusterView {
+            node_epochs: update
+                .brokers
+                .iter()
+                .map(|(b, (_, e))| (*b, *e))
+                .chain([(update.local.id, update.local.node_epoch)])
+                .collect(),
+            ineligible: update.ineligible,
+        });
+        *inner
+            .brokers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Arc::new(BrokerTable {
+            local_epoch: Some(update.local.node_epoch),
+            brokers: update.brokers,
+        });
+        let count = inner.shards.len();
+        let mut parts: Vec<ShardUpdate> = inner
+            .shards
+            .iter()
+            .map(|_| ShardUpdate {
+                view: Arc::clone(&view),
+                changed: Vec::new(),
+                removed: Vec::new(),
+            })
+            .collect();
+        for record in update.changed {
+            if let Some(part) = parts.get_mut(shard_of(record.id, count)) {
+                part.changed.push(record);
+            }
+        }
+        for partition in update.removed {
+            if let Some(part) = parts.get_mut(shard_of(partition, count)) {
+                part.removed.push(partition);
+            }
+        }
+        let mut followed = BTreeSet::new();
+        let mut touched = BTreeSet::new();
+        for (shard, update) in inner.shards.iter().zip(parts) {
+            let (reply, answer) = oneshot::channel();
+            send(shard, Command::Apply { update, reply }).await?;
+            let updated = answer.await.map_err(|_| ReplicationError::Shutdown)?;
+            followed.extend(updated.followed);
+            touched.extend(updated.touched);
+        }
+        inner.stop_fetchers(&followed);
+        for leader in &followed {
+            inner.start_fetcher(*leader);
+        }
+        for leader in touched {
+            signal(&inner.signals, leader, |s| s.changed.notify_one());
+        }
+        Ok(())
     }
 
-    /// Writes a batch and waits for its acknowledgement.
-    pub async fn produce(&self, _produce: Produce) -> Result<Produced, ReplicationError> {
-        Err(ReplicationError::Shutdown)
+    /// Writes a batch. It is queued when this returns, before the future is first polled: a
+    /// connection's writes are appended in the order of these calls. The future waits for the
+    /// acknowledgement; dropping it gives up the answer, not the write.
+    ///
+    /// # Errors
+    /// See [`ReplicationError::outcome_unknown`] for those after which the record may be in the log.
+    pub fn produce(
+        &self,
+        produce: Produce,
+    ) -> BoxFuture<'static, Result<Produced, ReplicationError>> {
+        let timeout = produce.timeout;
+        let queued = self.queue_produce(produce);
+        Box::pin(async move {
+            match tokio::time::timeout(timeout.saturating_add(SHARD_GRACE), queued?).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_closed)) => Err(ReplicationError::Shutdown),
+                Err(_elapsed) => Err(ReplicationError::RequestTimedOut { waited: timeout }),
+            }
+        })
     }
 
-    /// Reads below the high watermark.
-    pub async fn fetch(&self, _fetch: Fetch) -> Vec<FetchedPartition> {
-        Vec::new()
+    fn queue_produce(
+        &self,
+        produce: Produce,
+    ) -> Result<oneshot::Receiver<Result<Produced, ReplicationError>>, ReplicationError> {
+        let Produce {
+            partition,
+            batch,
+            acks,
+            timeout,
+        } = produce;
+        let index = shard_of(partition, self.inner.shards.len());
+        let mailbox = self
+            .inner
+            .mailboxes
+            .get(index)
+            .ok_or(ReplicationError::Shutdown)?;
+        let bytes = batch.bytes().len();
+        let queued = mailbox.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if queued + bytes > self.inner.config.shard_queue_bytes {
+            let _before = mailbox.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(ReplicationError::Overloaded {
+                queue: "shard bytes",
+            });
+        }
+        let deadline = self.inner.ports.clock.now() + timeout;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Produce {
+            partition,
+            batch,
+            acks,
+            deadline,
+            reply,
+        };
+        if let Err(error) = self.try_send(partition, command) {
+            let _before = mailbox.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(error);
+        }
+        Ok(answer)
     }
 
-    /// Finds an offset.
+    /// Reads below the high watermark, waiting up to `max_wait` for `min_bytes`. The answers come in
+    /// the order of the request; a partition that fails ends the wait.
+    pub async fn fetch(&self, fetch: Fetch) -> Vec<FetchedPartition> {
+        serve::consumer_fetch(&self.inner, fetch).await
+    }
+
+    /// Finds an offset. `None` when no record has such a timestamp.
+    ///
+    /// # Errors
+    /// [`ReplicationError::OffsetNotAvailable`] while a new leader does not know its high watermark,
+    /// [`ReplicationError::ControllerContactLost`] for the latest offset without controller session.
     pub async fn list_offset(
         &self,
-        _partition: PartitionId,
-        _spec: OffsetSpec,
-        _current_leader_epoch: Option<LeaderEpoch>,
+        partition: PartitionId,
+        spec: OffsetSpec,
+        current_leader_epoch: Option<LeaderEpoch>,
     ) -> Result<Option<TimestampedOffset>, ReplicationError> {
-        Err(ReplicationError::Shutdown)
+        self.ask(partition, |reply| Command::ListOffset {
+            partition,
+            spec,
+            epoch: current_leader_epoch,
+            reply,
+        })
+        .await
     }
 
-    /// Deletes the records below `before` (KIP-107); the new log start.
+    /// Deletes the records below `before` on the leader, and from there on the followers (KIP-107);
+    /// returns the new log start, which is lower if `before` lies inside what the log keeps whole.
+    ///
+    /// # Errors
+    /// [`ReplicationError::OffsetOutOfRange`] beyond the high watermark; nothing changed then.
     pub async fn delete_records(
         &self,
-        _partition: PartitionId,
-        _before: Offset,
+        partition: PartitionId,
+        before: Offset,
     ) -> Result<Offset, ReplicationError> {
-        Err(ReplicationError::Shutdown)
+        self.ask(partition, |reply| Command::DeleteRecords {
+            partition,
+            before,
+            reply,
+        })
+        .await
     }
 
-    /// Answers `RpcKind::REPLICA_FETCH`.
-    pub fn handle_rpc(&self, _peer: &PeerIdentity, request: RpcRequest) -> Reply {
-        Reply::Now(Err(RpcError::UnknownKind { kind: request.kind }))
+    /// Answers [`rivven_core_types::RpcKind::REPLICA_FETCH`]; any other kind is refused.
+    pub fn handle_rpc(&self, peer: &PeerIdentity, request: RpcRequest) -> Reply {
+        serve::handle_rpc(&self.inner, peer, request)
     }
 
-    /// The controller session is good until `until`.
-    pub fn controller_contact(&self, _until: MonoTime) {}
+    /// The controller session is good until `until`, on this manager's clock. A session that is
+    /// extended never gets shorter.
+    pub fn controller_contact(&self, until: MonoTime) {
+        let nanos = u64::try_from(until.since_origin().as_nanos()).unwrap_or(u64::MAX);
+        let _before = self.inner.contact_until.fetch_max(nanos, Ordering::AcqRel);
+    }
 
     /// The latest published state of a partition.
-    pub fn status(&self, _partition: PartitionId) -> Option<PartitionStatus> {
-        None
+    pub fn status(&self, partition: PartitionId) -> Option<PartitionStatus> {
+        let table = self
+            .inner
+            .statuses
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        table.get(&partition).map(|status| (**status).clone())
     }
 
-    /// The latest published state of all partitions, by id.
+    /// The latest published states of all partitions, by id.
     pub fn statuses(&self) -> Vec<PartitionStatus> {
-        Vec::new()
+        let table = self
+            .inner
+            .statuses
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        table.values().map(|status| (**status).clone()).collect()
     }
 
-    /// Flushes everything durably and stops.
-    pub async fn shutdown(&self) {}
+    /// Answers all waiting calls with [`ReplicationError::Shutdown`], makes every log durable, saves
+    /// the high-watermark checkpoint and stops. Later calls fail; calling it again does nothing.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        let _one_at_a_time = inner.applying.lock().await;
+        if inner.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        inner.stop_fetchers(&BTreeSet::new());
+        for shard in &inner.shards {
+            let (reply, answer) = oneshot::channel();
+            if send(shard, Command::Shutdown { reply }).await.is_ok() {
+                // An error means that the shard has ended by itself.
+                let _ended = answer.await;
+            }
+        }
+        let (done, saved) = oneshot::channel();
+        let work = FlushWork::Checkpoint {
+            high_watermarks: inner.high_watermarks(),
+            done: Some(done),
+        };
+        if inner.flusher.send(work).await.is_ok() {
+            let _ended = saved.await;
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        partition: PartitionId,
+        command: impl FnOnce(oneshot::Sender<Result<T, ReplicationError>>) -> Command,
+    ) -> Result<T, ReplicationError> {
+        let (reply, answer) = oneshot::channel();
+        self.try_send(partition, command(reply))?;
+        match tokio::time::timeout(SHARD_GRACE, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_closed)) => Err(ReplicationError::Shutdown),
+            Err(_elapsed) => Err(ReplicationError::RequestTimedOut {
+                waited: SHARD_GRACE,
+            }),
+        }
+    }
+
+    fn try_send(&self, partition: PartitionId, command: Command) -> Result<(), ReplicationError> {
+        let index = shard_of(partition, self.inner.shards.len());
+        let shard = self
+            .inner
+            .shards
+            .get(index)
+            .ok_or(ReplicationError::Shutdown)?;
+        shard.try_send(command).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => ReplicationError::Overloaded { queue: "shard" },
+            mpsc::error::TrySendError::Closed(_) => ReplicationError::Shutdown,
+        })
+    }
+}
+
+impl Inner {
+    fn high_watermarks(&self) -> Vec<(PartitionId, Offset)> {
+        let table = self.statuses.read().unwrap_or_else(PoisonError::into_inner);
+        table
+            .values()
+            .map(|s| (s.partition, s.high_watermark))
+            .collect()
+    }
+
+    /// Stops the fetchers of all leaders but `keep`.
+    fn stop_fetchers(&self, keep: &BTreeSet<BrokerId>) {
+        let mut fetchers = self.fetchers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut signals = self.signals.write().unwrap_or_else(PoisonError::into_inner);
+        signals.retain(|leader, _| keep.contains(leader));
+        fetchers.retain(|leader, task| {
+            let kept = keep.contains(leader);
+            if !kept {
+                task.abort();
+            }
+            kept
+        });
+    }
+
+    fn start_fetcher(&self, leader: BrokerId) {
+        let mut fetchers = self.fetchers.lock().unwrap_or_else(PoisonError::into_inner);
+        if fetchers.contains_key(&leader) {
+            return;
+        }
+        let signals = Arc::new(Signals::default());
+        let _previous = self
+            .signals
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(leader, Arc::clone(&signals));
+        let fetcher = Fetcher {
+            leader,
+            config: self.config.clone(),
+            shards: self.shards.clone(),
+            rpc: Arc::clone(&self.ports.rpc),
+            clock: Arc::clone(&self.ports.clock),
+            brokers: Arc::clone(&self.brokers),
+            session_epochs: Arc::clone(&self.session_epochs),
+            signals,
+        };
+        let _previous = fetchers.insert(leader, self.runtime.spawn(fetcher.run()));
+    }
+}
+
+async fn send(shard: &mpsc::Sender<Command>, command: Command) -> Result<(), ReplicationError> {
+    shard
+        .send(command)
+        .await
+        .map_err(|_| ReplicationError::Shutdown)
+}
+
+/// Gives the shards their sense of time and saves checkpoints, for as long as the manager lives.
+async fn tick(manager: std::sync::Weak<Inner>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut next_checkpoint = None;
+    loop {
+        let _at = interval.tick().await;
+        let Some(inner) = manager.upgrade() else {
+            return;
+        };
+        if inner.closed.load(Ordering::Acquire) {
+            return;
+        }
+        for shard in &inner.shards {
+            // A full queue means that the shard is busy; the next tick will do.
+            let _full = shard.try_send(Command::Tick);
+        }
+        let now = inner.ports.clock.now();
+        let due = *next_checkpoint.get_or_insert(now + inner.config.checkpoint_interval);
+        if now >= due {
+            next_checkpoint = Some(now + inner.config.checkpoint_interval);
+            let work = FlushWork::Checkpoint {
+                high_watermarks: inner.high_watermarks(),
+                done: None,
+            };
+            let _full = inner.flusher.try_send(work);
+        }
+    }
 }

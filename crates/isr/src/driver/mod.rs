@@ -1,9 +1,17 @@
 //! The tokio driver: shards that own partitions, follower fetchers, the flusher.
 
+mod alter;
 mod api;
+mod command;
+mod fetcher;
+mod flusher;
 mod manager;
+mod protocol;
 mod seed;
+mod serve;
 mod shard;
+#[cfg(test)]
+mod tests;
 
 pub use api::{
     ControllerError, Fetch, FetchPartition, Fetched, FetchedPartition, LocalBroker, LocalLog,

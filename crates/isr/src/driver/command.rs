@@ -1,0 +1,135 @@
+//! What a shard is asked to do.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rivven_core_types::{
+    AlterPartitionProposal, BrokerId, LeaderEpoch, MonoTime, NodeEpoch, Offset, PartitionId,
+    PartitionState, RecordBatch, TimestampedOffset,
+};
+use tokio::sync::{Notify, oneshot};
+
+use super::api::{FetchPartition, Fetched, FetchedPartition, LocalLog, Produced};
+use super::protocol::FetchEntry;
+use crate::core::{
+    Acks, AlterResult, ClusterView, FetchPosition, FetchReply, OffsetSpec, ReplicaFetched,
+};
+use crate::error::ReplicationError;
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, ReplicationError>>;
+
+/// A flush that has run.
+#[derive(Debug)]
+pub(super) struct FlushDone {
+    pub(super) partition: PartitionId,
+    pub(super) instance: u64,
+    pub(super) end: Offset,
+    pub(super) generation: u64,
+    pub(super) result: std::io::Result<()>,
+}
+
+/// A follower's fetch, as far as one shard has to answer it.
+#[derive(Debug)]
+pub(super) struct ReplicaRead {
+    pub(super) broker: BrokerId,
+    pub(super) node_epoch: NodeEpoch,
+    pub(super) session_epoch: u64,
+    /// Position in the request, and the entry.
+    pub(super) entries: Vec<(u32, FetchEntry)>,
+    pub(super) max_bytes: usize,
+    pub(super) partition_max_bytes: usize,
+    /// Woken when one of the logs grows.
+    pub(super) wake: Arc<Notify>,
+    pub(super) reply: oneshot::Sender<Vec<(u32, FetchEntry, ReplicaAnswer)>>,
+}
+
+pub(super) type ReplicaAnswer = Result<ReplicaFetched, ReplicationError>;
+
+/// A consumer's fetch, as far as one shard has to answer it.
+#[derive(Debug)]
+pub(super) struct ConsumerFetch {
+    /// Position in the request, and what to read.
+    pub(super) partitions: Vec<(usize, FetchPartition)>,
+    pub(super) max_bytes: usize,
+    /// Woken when one of the high watermarks moves.
+    pub(super) wake: Arc<Notify>,
+    pub(super) reply: oneshot::Sender<Vec<(usize, FetchedPartition)>>,
+}
+
+/// Where the followers of one leader stand.
+#[derive(Debug, Default)]
+pub(super) struct Positions {
+    pub(super) entries: Vec<FetchEntry>,
+    /// When the first refused partition may be fetched again.
+    pub(super) retry_at: Option<MonoTime>,
+}
+
+/// A metadata change, as far as it concerns one shard.
+#[derive(Debug)]
+pub(super) struct ShardUpdate {
+    pub(super) view: Arc<ClusterView>,
+    pub(super) changed: Vec<PartitionState>,
+    pub(super) removed: Vec<PartitionId>,
+}
+
+/// What an update did.
+#[derive(Debug, Default)]
+pub(super) struct ShardUpdated {
+    /// The leaders that this shard's replicas follow.
+    pub(super) followed: BTreeSet<BrokerId>,
+    /// Those of them for which something changed.
+    pub(super) touched: BTreeSet<BrokerId>,
+}
+
+/// What a shard is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    Produce {
+        partition: PartitionId,
+        batch: RecordBatch,
+        acks: Acks,
+        deadline: MonoTime,
+        reply: Answer<Produced>,
+    },
+    Read(ConsumerFetch),
+    ListOffset {
+        partition: PartitionId,
+        spec: OffsetSpec,
+        epoch: Option<LeaderEpoch>,
+        reply: Answer<Option<TimestampedOffset>>,
+    },
+    DeleteRecords {
+        partition: PartitionId,
+        before: Offset,
+        reply: Answer<Offset>,
+    },
+    ReplicaRead(ReplicaRead),
+    /// A follower's fetch by call instead of RPC.
+    LocalFetch {
+        partition: PartitionId,
+        broker: BrokerId,
+        offset: Offset,
+        reply: Answer<Fetched>,
+    },
+    Apply {
+        update: ShardUpdate,
+        reply: oneshot::Sender<ShardUpdated>,
+    },
+    OpenLogs {
+        reply: Answer<Vec<LocalLog>>,
+    },
+    Positions {
+        leader: BrokerId,
+        reply: oneshot::Sender<Positions>,
+    },
+    Fetched {
+        replies: Vec<(PartitionId, FetchPosition, FetchReply)>,
+        reply: oneshot::Sender<()>,
+    },
+    AlterAnswered(Vec<(AlterPartitionProposal, Option<AlterResult>)>),
+    Flushed(FlushDone),
+    Tick,
+    Shutdown {
+        reply: oneshot::Sender<()>,
+    },
+}

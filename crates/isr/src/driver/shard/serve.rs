@@ -1,0 +1,214 @@
+//! What a shard does for clients and followers.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use rivven_core_types::{
+    BrokerId, LeaderEpoch, MonoTime, Offset, PartitionId, RecordBatch, TimestampedOffset,
+};
+use tokio::sync::Notify;
+
+use super::Shard;
+use crate::core::{Acks, FetchPosition, OffsetSpec, ProduceIn, ReplicaFetch, ReplicaFetched};
+use crate::driver::api::{Fetched, FetchedPartition, Produced};
+use crate::driver::command::{Answer, ConsumerFetch, Positions, ReplicaRead};
+use crate::driver::protocol::FetchEntry;
+use crate::error::ReplicationError;
+
+impl Shard {
+    pub(super) fn produce(
+        &mut self,
+        partition: PartitionId,
+        batch: &RecordBatch,
+        acks: Acks,
+        deadline: MonoTime,
+        reply: Answer<Produced>,
+    ) {
+        let _before = self
+            .parts
+            .mailbox
+            .queued_bytes
+            .fetch_sub(batch.bytes().len(), Ordering::Relaxed);
+        let id = self.next_ack;
+        self.next_ack += 1;
+        let _previous = self.acks.insert(id, reply);
+        let contact = self.contact();
+        let done = self.drive(partition, |core, log, view, now, out| {
+            let input = ProduceIn {
+                id,
+                batch,
+                acks,
+                deadline,
+                contact,
+            };
+            core.produce(now, &input, view, log, out);
+        });
+        if let Err(error) = done
+            && let Some(reply) = self.acks.remove(&id)
+        {
+            let _gone = reply.send(Err(error));
+        }
+    }
+
+    pub(super) fn consumer_fetch(&mut self, fetch: ConsumerFetch) {
+        let mut answers = Vec::with_capacity(fetch.partitions.len());
+        let mut left = fetch.max_bytes;
+        for (index, wanted) in fetch.partitions {
+            let max_bytes = wanted.max_bytes.min(left);
+            let read = self.drive(wanted.partition, |core, log, _view, _now, out| {
+                core.consumer_read(
+                    wanted.offset,
+                    wanted.current_leader_epoch,
+                    max_bytes,
+                    log,
+                    out,
+                )
+            });
+            let result = read.and_then(|read| read).map(|read| Fetched {
+                high_watermark: read.high_watermark,
+                log_start: read.log_start,
+                bytes: read.bytes,
+            });
+            if let Ok(fetched) = &result {
+                left = left.saturating_sub(fetched.bytes.len());
+            }
+            let max_waiting = self.parts.config.max_waiting_fetches;
+            if let Some(entry) = self.partitions.get_mut(&wanted.partition) {
+                park(&mut entry.consumers, &fetch.wake, max_waiting);
+            }
+            let partition = wanted.partition;
+            answers.push((index, FetchedPartition { partition, result }));
+        }
+        let _gone = fetch.reply.send(answers);
+    }
+
+    pub(super) fn list_offset(
+        &mut self,
+        partition: PartitionId,
+        spec: OffsetSpec,
+        epoch: Option<LeaderEpoch>,
+        reply: Answer<Option<TimestampedOffset>>,
+    ) {
+        let contact = self.contact();
+        let found = self.drive(partition, |core, log, _view, _now, out| {
+            core.list_offset(spec, epoch, contact, log, out)
+        });
+        let _gone = reply.send(found.and_then(|found| found));
+    }
+
+    pub(super) fn delete_records(
+        &mut self,
+        partition: PartitionId,
+        before: Offset,
+        reply: Answer<Offset>,
+    ) {
+        let start = self.drive(partition, |core, log, _view, _now, out| {
+            core.delete_records(before, log, out)
+        });
+        let _gone = reply.send(start.and_then(|start| start));
+    }
+
+    pub(super) fn replica_read(&mut self, read: ReplicaRead) {
+        let mut answers = Vec::with_capacity(read.entries.len());
+        let mut left = read.max_bytes;
+        for (index, entry) in read.entries {
+            let fetch = ReplicaFetch {
+                broker: read.broker,
+                node_epoch: read.node_epoch,
+                session_epoch: read.session_epoch,
+                position: entry.position,
+                max_bytes: read.partition_max_bytes.min(left),
+            };
+            let answer = self
+                .drive(entry.partition, |core, log, view, now, out| {
+                    core.replica_fetch(now, &fetch, view, log, out)
+                })
+                .and_then(|answer| answer);
+            if let Ok(ReplicaFetched::Data { bytes, .. }) = &answer {
+                left = left.saturating_sub(bytes.len());
+            }
+            let max_waiting = self.parts.config.max_waiting_fetches;
+            if let Some(partition) = self.partitions.get_mut(&entry.partition) {
+                park(&mut partition.followers, &read.wake, max_waiting);
+            }
+            answers.push((index, entry, answer));
+        }
+        let _gone = read.reply.send(answers);
+    }
+
+    pub(super) fn local_fetch(
+        &mut self,
+        partition: PartitionId,
+        broker: BrokerId,
+        offset: Offset,
+        reply: Answer<Fetched>,
+    ) {
+        let max_bytes = self.parts.config.fetch_partition_max_bytes;
+        let answer = self.drive(partition, |core, log, view, now, out| {
+            // The caller vouches for the replica's log: it stands for the same epochs as ours.
+            let position = FetchPosition {
+                fetch_offset: offset,
+                durable_end: offset,
+                ..core.fetch_position(log)
+            };
+            let node_epoch = core.node_epoch_of(broker, view)?;
+            let fetch = ReplicaFetch {
+                broker,
+                node_epoch,
+                session_epoch: core.next_session_epoch(broker),
+                position,
+                max_bytes,
+            };
+            match core.replica_fetch(now, &fetch, view, log, out)? {
+                ReplicaFetched::Data {
+                    high_watermark,
+                    log_start,
+                    bytes,
+                } => Ok(Fetched {
+                    high_watermark,
+                    log_start,
+                    bytes,
+                }),
+                ReplicaFetched::Diverging { .. } => Err(ReplicationError::OffsetOutOfRange {
+                    requested: offset,
+                    log_start: log.log_start(),
+                    log_end: log.log_end(),
+                }),
+            }
+        });
+        let _gone = reply.send(answer.and_then(|answer| answer));
+    }
+
+    /// Where the followers of `leader` stand, but for those whose fetch was just refused.
+    pub(super) fn positions(&self, leader: BrokerId) -> Positions {
+        let now = self.now();
+        let mut positions = Positions::default();
+        for (partition, entry) in &self.partitions {
+            if entry.core.follows() != Some(leader) {
+                continue;
+            }
+            match entry.core.fetch_not_before(now) {
+                Some(at) => {
+                    positions.retry_at = Some(positions.retry_at.map_or(at, |r| r.min(at)));
+                }
+                None => positions.entries.push(FetchEntry {
+                    partition: *partition,
+                    position: entry.core.fetch_position(&*entry.log),
+                    high_watermark: entry.core.high_watermark,
+                }),
+            }
+        }
+        positions
+    }
+}
+
+/// Registers a long poll. At the bound the poll is not woken, and answers when its wait is over.
+fn park(waiters: &mut Vec<Weak<Notify>>, wake: &Arc<Notify>, max: usize) {
+    if waiters.len() >= max {
+        waiters.retain(|w| w.strong_count() > 0);
+    }
+    let this = Arc::downgrade(wake);
+    if waiters.len() < max && !waiters.iter().any(|w| w.ptr_eq(&this)) {
+        waiters.push(this);
+    }
+}
