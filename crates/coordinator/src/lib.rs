@@ -1,1 +1,54 @@
-//! Wires consensus, membership, replication and placement into one cluster node
+//! One cluster node, wired: consensus, membership, replication and placement behind one handle.
+//!
+//! This is the only crate that sees the siblings. It forms the cluster, keeps the
+//! broker sessions (controller and broker side), carries metadata to replication and ISR proposals
+//! back, places topics and hands out producer ids. It holds no protocol rules of its own beyond these:
+//! elections are in the metadata crate, replication in the isr crate.
+//!
+//! # Invariants
+//! - A cluster is formed once, by the smallest name of one agreed set of blank nodes (D17).
+//! - A broker acts on metadata only after its own registration has been applied.
+//! - A node that cut bytes off a log registers as lossy before it takes part in anything (D9).
+//! - Control tasks and record I/O run on different runtimes (D8).
+//!
+//! # Sources
+//! KIP-500, KIP-631 (broker registration and heartbeats), KIP-730 (producer ids), KIP-841.
+
+mod blocking;
+mod bootstrap;
+mod broker;
+mod config;
+mod controller;
+mod coordinator;
+mod error;
+mod formation;
+mod health;
+mod messages;
+mod network;
+mod partitions;
+mod producer_ids;
+mod proposals;
+mod router;
+mod sessions;
+mod state;
+mod topics;
+
+/// Replication, as [`ClusterCoordinator::replication`] gives access to it.
+pub use rivven_isr as replication;
+/// The cluster metadata, as [`ClusterCoordinator::cluster_state`] shows it.
+pub use rivven_metadata as metadata;
+/// Placement, whose errors topic creation may answer.
+pub use rivven_placement as placement;
+
+pub use broker::SessionStatus;
+pub use config::{
+    ClusterMember, ClusterMode, CoordinatorConfig, RaftTiming, SessionConfig, TopicDefaults,
+};
+pub use coordinator::{ClusterCoordinator, CoordinatorPorts};
+pub use error::CoordinatorError;
+pub use health::{ClusterHealth, HealthState};
+pub use network::{
+    BoundNetwork, ClusterNetwork, NetworkFactory, NetworkIdentity, SharedEntropy, SocketNetwork,
+};
+pub use state::StateWatch;
+pub use topics::NewTopic;

@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rivven_coordinator::{ClusterCoordinator, CoordinatorError};
-use rivven_core_types::{
-    BoxFuture, BrokerId, LeaderEpoch, MonoTime, PartitionId, PartitionState,
-    ProducerEpoch, ProducerId, RecordBatch,
-};
-use rivven_isr::{
+use rivven_coordinator::metadata::{BrokerRecord, ClusterState, Rejection, TopicRecord};
+use rivven_coordinator::placement::PlacementError;
+use rivven_coordinator::replication::{
     Fetch, FetchPartition as IsrFetchPartition, OffsetSpec, Produce, ReplicationError,
     ReplicationManager,
 };
-use rivven_metadata::{BrokerRecord, ClusterState, Rejection, TopicRecord};
-use rivven_placement::PlacementError;
+use rivven_coordinator::{ClusterCoordinator, CoordinatorError, replication};
+use rivven_core_types::{
+    BoxFuture, BrokerId, LeaderEpoch, MonoTime, PartitionId, PartitionState, ProducerEpoch,
+    ProducerId, RecordBatch,
+};
 
 use crate::broker::{
     Acks, Broker, CreateTopics, CreatedTopic, FetchRequest, Fetched, FetchedRecords, ListedOffset,
@@ -53,11 +53,16 @@ struct Published {
 impl CoordinatorBroker {
     /// Serves clients from `coordinator`.
     pub fn new(coordinator: ClusterCoordinator) -> Self {
-        Self { coordinator, published: Mutex::default() }
+        Self {
+            coordinator,
+            published: Mutex::default(),
+        }
     }
 
     fn replication(&self) -> Result<ReplicationManager, BrokerError> {
-        self.coordinator.replication().ok_or(BrokerError::Unavailable)
+        self.coordinator
+            .replication()
+            .ok_or(BrokerError::Unavailable)
     }
 }
 
@@ -67,7 +72,10 @@ impl Broker for CoordinatorBroker {
         let leader = self.coordinator.raft_status().leader;
         let controller = leader.and_then(|name| state.broker_by_name(&name).map(|b| b.id));
         let now = self.coordinator.now();
-        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut published = self
+            .published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         published.refresh(&state, controller, now);
         Arc::clone(&published.snapshot)
     }
@@ -79,17 +87,22 @@ impl Broker for CoordinatorBroker {
         acks: Acks,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Produced, BrokerError>> {
-        let replication = match self.replication() {
-            Ok(replication) => replication,
+        let manager = match self.replication() {
+            Ok(manager) => manager,
             Err(error) => return Box::pin(async move { Err(error) }),
         };
         let acks = match acks {
-            Acks::None => rivven_isr::Acks::None,
-            Acks::Leader => rivven_isr::Acks::Leader,
-            Acks::All => rivven_isr::Acks::All,
+            Acks::None => replication::Acks::None,
+            Acks::Leader => replication::Acks::Leader,
+            Acks::All => replication::Acks::All,
         };
         // The manager queues the write before its future is polled, as the port requires.
-        let written = replication.produce(Produce { partition, batch, acks, timeout });
+        let written = manager.produce(Produce {
+            partition,
+            batch,
+            acks,
+            timeout,
+        });
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
             let written = written.await;
@@ -155,7 +168,9 @@ impl Broker for CoordinatorBroker {
         };
         let of_a_record = matches!(query, OffsetQuery::MaxTimestamp | OffsetQuery::AtOrAfter(_));
         Box::pin(async move {
-            let found = replication?.list_offset(partition, spec, current_leader_epoch).await;
+            let found = replication?
+                .list_offset(partition, spec, current_leader_epoch)
+                .await;
             let found = found.map_err(|e| broker_error(e, partition, &coordinator))?;
             Ok(found.map(|found| ListedOffset {
                 offset: found.offset,
@@ -186,10 +201,12 @@ impl Broker for CoordinatorBroker {
     ) -> BoxFuture<'static, Vec<Result<CreatedTopic, TopicFailure>>> {
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
-            let deadline = request.timeout.max(MIN_CREATE_DEADLINE);
+            // One deadline for all: the port waits little longer than the client does.
+            let deadline = coordinator.now() + request.timeout.max(MIN_CREATE_DEADLINE);
             let mut answers = Vec::with_capacity(request.topics.len());
             for topic in request.topics {
-                let made = create(&coordinator, topic, request.validate_only, deadline).await;
+                let left = deadline.since(coordinator.now());
+                let made = create(&coordinator, topic, request.validate_only, left).await;
                 answers.push(made.map_err(|e| TopicFailure {
                     message: e.to_string(),
                     error: topic_error(&e),
@@ -222,7 +239,11 @@ async fn create(
     let (partitions, factor, id) = if validate_only {
         let replicas = coordinator.check_topic(&topic)?;
         let factor = replicas.first().map_or(0, Vec::len);
-        (replicas.len(), factor, rivven_core_types::TopicId::from_bytes([0; 16]))
+        (
+            replicas.len(),
+            factor,
+            rivven_core_types::TopicId::from_bytes([0; 16]),
+        )
     } else {
         let id = coordinator.create_topic(&topic, deadline).await?;
         let state = coordinator.cluster_state();
@@ -230,7 +251,11 @@ async fn create(
             CoordinatorError::UnexpectedAnswer(format!("topic {name} was deleted at once"))
         })?;
         let factor = usize::try_from(made.replication_factor).unwrap_or(usize::MAX);
-        (usize::try_from(made.partitions).unwrap_or(usize::MAX), factor, id)
+        (
+            usize::try_from(made.partitions).unwrap_or(usize::MAX),
+            factor,
+            id,
+        )
     };
     Ok(CreatedTopic {
         id,
@@ -241,18 +266,29 @@ async fn create(
 
 impl Published {
     fn refresh(&mut self, state: &Arc<ClusterState>, controller: Option<BrokerId>, now: MonoTime) {
-        let same_state = self.state.as_ref().is_some_and(|before| Arc::ptr_eq(before, state));
+        let same_state = self
+            .state
+            .as_ref()
+            .is_some_and(|before| Arc::ptr_eq(before, state));
         // A fenced broker's time on the list may run out without any change of the metadata.
         let aged = now.since(self.made_at) > FENCED_STAYS_LISTED / 10;
         if same_state && self.controller == controller && !aged {
             return;
         }
         self.refresh_topics(state);
-        let brokers: Vec<BrokerInfo> =
-            state.brokers().filter(|b| self.is_listed(b, now)).map(info_of).collect();
-        let cluster_id = state.cluster_id().map(|id| id.to_string()).unwrap_or_default();
+        let brokers: Vec<BrokerInfo> = state
+            .brokers()
+            .filter(|b| self.is_listed(b, now))
+            .map(info_of)
+            .collect();
+        let cluster_id = state
+            .cluster_id()
+            .map(|id| id.to_string())
+            .unwrap_or_default();
         let topics = self.topics.values().cloned();
-        self.snapshot = Arc::new(ClusterSnapshot::new(cluster_id, controller, brokers, topics));
+        self.snapshot = Arc::new(ClusterSnapshot::new(
+            cluster_id, controller, brokers, topics,
+        ));
         self.state = Some(Arc::clone(state));
         self.controller = controller;
         self.made_at = now;
@@ -261,19 +297,25 @@ impl Published {
     fn refresh_topics(&mut self, state: &ClusterState) {
         let availability_changed = self.state.as_ref().is_none_or(|before| {
             let active = |s: &ClusterState| -> Vec<BrokerId> {
-                s.brokers().filter(|b| b.is_active()).map(|b| b.id).collect()
+                s.brokers()
+                    .filter(|b| b.is_active())
+                    .map(|b| b.id)
+                    .collect()
             };
             active(before) != active(state)
         });
         self.topics.retain(|id, _| state.topic_by_id(id).is_some());
         let changed: std::collections::BTreeSet<_> = match &self.state {
-            Some(before) if !availability_changed => {
-                state.changed_since(before).into_iter().map(|id| id.topic).collect()
-            }
+            Some(before) if !availability_changed => state
+                .changed_since(before)
+                .into_iter()
+                .map(|id| id.topic)
+                .collect(),
             _ => state.topics().map(|topic| topic.id).collect(),
         };
         for topic in changed.iter().filter_map(|id| state.topic_by_id(id)) {
-            self.topics.insert(topic.id, Arc::new(topic_info(topic, state)));
+            self.topics
+                .insert(topic.id, Arc::new(topic_info(topic, state)));
         }
     }
 
@@ -304,7 +346,12 @@ fn topic_info(topic: &TopicRecord, state: &ClusterState) -> TopicInfo {
         leader_epoch: p.leader_epoch,
         replicas: p.replicas.clone(),
         isr: p.isr.clone(),
-        offline_replicas: p.replicas.iter().copied().filter(|id| !state.is_active(*id)).collect(),
+        offline_replicas: p
+            .replicas
+            .iter()
+            .copied()
+            .filter(|id| !state.is_active(*id))
+            .collect(),
     };
     TopicInfo {
         name: topic.name.clone(),
@@ -313,10 +360,16 @@ fn topic_info(topic: &TopicRecord, state: &ClusterState) -> TopicInfo {
     }
 }
 
-fn current_leader(partition: PartitionId, coordinator: &ClusterCoordinator) -> Option<CurrentLeader> {
+fn current_leader(
+    partition: PartitionId,
+    coordinator: &ClusterCoordinator,
+) -> Option<CurrentLeader> {
     let state = coordinator.cluster_state();
     let record = state.partition(&partition)?;
-    Some(CurrentLeader { broker: record.leader?, epoch: record.leader_epoch })
+    Some(CurrentLeader {
+        broker: record.leader?,
+        epoch: record.leader_epoch,
+    })
 }
 
 /// A replication error as clients are told of it.
@@ -329,7 +382,9 @@ fn broker_error(
     let leader = || current_leader(partition, coordinator);
     match error {
         // The metadata may know the partition before its replica has been opened here.
-        E::UnknownPartition { .. } if leader().is_some() => {
+        E::UnknownPartition { .. }
+            if coordinator.cluster_state().partition(&partition).is_some() =>
+        {
             BrokerError::NotLeader { leader: leader() }
         }
         E::UnknownPartition { .. } => BrokerError::UnknownPartition,

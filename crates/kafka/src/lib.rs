@@ -25,6 +25,7 @@ mod api;
 mod broker;
 mod config;
 mod connection;
+mod coordinator_broker;
 mod error;
 mod fetch_response;
 mod frame;
@@ -43,6 +44,7 @@ pub use broker::{
     FetchedRecords, ListedOffset, NewTopic, OffsetQuery, Produced, TopicFailure,
 };
 pub use config::KafkaConfig;
+pub use coordinator_broker::CoordinatorBroker;
 pub use error::{BrokerError, CurrentLeader, KafkaError};
 pub use server::KafkaServer;
 pub use snapshot::{BrokerInfo, ClusterSnapshot, PartitionInfo, TopicInfo};

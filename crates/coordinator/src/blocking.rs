@@ -1,0 +1,25 @@
+//! Running short blocking disk work on an I/O thread, never on an asynchronous worker.
+
+use std::io;
+
+use rivven_core_types::SharedIoExecutor;
+use tokio::sync::oneshot;
+
+/// Runs `work` on the executor and waits for it.
+pub(crate) async fn run<T: Send + 'static>(
+    io: &SharedIoExecutor,
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
+    let (done, outcome) = oneshot::channel();
+    io.spawn(
+        name,
+        Box::pin(async move {
+            // The receiver is gone only when the caller has given up.
+            drop(done.send(work()));
+        }),
+    );
+    outcome
+        .await
+        .map_err(|_| io::Error::other(format!("the I/O task {name} did not finish")))
+}

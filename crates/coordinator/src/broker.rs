@@ -1,0 +1,225 @@
+//! The broker's side of its session: registers with the controller, then sends heartbeats.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rivven_core_types::{
+    Clock, Lane, LogDirId, LogStore, NodeInfo, PartitionId, PeerRpc, RpcError, RpcKind, RpcRequest,
+    SharedIoExecutor,
+};
+use rivven_core_types::{Incarnation, RaftNodeId};
+use rivven_isr::{LocalBroker, ReplicaRole, ReplicationManager};
+use rivven_metadata::{Command, CommandResult};
+use rivven_raft_store::{RaftHandle, RaftState};
+use tokio::sync::watch;
+
+use crate::blocking;
+use crate::config::SessionConfig;
+use crate::controller::Controller;
+use crate::error::CoordinatorError;
+use crate::messages::{self, HeartbeatReply, HeartbeatRequest};
+use crate::proposals::MetadataProposer;
+use crate::state::StateWatch;
+
+/// How long one attempt to register may take.
+const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
+/// Pause after a failed heartbeat or registration.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the disk held when the process started.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DiskInventory {
+    /// Every partition that has a log here.
+    pub(crate) partitions: Vec<PartitionId>,
+    /// Those whose logs lost bytes, or cannot be read.
+    pub(crate) lossy: Vec<PartitionId>,
+}
+
+/// Opens every log once, so that recovery has run before this broker says what it holds (D9).
+pub(crate) async fn take_inventory(
+    io: &SharedIoExecutor,
+    logs: &Arc<dyn LogStore>,
+) -> Result<DiskInventory, CoordinatorError> {
+    let logs = Arc::clone(logs);
+    let inventory = blocking::run(io, "rivven-recovery", move || {
+        let partitions = logs.list()?;
+        let mut lossy = Vec::new();
+        for partition in &partitions {
+            match logs.open(*partition) {
+                Ok(opened) if opened.cut_bytes == 0 => {}
+                Ok(opened) => {
+                    tracing::warn!(%partition, bytes = opened.cut_bytes, "cut a torn tail off a log");
+                    lossy.push(*partition);
+                }
+                Err(error) => {
+                    tracing::error!(%partition, %error, "a log cannot be opened: registered as lossy");
+                    lossy.push(*partition);
+                }
+            }
+        }
+        Ok::<_, CoordinatorError>(DiskInventory { partitions, lossy })
+    });
+    inventory.await?
+}
+
+/// Where a broker stands with the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionStatus {
+    /// Id and epoch of the current registration.
+    pub local: Option<LocalBroker>,
+    /// Whether the controller keeps this broker from leading.
+    pub fenced: bool,
+    /// Whether the controller has let this broker go (it asked to stop).
+    pub may_stop: bool,
+}
+
+/// The session of this broker.
+pub(crate) struct BrokerSession {
+    pub(crate) info: NodeInfo,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) raft_id: RaftNodeId,
+    pub(crate) log_dir: LogDirId,
+    pub(crate) config: SessionConfig,
+    pub(crate) raft: RaftHandle,
+    pub(crate) rpc: Arc<dyn PeerRpc>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) state: StateWatch,
+    pub(crate) proposer: MetadataProposer,
+    pub(crate) controller: Arc<Controller>,
+    pub(crate) stopping: Arc<AtomicBool>,
+    pub(crate) local: watch::Sender<Option<LocalBroker>>,
+    pub(crate) status: watch::Sender<SessionStatus>,
+}
+
+enum Beat {
+    Alive { fenced: bool, may_stop: bool },
+    StaleEpoch,
+    NoController,
+}
+
+impl BrokerSession {
+    /// Registers, trying until it works, and publishes the registration.
+    pub(crate) async fn register(&self, lossy: &[PartitionId]) -> LocalBroker {
+        let command = Command::RegisterBroker {
+            info: self.info.clone(),
+            incarnation: self.incarnation,
+            raft_id: self.raft_id,
+            log_dir: self.log_dir,
+            lossy: lossy.to_vec(),
+        };
+        let mut failures = 0u32;
+        loop {
+            let outcome = self.proposer.commit(&command, REGISTER_DEADLINE).await;
+            match outcome.map(|committed| committed.result) {
+                Ok(CommandResult::Registered { broker, node_epoch }) => {
+                    let local = LocalBroker {
+                        id: broker,
+                        node_epoch,
+                    };
+                    tracing::info!(%broker, %node_epoch, lossy = lossy.len(), "registered");
+                    self.local.send_replace(Some(local));
+                    self.status.send_modify(|s| {
+                        s.local = Some(local);
+                        s.fenced = true;
+                    });
+                    return local;
+                }
+                Ok(other) => tracing::error!(?other, "unexpected answer to a registration"),
+                Err(error) => {
+                    failures += 1;
+                    if failures.is_power_of_two() {
+                        tracing::warn!(%error, failures, "cannot register yet");
+                    }
+                }
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Keeps the session alive for ever; registers again when the controller calls for it.
+    pub(crate) async fn run(&self, mut local: LocalBroker, replication: ReplicationManager) {
+        loop {
+            let sent = self.clock.now();
+            let pause = match self.beat(local, &replication).await {
+                Beat::Alive { fenced, may_stop } => {
+                    replication.controller_contact(sent + self.config.timeout);
+                    self.status.send_if_modified(|status| {
+                        let before = *status;
+                        status.fenced = fenced;
+                        status.may_stop = may_stop;
+                        before != *status
+                    });
+                    // While it is fenced a broker serves nobody: it hurries.
+                    if fenced {
+                        RETRY_PAUSE
+                    } else {
+                        self.config.heartbeat_interval
+                    }
+                }
+                Beat::StaleEpoch => {
+                    tracing::warn!("the controller does not know this registration; again");
+                    // Same process, same logs: nothing was lost.
+                    local = self.register(&[]).await;
+                    RETRY_PAUSE
+                }
+                Beat::NoController => RETRY_PAUSE,
+            };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn beat(&self, local: LocalBroker, replication: &ReplicationManager) -> Beat {
+        let request = HeartbeatRequest {
+            broker: local.id,
+            node_epoch: local.node_epoch,
+            applied: self.state.current().applied(),
+            disk_healthy: self.is_disk_healthy(replication),
+            wants_shutdown: self.stopping.load(Ordering::Relaxed),
+        };
+        let Some((leader, _)) = self.raft.leader() else {
+            return Beat::NoController;
+        };
+        let reply = if leader == self.info.name {
+            Ok(self.controller.heartbeat(&self.info.name, &request))
+        } else {
+            self.call(&leader, &request).await
+        };
+        match reply {
+            Ok(HeartbeatReply::Alive { fenced, may_stop }) => Beat::Alive { fenced, may_stop },
+            Ok(HeartbeatReply::StaleEpoch) => Beat::StaleEpoch,
+            Ok(HeartbeatReply::NotController { .. }) => Beat::NoController,
+            Err(error) => {
+                tracing::debug!(controller = %leader, %error, "heartbeat failed");
+                Beat::NoController
+            }
+        }
+    }
+
+    /// One log directory, one fate: a broker with a failed log asks to be fenced, so that its
+    /// leaderships move to replicas that work (KIP-112 takes a log directory off in the same way).
+    fn is_disk_healthy(&self, replication: &ReplicationManager) -> bool {
+        let failed = replication
+            .statuses()
+            .iter()
+            .any(|p| p.role == ReplicaRole::Offline);
+        !failed && self.raft.status().state != RaftState::Failed
+    }
+
+    async fn call(
+        &self,
+        leader: &rivven_core_types::NodeName,
+        request: &HeartbeatRequest,
+    ) -> Result<HeartbeatReply, RpcError> {
+        let request = RpcRequest {
+            kind: RpcKind::BROKER_HEARTBEAT,
+            lane: Lane::Control,
+            meta: messages::encode(request)?,
+            body: Bytes::new(),
+            deadline: self.config.heartbeat_interval * 2,
+        };
+        let response = self.rpc.call(leader, request).await?;
+        messages::decode(&response.meta)
+    }
+}

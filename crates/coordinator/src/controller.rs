@@ -1,0 +1,152 @@
+//! The controller: the leader of the metadata group keeps the broker sessions and fences whoever
+//! loses one. Elections happen in the state machine, as part of the fencing command.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rivven_core_types::{
+    Clock, NodeName, PeerIdentity, Proposer, RaftGroupId, Reply, RpcError, RpcResponse, Term,
+};
+use rivven_metadata::{Command, CommandResult};
+use rivven_raft_store::{RaftHandle, RaftState};
+use rivven_swim::{MemberState, Membership};
+
+use crate::config::SessionConfig;
+use crate::formation::Former;
+use crate::messages::{self, HeartbeatReply, HeartbeatRequest};
+use crate::sessions::Sessions;
+use crate::state::StateWatch;
+
+/// How often the sessions are looked through.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a command of the controller itself may take.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The controller's side of this node; idle unless this node leads the metadata group.
+pub(crate) struct Controller {
+    pub(crate) own_name: NodeName,
+    pub(crate) raft: RaftHandle,
+    pub(crate) state: StateWatch,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: SessionConfig,
+    pub(crate) former: Arc<Former>,
+    pub(crate) membership: Arc<OnceLock<Membership>>,
+    pub(crate) sessions: Mutex<Option<(Term, Sessions)>>,
+}
+
+impl Controller {
+    /// Runs for ever; the caller aborts it at shutdown.
+    pub(crate) async fn run(&self) {
+        let mut status = self.raft.watch_status();
+        loop {
+            self.follow_leadership();
+            self.act().await;
+            // Both a tick and a change of leadership lead to another look.
+            if let Ok(Err(_)) = tokio::time::timeout(TICK, status.changed()).await {
+                return;
+            }
+        }
+    }
+
+    fn follow_leadership(&self) {
+        let status = self.raft.status();
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = sessions.as_ref().map(|(term, _)| *term);
+        if status.state != RaftState::Leader {
+            if held.is_some() {
+                tracing::info!(term = %status.term, "no longer the controller");
+            }
+            *sessions = None;
+        } else if held != Some(status.term) {
+            tracing::info!(term = %status.term, "this node is the controller");
+            metrics::counter!("rivven_controller_elections_total").increment(1);
+            let table = Sessions::new(self.config.clone(), self.clock.now());
+            *sessions = Some((status.term, table));
+        }
+    }
+
+    async fn act(&self) {
+        for command in self.due() {
+            let bytes = match command.encode() {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    tracing::error!(%error, ?command, "cannot encode a command");
+                    continue;
+                }
+            };
+            let proposal = self
+                .raft
+                .propose(RaftGroupId::METADATA, bytes, COMMAND_DEADLINE);
+            match proposal
+                .await
+                .map(|proposed| CommandResult::decode(&proposed.result))
+            {
+                Ok(Ok(CommandResult::Rejected(reason))) => {
+                    tracing::info!(%reason, ?command, "the session command came too late");
+                }
+                Ok(Ok(result)) => tracing::info!(?command, ?result, "session changed"),
+                Ok(Err(error)) => tracing::error!(%error, "unreadable result"),
+                Err(error) => {
+                    tracing::warn!(%error, ?command, "cannot commit a session command");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn due(&self) -> Vec<Command> {
+        let state = self.state.current();
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((_, sessions)) = sessions.as_ref() else {
+            return Vec::new();
+        };
+        match (state.cluster_id(), self.former.cluster_id()) {
+            (None, Some(cluster_id)) => vec![Command::FormCluster { cluster_id }],
+            (None, None) => Vec::new(),
+            (Some(_), _) => sessions.due(self.clock.now(), &state, &|name| self.is_dead(name)),
+        }
+    }
+
+    fn is_dead(&self, name: &NodeName) -> bool {
+        let membership = self.membership.get();
+        *name != self.own_name
+            && membership
+                .and_then(|m| m.state_of(name))
+                .is_some_and(|state| matches!(state, MemberState::Dead | MemberState::Left))
+    }
+
+    /// Answers a broker's heartbeat.
+    pub(crate) fn heartbeat(
+        &self,
+        sender: &NodeName,
+        request: &HeartbeatRequest,
+    ) -> HeartbeatReply {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((term, sessions)) = sessions.as_mut() else {
+            return HeartbeatReply::NotController {
+                leader: self.raft.leader().map(|(l, _)| l),
+            };
+        };
+        // A table of an earlier term must not keep a session alive.
+        if self.raft.status().term != *term {
+            return HeartbeatReply::NotController {
+                leader: self.raft.leader().map(|(l, _)| l),
+            };
+        }
+        sessions.heartbeat(self.clock.now(), sender, request, &self.state.current())
+    }
+
+    /// Answers `BROKER_HEARTBEAT`.
+    pub(crate) fn answer(&self, peer: &PeerIdentity, meta: &[u8]) -> Reply {
+        let answer = || -> Result<RpcResponse, RpcError> {
+            let request: HeartbeatRequest = messages::decode(meta)?;
+            let reply = self.heartbeat(&peer.name, &request);
+            Ok(RpcResponse {
+                meta: messages::encode(&reply)?,
+                body: Bytes::new(),
+            })
+        };
+        Reply::Now(answer())
+    }
+}

@@ -1,0 +1,673 @@
+//! One cluster node, wired: the only place that knows all parts.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use rivven_core_types::{BrokerId, ClusterId, Incarnation, MonoTime, ProducerId};
+use rivven_core_types::{Clock, Entropy, LogStore, PeerRpc, SharedIoExecutor, TopicId, Vfs};
+use rivven_isr::{LocalBroker, ReplicationManager, ReplicationPorts};
+use rivven_metadata::{ClusterState, MetadataStateMachine};
+use rivven_raft_store::{
+    Identity, RaftHandle, RaftNode, RaftNodeConfig, RaftNodeOptions, RaftState, RaftStatus,
+};
+use rivven_segment_log::{SegmentLogConfig, SegmentLogStore};
+use rivven_swim::{ClusterTag, Membership, SwimPorts};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::blocking;
+use crate::broker::{self, BrokerSession, DiskInventory, SessionStatus};
+use crate::config::{ClusterMode, CoordinatorConfig};
+use crate::controller::Controller;
+use crate::error::CoordinatorError;
+use crate::formation::Former;
+use crate::health::ClusterHealth;
+use crate::messages::FirstVoter;
+use crate::network::{BoundNetwork, NetworkFactory, NetworkIdentity};
+use crate::partitions::{self, AlterPartitions};
+use crate::producer_ids::ProducerIds;
+use crate::proposals::MetadataProposer;
+use crate::router::Router;
+use crate::state::StateWatch;
+use crate::topics::{NewTopic, TopicCreator};
+
+/// How long an orderly stop waits for the controller to move the leaderships away.
+const CONTROLLED_SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
+/// Pause between two looks at whether the node may stop.
+const STOP_POLL: Duration = Duration::from_millis(20);
+/// Longest boot counter file, in bytes.
+const MAX_BOOT_FILE_BYTES: usize = 64;
+
+/// What a coordinator needs of its surroundings; the simulator brings its own.
+#[derive(Clone)]
+pub struct CoordinatorPorts {
+    /// The disk.
+    pub vfs: Arc<dyn Vfs>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes.
+    pub entropy: Arc<dyn Entropy>,
+    /// Runs the I/O loops: the Raft log writer, each shard, the flusher.
+    pub io: SharedIoExecutor,
+    /// Binds the network.
+    pub network: Arc<dyn NetworkFactory>,
+    /// Runs consensus, membership, sessions.
+    pub control: Handle,
+    /// Runs record I/O. Another runtime than `control`, so that a stalled disk or a flood of records
+    /// never delays a heartbeat (D8).
+    pub data: Handle,
+}
+
+impl std::fmt::Debug for CoordinatorPorts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CoordinatorPorts")
+    }
+}
+
+/// A running node of a cluster. Clones share it.
+#[derive(Clone)]
+pub struct ClusterCoordinator {
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for ClusterCoordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterCoordinator")
+            .field("node", &self.inner.config.node.name)
+            .finish()
+    }
+}
+
+struct Inner {
+    config: CoordinatorConfig,
+    ports: CoordinatorPorts,
+    network: BoundNetwork,
+    raft: RaftHandle,
+    raft_node: tokio::sync::Mutex<RaftNode>,
+    state: StateWatch,
+    former: Arc<Former>,
+    proposer: MetadataProposer,
+    membership: Arc<OnceLock<Membership>>,
+    replication: Arc<OnceLock<ReplicationManager>>,
+    producer_ids: ProducerIds,
+    session: watch::Sender<SessionStatus>,
+    failure: watch::Sender<Option<Arc<CoordinatorError>>>,
+    stopping: Arc<AtomicBool>,
+    swim_shutdown: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl ClusterCoordinator {
+    /// Starts a node: reads its identity, binds its network, opens its stores and begins to form or
+    /// rejoin its cluster in the background. Returns as soon as it answers peers; use
+    /// [`Self::watch_session`] to learn when it serves, and [`Self::watch_failure`] to learn why it
+    /// never will.
+    ///
+    /// # Errors
+    /// An occupied port, a damaged or foreign data directory: nothing runs then.
+    pub async fn start(
+        config: CoordinatorConfig,
+        ports: CoordinatorPorts,
+    ) -> Result<Self, CoordinatorError> {
+        config.replication.validate()?;
+        let identity = load_identity(&config, &ports).await?;
+        let logs = open_log_store(&config, &ports).await?;
+        let boot = next_boot_id(&config, &ports).await?;
+        let network = ports.network.bind(NetworkIdentity {
+            name: config.node.name.clone(),
+            incarnation: identity.incarnation,
+            cluster: identity.cluster_id,
+        });
+        let network = network.await?;
+        let state = StateWatch::default();
+        let mut raft_node = open_raft(&config, &ports, &identity, &network, &state).await?;
+        raft_node.start().await?;
+        let this = Self::assemble(config, ports, network, raft_node, identity, state);
+        this.serve_and_run(logs, boot);
+        Ok(this)
+    }
+
+    fn assemble(
+        config: CoordinatorConfig,
+        ports: CoordinatorPorts,
+        network: BoundNetwork,
+        raft_node: RaftNode,
+        identity: Identity,
+        state: StateWatch,
+    ) -> Self {
+        let raft = raft_node.handle();
+        let own = FirstVoter {
+            name: config.node.name.clone(),
+            incarnation: identity.incarnation,
+            raft_id: identity.raft_id,
+            address: config.node.cluster_addr.clone(),
+        };
+        let former = Arc::new(Former {
+            identity: Mutex::new(identity),
+            own,
+            members: config.members.clone(),
+            raft: raft.clone(),
+            network: Arc::clone(&network.rpc),
+            entropy: Arc::clone(&ports.entropy),
+            io: Arc::clone(&ports.io),
+            state: state.clone(),
+            names: Mutex::default(),
+        });
+        let proposer = MetadataProposer::new(
+            config.node.name.clone(),
+            raft.clone(),
+            rpc_of(&network),
+            Arc::clone(&ports.clock),
+        );
+        let session = SessionStatus {
+            local: None,
+            fenced: true,
+            may_stop: false,
+        };
+        let inner = Inner {
+            config,
+            ports,
+            network,
+            raft,
+            raft_node: tokio::sync::Mutex::new(raft_node),
+            state,
+            former,
+            proposer,
+            membership: Arc::default(),
+            replication: Arc::default(),
+            producer_ids: ProducerIds::default(),
+            session: watch::Sender::new(session),
+            failure: watch::Sender::new(None),
+            stopping: Arc::default(),
+            swim_shutdown: watch::Sender::new(false),
+            tasks: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    fn serve_and_run(&self, logs: Arc<dyn LogStore>, boot: u64) {
+        let inner = &self.inner;
+        let controller = Arc::new(Controller {
+            own_name: inner.config.node.name.clone(),
+            raft: inner.raft.clone(),
+            state: inner.state.clone(),
+            clock: Arc::clone(&inner.ports.clock),
+            config: inner.config.session.clone(),
+            former: Arc::clone(&inner.former),
+            membership: Arc::clone(&inner.membership),
+            sessions: Mutex::default(),
+        });
+        inner.network.rpc.serve(Arc::new(Router {
+            raft: inner.raft.clone(),
+            former: Arc::clone(&inner.former),
+            controller: Arc::clone(&controller),
+            proposer: inner.proposer.clone(),
+            state: inner.state.clone(),
+            replication: Arc::clone(&inner.replication),
+        }));
+        let this = self.clone();
+        let life = async move {
+            if let Err(error) = this.live(controller, logs, boot).await {
+                tracing::error!(%error, "the node cannot take part in its cluster");
+                this.inner.failure.send_replace(Some(Arc::new(error)));
+            }
+        };
+        self.spawn_control(life);
+        self.spawn_control(follow_addresses(Arc::clone(inner)));
+        self.spawn_control(watch_raft(Arc::clone(inner)));
+    }
+
+    fn spawn_control(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.remember(self.inner.ports.control.spawn(task));
+    }
+
+    fn remember(&self, task: JoinHandle<()>) {
+        let mut tasks = self
+            .inner
+            .tasks
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        tasks.push(task);
+    }
+
+    /// Forms or rejoins the cluster, then keeps the session until aborted.
+    async fn live(
+        &self,
+        controller: Arc<Controller>,
+        logs: Arc<dyn LogStore>,
+        boot: u64,
+    ) -> Result<(), CoordinatorError> {
+        let inner = &self.inner;
+        match inner.config.mode {
+            ClusterMode::Standalone => {
+                let known = inner.former.cluster_id();
+                let entropy = inner.ports.entropy.as_ref();
+                let cluster = known.unwrap_or_else(|| ClusterId::random(entropy));
+                inner.former.join_cluster(cluster).await?;
+            }
+            ClusterMode::Cluster => inner.former.run().await?,
+        }
+        self.start_membership(boot).await?;
+        self.spawn_control({
+            let controller = Arc::clone(&controller);
+            async move { controller.run().await }
+        });
+        let inventory = broker::take_inventory(&inner.ports.io, &logs).await?;
+        let session = self.broker_session(controller);
+        let local = session.register(&inventory.lossy).await;
+        blocking::run(&inner.ports.io, "rivven-recovery", {
+            let (logs, lossy) = (Arc::clone(&logs), inventory.lossy.clone());
+            move || {
+                lossy
+                    .iter()
+                    .try_for_each(|partition| logs.acknowledge_cut(*partition))
+            }
+        })
+        .await??;
+        let replication = self.start_replication(&session, local, logs, inventory);
+        session.run(local, replication).await;
+        Ok(())
+    }
+
+    async fn start_membership(&self, boot: u64) -> Result<(), CoordinatorError> {
+        let inner = &self.inner;
+        if inner.config.mode == ClusterMode::Standalone {
+            return Ok(());
+        }
+        let mut config = inner.config.swim.clone();
+        config.boot_id = Some(boot);
+        config.cluster = inner
+            .former
+            .cluster_id()
+            .map(ClusterTag::from)
+            .unwrap_or_default();
+        let ports = SwimPorts {
+            datagram: Arc::clone(&inner.network.datagram),
+            clock: Arc::clone(&inner.ports.clock),
+            entropy: Arc::clone(&inner.ports.entropy),
+        };
+        let shutdown = inner.swim_shutdown.subscribe();
+        let node = inner.config.node.clone();
+        let membership = Membership::with_ports(node, config, ports, shutdown).await?;
+        let seeds: Vec<_> = inner
+            .config
+            .members
+            .iter()
+            .map(|m| m.address.clone())
+            .collect();
+        let joining = membership.clone();
+        self.spawn_control(async move {
+            // The driver goes on contacting the seeds; failing to reach one now is no failure.
+            if let Err(error) = joining.join(&seeds).await {
+                tracing::info!(%error, "no seed has answered yet");
+            }
+        });
+        // It is set once: `live` runs once.
+        drop(inner.membership.set(membership));
+        Ok(())
+    }
+
+    fn broker_session(&self, controller: Arc<Controller>) -> BrokerSession {
+        let inner = &self.inner;
+        let identity = &inner.former.own;
+        BrokerSession {
+            info: inner.config.node.clone(),
+            incarnation: identity.incarnation,
+            raft_id: identity.raft_id,
+            log_dir: inner.former.log_dir_id(),
+            config: inner.config.session.clone(),
+            raft: inner.raft.clone(),
+            rpc: rpc_of(&inner.network),
+            clock: Arc::clone(&inner.ports.clock),
+            state: inner.state.clone(),
+            proposer: inner.proposer.clone(),
+            controller,
+            stopping: Arc::clone(&inner.stopping),
+            local: watch::Sender::new(None),
+            status: inner.session.clone(),
+        }
+    }
+
+    fn start_replication(
+        &self,
+        session: &BrokerSession,
+        local: LocalBroker,
+        logs: Arc<dyn LogStore>,
+        inventory: DiskInventory,
+    ) -> ReplicationManager {
+        let inner = &self.inner;
+        let ports = ReplicationPorts {
+            logs,
+            rpc: rpc_of(&inner.network),
+            controller: Arc::new(AlterPartitions {
+                proposer: inner.proposer.clone(),
+                local: session.local.subscribe(),
+            }),
+            clock: Arc::clone(&inner.ports.clock),
+            shards: Arc::clone(&inner.ports.io),
+            flusher: Arc::clone(&inner.ports.io),
+        };
+        // Fetchers and timers of the manager belong to the data runtime.
+        let _data = inner.ports.data.enter();
+        let config = inner.config.replication.clone();
+        let replication = ReplicationManager::with_ports(local.id, config, ports);
+        drop(inner.replication.set(replication.clone()));
+        self.remember(inner.ports.data.spawn(partitions::feed(
+            inner.state.clone(),
+            session.local.subscribe(),
+            replication.clone(),
+            inventory.partitions,
+        )));
+        replication
+    }
+
+    /// The newest cluster metadata that this node has applied.
+    pub fn cluster_state(&self) -> Arc<ClusterState> {
+        self.inner.state.current()
+    }
+
+    /// Follows the cluster metadata.
+    pub fn watch_cluster_state(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.inner.state.subscribe()
+    }
+
+    /// Where this broker stands with the controller.
+    pub fn session(&self) -> SessionStatus {
+        *self.inner.session.borrow()
+    }
+
+    /// Follows [`Self::session`].
+    pub fn watch_session(&self) -> watch::Receiver<SessionStatus> {
+        self.inner.session.subscribe()
+    }
+
+    /// Why this node can never take part in its cluster, once that is known. The process should say
+    /// so and stop.
+    pub fn watch_failure(&self) -> watch::Receiver<Option<Arc<CoordinatorError>>> {
+        self.inner.failure.subscribe()
+    }
+
+    /// Record I/O of this node; `None` until the broker has been registered.
+    pub fn replication(&self) -> Option<ReplicationManager> {
+        self.inner.replication.get().cloned()
+    }
+
+    /// The metadata group as this node sees it.
+    pub fn raft_status(&self) -> RaftStatus {
+        self.inner.raft.status()
+    }
+
+    /// The hash of the applied metadata, comparable between nodes at equal index.
+    pub fn metadata_hash(&self) -> u64 {
+        self.inner.state.current().hash()
+    }
+
+    /// This node's monotonic clock.
+    pub fn now(&self) -> MonoTime {
+        self.inner.ports.clock.now()
+    }
+
+    /// The configuration it was started with.
+    pub fn config(&self) -> &CoordinatorConfig {
+        &self.inner.config
+    }
+
+    /// How the cluster is doing.
+    pub fn health(&self) -> ClusterHealth {
+        ClusterHealth::new(&self.cluster_state(), &self.raft_status(), self.session())
+    }
+
+    /// Creates a topic and waits until this node has applied it.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::Rejected`] and [`CoordinatorError::Placement`] changed nothing;
+    /// [`CoordinatorError::Propose`] may still create it.
+    pub async fn create_topic(
+        &self,
+        topic: &NewTopic,
+        deadline: Duration,
+    ) -> Result<TopicId, CoordinatorError> {
+        let inner = &self.inner;
+        let creator = TopicCreator {
+            defaults: &inner.config.topic_defaults,
+            default_min_isr: inner.config.replication.min_isr,
+            state: &inner.state,
+            entropy: inner.ports.entropy.as_ref(),
+            proposer: &inner.proposer,
+        };
+        creator.create(topic, deadline).await
+    }
+
+    /// Checks a topic as [`Self::create_topic`] would, without creating it.
+    /// Returns the placement that it would have now.
+    pub fn check_topic(&self, topic: &NewTopic) -> Result<Vec<Vec<BrokerId>>, CoordinatorError> {
+        let state = self.cluster_state();
+        if state.topic(&topic.name).is_some() {
+            let name = topic.name.clone();
+            return Err(rivven_metadata::Rejection::TopicExists { name }.into());
+        }
+        crate::topics::place(topic, &self.inner.config.topic_defaults, &state)
+    }
+
+    /// A producer id that no other producer of this cluster has had or will have (KIP-98).
+    pub async fn next_producer_id(
+        &self,
+        deadline: Duration,
+    ) -> Result<ProducerId, CoordinatorError> {
+        let local = self
+            .session()
+            .local
+            .ok_or(CoordinatorError::NotRegistered)?;
+        self.inner
+            .producer_ids
+            .next(local, &self.inner.proposer, deadline)
+            .await
+    }
+
+    /// The incarnation of this node's data directory.
+    pub fn incarnation(&self) -> Incarnation {
+        self.inner.former.own.incarnation
+    }
+
+    /// Stops in order: hands the leaderships over, flushes the logs, leaves the failure detector,
+    /// closes the stores. Bounded in time; a node that cannot reach a controller stops all the same.
+    pub async fn shutdown(&self) {
+        let inner = &self.inner;
+        inner.stopping.store(true, Ordering::Relaxed);
+        self.wait_for_permission().await;
+        if let Some(membership) = inner.membership.get() {
+            if let Err(error) = membership.leave().await {
+                tracing::debug!(%error, "nobody took note of the leave");
+            }
+        }
+        inner.swim_shutdown.send_replace(true);
+        let tasks = std::mem::take(
+            &mut *inner
+                .tasks
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        );
+        for task in tasks {
+            task.abort();
+        }
+        if let Some(replication) = inner.replication.get() {
+            replication.shutdown().await;
+        }
+        inner.raft_node.lock().await.shutdown().await;
+        inner.network.rpc.shutdown().await;
+    }
+
+    async fn wait_for_permission(&self) {
+        let alone = self
+            .cluster_state()
+            .brokers()
+            .filter(|b| b.is_active())
+            .count()
+            <= 1;
+        if alone || self.session().local.is_none() {
+            return;
+        }
+        let mut session = self.watch_session();
+        let permitted = async {
+            while !session.borrow_and_update().may_stop {
+                if session.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(CONTROLLED_SHUTDOWN_WAIT, permitted)
+            .await
+            .is_err()
+        {
+            tracing::warn!("no controller has taken the leaderships over; stopping all the same");
+        }
+        tokio::time::sleep(STOP_POLL).await;
+    }
+}
+
+/// The network, seen as no more than the port for calls.
+fn rpc_of(network: &BoundNetwork) -> Arc<dyn PeerRpc> {
+    Arc::clone(&network.rpc) as Arc<dyn PeerRpc>
+}
+
+async fn load_identity(
+    config: &CoordinatorConfig,
+    ports: &CoordinatorPorts,
+) -> Result<Identity, CoordinatorError> {
+    let (vfs, entropy) = (Arc::clone(&ports.vfs), Arc::clone(&ports.entropy));
+    let (dir, name) = (config.data_dir.clone(), config.node.name.clone());
+    let identity = blocking::run(&ports.io, "rivven-identity", move || {
+        Identity::load_or_create(&vfs, &dir, &name, entropy.as_ref())
+    });
+    Ok(identity.await??)
+}
+
+async fn open_log_store(
+    config: &CoordinatorConfig,
+    ports: &CoordinatorPorts,
+) -> Result<Arc<dyn LogStore>, CoordinatorError> {
+    let (vfs, dir) = (Arc::clone(&ports.vfs), config.data_dir.join("logs"));
+    let store = blocking::run(&ports.io, "rivven-recovery", move || {
+        SegmentLogStore::open(&dir, vfs, SegmentLogConfig::default())
+    });
+    Ok(Arc::new(store.await??))
+}
+
+/// Counts the starts of this data directory, so that the failure detector can tell a restarted node
+/// from its earlier life whatever the wall clock says.
+async fn next_boot_id(
+    config: &CoordinatorConfig,
+    ports: &CoordinatorPorts,
+) -> Result<u64, CoordinatorError> {
+    fn count(vfs: &dyn Vfs, path: &Path) -> std::io::Result<u64> {
+        let last = if vfs.exists(path)? {
+            let bytes = vfs.read_file(path, MAX_BOOT_FILE_BYTES)?;
+            String::from_utf8_lossy(&bytes)
+                .trim()
+                .parse()
+                .map_err(|_| {
+                    let text = format!("{} is damaged: it must hold one number", path.display());
+                    std::io::Error::new(std::io::ErrorKind::InvalidData, text)
+                })?
+        } else {
+            0u64
+        };
+        let next = last.saturating_add(1);
+        vfs.write_file_atomically(path, format!("{next}\n").as_bytes())?;
+        Ok(next)
+    }
+    let (vfs, path) = (Arc::clone(&ports.vfs), config.data_dir.join("BOOTS"));
+    let boot = blocking::run(&ports.io, "rivven-identity", move || {
+        count(vfs.as_ref(), &path)
+    });
+    Ok(boot.await??)
+}
+
+async fn open_raft(
+    config: &CoordinatorConfig,
+    ports: &CoordinatorPorts,
+    identity: &Identity,
+    network: &BoundNetwork,
+    state: &StateWatch,
+) -> Result<RaftNode, CoordinatorError> {
+    let raft_config = RaftNodeConfig {
+        node_id: config.node.name.to_string(),
+        standalone: config.mode == ClusterMode::Standalone,
+        data_dir: config.data_dir.clone(),
+        heartbeat_interval_ms: config.raft.heartbeat_interval_ms,
+        election_timeout_min_ms: config.raft.election_timeout_min_ms,
+        election_timeout_max_ms: config.raft.election_timeout_max_ms,
+        snapshot_threshold: config.raft.snapshot_threshold,
+        initial_members: Vec::new(),
+    };
+    let options = RaftNodeOptions {
+        vfs: Arc::clone(&ports.vfs),
+        entropy: Arc::clone(&ports.entropy),
+        io: Arc::clone(&ports.io),
+        ..RaftNodeOptions::default()
+    };
+    let published = state.clone();
+    let machine = MetadataStateMachine::new(Arc::new(move |state| published.publish(state)));
+    let machine = Box::new(machine);
+    let node = RaftNode::open(
+        raft_config,
+        identity.clone(),
+        options,
+        machine,
+        rpc_of(network),
+    );
+    Ok(node.await?)
+}
+
+/// Tells the network where the peers are: from the membership of the metadata group, and from the
+/// brokers' registrations, which are newer.
+async fn follow_addresses(inner: Arc<Inner>) {
+    let mut states = inner.state.subscribe();
+    let mut status = inner.raft.watch_status();
+    loop {
+        for member in status.borrow_and_update().voters.clone() {
+            if member.name != inner.config.node.name {
+                inner.network.rpc.add_peer(member.name, member.address);
+            }
+        }
+        let state = Arc::clone(&states.borrow_and_update());
+        for broker in state
+            .brokers()
+            .filter(|b| b.info.name != inner.config.node.name)
+        {
+            let address = broker.info.cluster_addr.clone();
+            inner
+                .network
+                .rpc
+                .add_peer(broker.info.name.clone(), address);
+        }
+        let changed = tokio::select! {
+            changed = states.changed() => changed.is_ok(),
+            changed = status.changed() => changed.is_ok(),
+        };
+        if !changed {
+            return;
+        }
+    }
+}
+
+/// Reports a store that has failed for good: the node must stop, and another may take over.
+async fn watch_raft(inner: Arc<Inner>) {
+    let mut status = inner.raft.watch_status();
+    let failed = status
+        .wait_for(|status| status.state == RaftState::Failed)
+        .await;
+    if let Ok(status) = failed {
+        let reason = status
+            .failure
+            .clone()
+            .unwrap_or_else(|| "unknown".to_owned());
+        let error = rivven_core_types::ProposeError::Unavailable { reason };
+        inner.failure.send_replace(Some(Arc::new(error.into())));
+    }
+}

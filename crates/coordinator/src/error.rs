@@ -1,0 +1,81 @@
+//! Why the coordinator refused or failed.
+
+use std::io;
+
+use rivven_core_types::{Incarnation, LogError, NodeName, ProposeError, RpcError};
+use rivven_isr::ReplicationError;
+use rivven_metadata::Rejection;
+use rivven_placement::PlacementError;
+use rivven_raft_store::RaftStoreError;
+use rivven_segment_log::SegmentLogError;
+use rivven_swim::SwimError;
+use rivven_transport::TransportError;
+
+/// Why a coordinator call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CoordinatorError {
+    /// The data directory cannot be used. Nothing was started.
+    #[error("cannot use the data directory: {0}")]
+    DataDir(#[from] io::Error),
+    /// The consensus store refused to open or failed.
+    #[error(transparent)]
+    RaftStore(#[from] RaftStoreError),
+    /// The transport could not be bound.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The failure detector could not be started.
+    #[error(transparent)]
+    Swim(#[from] SwimError),
+    /// The directory of the partition logs cannot be used.
+    #[error(transparent)]
+    LogStore(#[from] SegmentLogError),
+    /// A partition log could not be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// Replication refused.
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    /// The cluster knows this node's name with another data directory: this one is blank, or is not
+    /// the one that belongs to the node. Nothing changed. Restore the data directory, or remove the
+    /// old member first.
+    #[error(
+        "{name} is a member of the cluster already, with the data directory of incarnation {known} \
+         (says {by}); the one given here is of incarnation {found}. A node that lost its disk must not \
+         vote under its old name: restore its data directory, or give the node another name"
+    )]
+    NameTaken {
+        /// This node.
+        name: NodeName,
+        /// Who knows it.
+        by: NodeName,
+        /// The incarnation known to the cluster.
+        known: Incarnation,
+        /// The incarnation of this data directory.
+        found: Incarnation,
+    },
+    /// The command did not get through. See the source for whether it may still be executed.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The controller refused the command. Nothing changed.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// No valid placement exists. Nothing changed.
+    #[error(transparent)]
+    Placement(#[from] PlacementError),
+    /// A peer could not be called.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    /// A request contradicts itself. Nothing changed.
+    #[error("invalid request: {0}")]
+    InvalidRequest(String),
+    /// This broker is not registered with the controller yet. Nothing changed; retriable.
+    #[error("this broker is not registered yet")]
+    NotRegistered,
+    /// The answer of the state machine is not of this version.
+    #[error("unexpected answer of the metadata state machine: {0}")]
+    UnexpectedAnswer(String),
+    /// The node is shutting down.
+    #[error("shutting down")]
+    Shutdown,
+}

@@ -1,0 +1,131 @@
+//! The messages that coordinators exchange, beside Raft's and the replication's own.
+
+use bytes::Bytes;
+use rivven_core_types::{
+    Address, BrokerId, ClusterId, Incarnation, LogIndex, NodeEpoch, NodeName, Proposed,
+    RaftGroupId, RaftNodeId, RpcError, limits, wire,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Version of all messages in this file.
+const VERSION: u8 = 1;
+
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Bytes, RpcError> {
+    wire::encode(VERSION, message, limits::MAX_RPC_META_BYTES)
+        .map_err(|e| RpcError::Malformed(e.to_string()))
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, RpcError> {
+    wire::decode(VERSION, bytes, limits::MAX_RPC_META_BYTES)
+        .map_err(|e| RpcError::Malformed(e.to_string()))
+}
+
+/// How far a node is on its way into a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Formation {
+    /// Knows of no cluster.
+    Blank,
+    /// Has been told its cluster, but its Raft log is still empty.
+    Announced(ClusterId),
+    /// Is a member: its Raft log has entries.
+    Member(ClusterId),
+}
+
+/// `BOOTSTRAP_PROBE`: how far are you, and with whom do you want to form a cluster?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProbeRequest {
+    pub(crate) name: NodeName,
+}
+
+/// A first voter of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FirstVoter {
+    pub(crate) name: NodeName,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) raft_id: RaftNodeId,
+    pub(crate) address: Address,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProbeReply {
+    /// The answering node.
+    pub(crate) node: FirstVoter,
+    pub(crate) formation: Formation,
+    /// The names it wants to form a cluster with, itself included, sorted; empty until it knows
+    /// them all.
+    pub(crate) members: Vec<NodeName>,
+    /// The incarnation under which the asking node's name is known to the cluster, if it is.
+    pub(crate) known_as: Option<Incarnation>,
+}
+
+/// `BOOTSTRAP_COMMIT`: this is our cluster, and these are its first voters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CommitRequest {
+    pub(crate) cluster: ClusterId,
+    pub(crate) voters: Vec<FirstVoter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum CommitReply {
+    /// The cluster id is on stable storage.
+    Accepted,
+    /// Belongs to another cluster, or is not the node that was probed.
+    Refused(String),
+}
+
+/// `PROPOSE`: the command is in the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProposeRequest {
+    pub(crate) group: RaftGroupId,
+    pub(crate) deadline_ms: u64,
+}
+
+/// The result is in the body when it committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ProposeReply {
+    Committed { index: LogIndex },
+    NotLeader { leader: Option<NodeName> },
+    NotInitialized,
+    TooLarge { length: u64, max: u64 },
+    Overloaded,
+    Unknown { reason: String },
+    Unavailable { reason: String },
+    Forbidden { reason: String },
+}
+
+impl ProposeReply {
+    pub(crate) const fn committed(proposed: &Proposed) -> Self {
+        Self::Committed {
+            index: proposed.index,
+        }
+    }
+}
+
+/// `BROKER_HEARTBEAT`: keeps the sender's session with the controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HeartbeatRequest {
+    pub(crate) broker: BrokerId,
+    pub(crate) node_epoch: NodeEpoch,
+    /// How far the sender has applied the metadata.
+    pub(crate) applied: LogIndex,
+    /// Whether its log directory works.
+    pub(crate) disk_healthy: bool,
+    /// Whether it wants to hand its leaderships over and stop (KIP-841).
+    pub(crate) wants_shutdown: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum HeartbeatReply {
+    /// The session lives.
+    Alive {
+        /// Whether the sender may lead and be in-sync.
+        fenced: bool,
+        /// Whether the sender leads nothing any more and may stop.
+        may_stop: bool,
+    },
+    /// The sender must register again.
+    StaleEpoch,
+    /// Ask there.
+    NotController { leader: Option<NodeName> },
+}

@@ -1,0 +1,227 @@
+//! Getting a metadata command committed from any node, and answering those that peers forward.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rivven_core_types::{
+    Clock, Lane, LogIndex, NodeName, PeerIdentity, PeerRpc, ProposeError, Proposed, Proposer,
+    RaftGroupId, Reply, RpcError, RpcKind, RpcRequest, RpcResponse,
+};
+use rivven_metadata::{ClusterState, Command, CommandResult};
+use rivven_raft_store::RaftHandle;
+
+use crate::error::CoordinatorError;
+use crate::messages::{self, ProposeReply, ProposeRequest};
+
+/// Pause before a proposal is tried again while there is no leader, or the leader is not reachable.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Time given to the network on top of the proposal's own deadline.
+const NETWORK_SLACK: Duration = Duration::from_millis(50);
+/// Longest time that a forwarded proposal may keep this node busy.
+const MAX_FORWARDED_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A committed command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Committed {
+    pub(crate) index: LogIndex,
+    pub(crate) result: CommandResult,
+}
+
+/// Proposes metadata commands: here if this node leads the group, else at the leader.
+#[derive(Clone)]
+pub(crate) struct MetadataProposer {
+    own_name: NodeName,
+    raft: RaftHandle,
+    rpc: Arc<dyn PeerRpc>,
+    clock: Arc<dyn Clock>,
+}
+
+impl MetadataProposer {
+    pub(crate) fn new(
+        own_name: NodeName,
+        raft: RaftHandle,
+        rpc: Arc<dyn PeerRpc>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            own_name,
+            raft,
+            rpc,
+            clock,
+        }
+    }
+
+    /// Commits `command` and waits until this node has applied it, so that the caller reads its own
+    /// write. Tries again until `deadline` whatever goes wrong on the way: every command carries the
+    /// epochs that it expects, so that a second execution is refused or changes nothing.
+    pub(crate) async fn commit(
+        &self,
+        command: &Command,
+        deadline: Duration,
+    ) -> Result<Committed, CoordinatorError> {
+        let bytes = command
+            .encode()
+            .map_err(|e| CoordinatorError::InvalidRequest(e.to_string()))?;
+        let started = self.clock.now();
+        loop {
+            let left = deadline.saturating_sub(self.clock.now().since(started));
+            let error = match self.propose_once(bytes.clone(), left).await {
+                Ok(proposed) => return self.applied_here(proposed, left).await,
+                Err(error @ ProposeError::TooLarge { .. }) => return Err(error.into()),
+                Err(error) => error,
+            };
+            if self.clock.now().since(started) + RETRY_PAUSE >= deadline {
+                return Err(error.into());
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn applied_here(
+        &self,
+        proposed: Proposed,
+        deadline: Duration,
+    ) -> Result<Committed, CoordinatorError> {
+        self.raft.wait_applied(proposed.index, deadline).await?;
+        let result = CommandResult::decode(&proposed.result)
+            .map_err(|e| CoordinatorError::UnexpectedAnswer(e.to_string()))?;
+        Ok(Committed {
+            index: proposed.index,
+            result: result.into_result()?,
+        })
+    }
+
+    async fn propose_once(
+        &self,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        match self
+            .raft
+            .propose(RaftGroupId::METADATA, command.clone(), deadline)
+            .await
+        {
+            Err(ProposeError::NotLeader {
+                leader: Some(leader),
+            }) if leader != self.own_name => self.forward(&leader, command, deadline).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn forward(
+        &self,
+        leader: &NodeName,
+        command: Bytes,
+        deadline: Duration,
+    ) -> Result<Proposed, ProposeError> {
+        let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+        let request = ProposeRequest {
+            group: RaftGroupId::METADATA,
+            deadline_ms,
+        };
+        let failed = |e: RpcError| {
+            let reason = format!("forwarding to {leader}: {e}");
+            if e.maybe_executed() {
+                ProposeError::Unknown { reason }
+            } else {
+                ProposeError::Unavailable { reason }
+            }
+        };
+        let request = RpcRequest {
+            kind: RpcKind::PROPOSE,
+            lane: Lane::Rpc,
+            meta: messages::encode(&request).map_err(failed)?,
+            body: command,
+            deadline: deadline + NETWORK_SLACK,
+        };
+        let response = self.rpc.call(leader, request).await.map_err(failed)?;
+        let reply: ProposeReply = messages::decode(&response.meta).map_err(failed)?;
+        match reply {
+            ProposeReply::Committed { index } => Ok(Proposed {
+                index,
+                result: response.body,
+            }),
+            ProposeReply::NotLeader { leader } => Err(ProposeError::NotLeader { leader }),
+            ProposeReply::NotInitialized => Err(ProposeError::NotInitialized),
+            ProposeReply::Overloaded => Err(ProposeError::Overloaded),
+            ProposeReply::TooLarge { length, max } => Err(ProposeError::TooLarge {
+                length: usize::try_from(length).unwrap_or(usize::MAX),
+                max: usize::try_from(max).unwrap_or(usize::MAX),
+            }),
+            ProposeReply::Unknown { reason } => Err(ProposeError::Unknown { reason }),
+            ProposeReply::Unavailable { reason } | ProposeReply::Forbidden { reason } => {
+                Err(ProposeError::Unavailable { reason })
+            }
+        }
+    }
+
+    /// Answers a proposal that a peer forwarded.
+    pub(crate) fn answer(
+        &self,
+        peer: &PeerIdentity,
+        request: RpcRequest,
+        state: &ClusterState,
+    ) -> Reply {
+        let asked: ProposeRequest = match messages::decode(&request.meta) {
+            Ok(asked) => asked,
+            Err(e) => return Reply::Now(Err(e)),
+        };
+        if let Err(reason) = authorize(peer, &request.body, state) {
+            tracing::warn!(peer = %peer.name, %reason, "refused a forwarded proposal");
+            let forbidden = ProposeReply::Forbidden { reason };
+            return Reply::Now(respond(&forbidden, Bytes::new()));
+        }
+        let deadline = Duration::from_millis(asked.deadline_ms).min(MAX_FORWARDED_DEADLINE);
+        let outcome = self.raft.propose(asked.group, request.body, deadline);
+        Reply::Later(Box::pin(async move {
+            match outcome.await {
+                Ok(proposed) => respond(&ProposeReply::committed(&proposed), proposed.result),
+                Err(e) => respond(&refusal(e), Bytes::new()),
+            }
+        }))
+    }
+}
+
+fn respond(reply: &ProposeReply, body: Bytes) -> Result<RpcResponse, RpcError> {
+    Ok(RpcResponse {
+        meta: messages::encode(reply)?,
+        body,
+    })
+}
+
+fn refusal(error: ProposeError) -> ProposeReply {
+    match error {
+        ProposeError::NotLeader { leader } => ProposeReply::NotLeader { leader },
+        ProposeError::NotInitialized => ProposeReply::NotInitialized,
+        ProposeError::Overloaded => ProposeReply::Overloaded,
+        ProposeError::TooLarge { length, max } => ProposeReply::TooLarge {
+            length: length as u64,
+            max: max as u64,
+        },
+        ProposeError::Unknown { reason } => ProposeReply::Unknown { reason },
+        ProposeError::Unavailable { reason } => ProposeReply::Unavailable { reason },
+        other => ProposeReply::Unavailable {
+            reason: other.to_string(),
+        },
+    }
+}
+
+/// A peer may speak for itself only, and sessions are the controller's own business.
+fn authorize(peer: &PeerIdentity, command: &[u8], state: &ClusterState) -> Result<(), String> {
+    let command = Command::decode(command).map_err(|e| e.to_string())?;
+    let sender = match &command {
+        Command::RegisterBroker { info, .. } => Some(info.name.clone()),
+        Command::AlterPartitions { broker, .. } | Command::AllocateProducerIds { broker, .. } => {
+            state.broker(*broker).map(|record| record.info.name.clone())
+        }
+        Command::CreateTopic { .. }
+        | Command::DeleteTopic { .. }
+        | Command::ElectUnclean { .. } => Some(peer.name.clone()),
+        _ => None,
+    };
+    if sender.as_ref() == Some(&peer.name) {
+        return Ok(());
+    }
+    Err(format!("{} must not propose this command", peer.name))
+}

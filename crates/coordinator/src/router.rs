@@ -1,0 +1,53 @@
+//! Hands each request of a peer to the part that answers it.
+
+use std::sync::{Arc, OnceLock};
+
+use rivven_core_types::{PeerIdentity, Reply, RpcError, RpcHandler, RpcKind, RpcRequest};
+use rivven_isr::ReplicationManager;
+use rivven_raft_store::RaftHandle;
+
+use crate::controller::Controller;
+use crate::formation::Former;
+use crate::proposals::MetadataProposer;
+use crate::state::StateWatch;
+
+pub(crate) struct Router {
+    pub(crate) raft: RaftHandle,
+    pub(crate) former: Arc<Former>,
+    pub(crate) controller: Arc<Controller>,
+    pub(crate) proposer: MetadataProposer,
+    pub(crate) state: StateWatch,
+    pub(crate) replication: Arc<OnceLock<ReplicationManager>>,
+}
+
+impl RpcHandler for Router {
+    fn handle(&self, peer: &PeerIdentity, request: RpcRequest) -> Reply {
+        match request.kind {
+            RpcKind::BOOTSTRAP_PROBE => return self.former.answer_probe(peer),
+            RpcKind::BOOTSTRAP_COMMIT => return self.former.answer_commit(peer, &request.meta),
+            _ => {}
+        }
+        // The handshake lets a blank node in; only bootstrap is open to it.
+        if peer.cluster.is_none() || peer.cluster != self.former.cluster_id() {
+            let text = format!(
+                "{} and this node are not members of one cluster yet",
+                peer.name
+            );
+            return Reply::Now(Err(RpcError::Refused(text)));
+        }
+        match request.kind {
+            RpcKind::REPLICA_FETCH => self.replication.get().map_or_else(
+                || Reply::Now(Err(RpcError::Refused("not registered yet".to_owned()))),
+                |replication| replication.handle_rpc(peer, request),
+            ),
+            RpcKind::PROPOSE => self.proposer.answer(peer, request, &self.state.current()),
+            RpcKind::BROKER_HEARTBEAT => self.controller.answer(peer, &request.meta),
+            RpcKind::RAFT_APPEND
+            | RpcKind::RAFT_VOTE
+            | RpcKind::RAFT_PRE_VOTE
+            | RpcKind::RAFT_SNAPSHOT
+            | RpcKind::RAFT_TRANSFER => self.raft.handle(peer, request),
+            kind => Reply::Now(Err(RpcError::UnknownKind { kind })),
+        }
+    }
+}

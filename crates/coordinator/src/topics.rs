@@ -1,0 +1,142 @@
+//! Creating topics: placement, then one command.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rivven_core_types::{BrokerId, Durability, Entropy, NodeName, TopicId, TopicName};
+use rivven_metadata::{ClusterState, Command, CommandResult, Rejection};
+use rivven_placement::{PartitionPlacer, PlacementConfig, PlacementError};
+
+use crate::config::TopicDefaults;
+use crate::error::CoordinatorError;
+use crate::proposals::MetadataProposer;
+use crate::state::StateWatch;
+
+/// A topic to be made. What is `None` is taken from [`TopicDefaults`].
+#[derive(Debug, Clone)]
+pub struct NewTopic {
+    /// Its name.
+    pub name: TopicName,
+    /// Number of partitions.
+    pub partitions: Option<u32>,
+    /// Replicas of each partition.
+    pub replication_factor: Option<u32>,
+    /// The replicas of each partition, if the creator insists; excludes the two above.
+    pub assignment: Option<Vec<Vec<BrokerId>>>,
+    /// `min.insync.replicas`; by default that of the configuration, but never more than there are
+    /// replicas.
+    pub min_isr: Option<u32>,
+    /// When a record counts as stored.
+    pub durability: Durability,
+}
+
+/// Places `topic` on the brokers of `state` that are active.
+pub(crate) fn place(
+    topic: &NewTopic,
+    defaults: &TopicDefaults,
+    state: &ClusterState,
+) -> Result<Vec<Vec<BrokerId>>, CoordinatorError> {
+    if let Some(assignment) = &topic.assignment {
+        return Ok(assignment.clone());
+    }
+    let partitions = topic.partitions.unwrap_or(defaults.partitions);
+    let factor = topic
+        .replication_factor
+        .unwrap_or(defaults.replication_factor);
+    let factor = usize::try_from(factor).unwrap_or(usize::MAX);
+    if partitions == 0 {
+        return Err(CoordinatorError::InvalidRequest(
+            "a topic needs a partition".to_owned(),
+        ));
+    }
+    if partitions > rivven_core_types::limits::MAX_PARTITIONS_PER_TOPIC {
+        let max = rivven_core_types::limits::MAX_PARTITIONS_PER_TOPIC;
+        return Err(PlacementError::PartitionOutOfRange {
+            partition: partitions,
+            max,
+        }
+        .into());
+    }
+    let mut placer = PartitionPlacer::new(PlacementConfig::default());
+    let mut ids: BTreeMap<&NodeName, BrokerId> = BTreeMap::new();
+    for broker in state.brokers().filter(|b| b.is_active()) {
+        placer.add_node(&broker.info);
+        ids.insert(&broker.info.name, broker.id);
+    }
+    adopt_existing(&mut placer, state)?;
+    (0..partitions)
+        .map(|partition| {
+            let names = placer.assign_partition(topic.name.as_str(), partition, factor)?;
+            let ids = names
+                .iter()
+                .filter_map(|name| ids.get(name).copied())
+                .collect();
+            Ok(ids)
+        })
+        .collect()
+}
+
+/// Tells the placer what is placed already, so that a new topic balances against it.
+fn adopt_existing(
+    placer: &mut PartitionPlacer,
+    state: &ClusterState,
+) -> Result<(), CoordinatorError> {
+    for topic in state.topics() {
+        for partition in state.partitions_of_topic(topic.id) {
+            let names: Vec<NodeName> = partition
+                .replicas
+                .iter()
+                .filter_map(|id| state.broker(*id).map(|b| b.info.name.clone()))
+                .collect();
+            placer.adopt(topic.name.as_str(), partition.id.index.get(), &names)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the creation of a topic needs of its node.
+pub(crate) struct TopicCreator<'a> {
+    pub(crate) defaults: &'a TopicDefaults,
+    pub(crate) default_min_isr: u32,
+    pub(crate) state: &'a StateWatch,
+    pub(crate) entropy: &'a dyn Entropy,
+    pub(crate) proposer: &'a MetadataProposer,
+}
+
+impl TopicCreator<'_> {
+    /// Creates a topic; returns its id once this node has applied the creation.
+    pub(crate) async fn create(
+        &self,
+        topic: &NewTopic,
+        deadline: Duration,
+    ) -> Result<TopicId, CoordinatorError> {
+        let replicas = place(topic, self.defaults, &self.state.current())?;
+        let factor = u32::try_from(replicas.first().map_or(0, Vec::len)).unwrap_or(u32::MAX);
+        let id = TopicId::random(self.entropy);
+        let command = Command::CreateTopic {
+            name: topic.name.clone(),
+            id,
+            replicas,
+            min_isr: topic
+                .min_isr
+                .unwrap_or_else(|| self.default_min_isr.min(factor)),
+            durability: topic.durability,
+        };
+        match self
+            .proposer
+            .commit(&command, deadline)
+            .await
+            .map(|committed| committed.result)
+        {
+            Ok(CommandResult::TopicCreated { id }) => Ok(id),
+            Ok(other) => Err(CoordinatorError::UnexpectedAnswer(format!("{other:?}"))),
+            // Our own first attempt, whose answer was lost on the way.
+            Err(CoordinatorError::Rejected(Rejection::TopicExists { .. }))
+                if self.state.current().topic_by_id(&id).is_some() =>
+            {
+                Ok(id)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+use super::*;
+use rivven_cluster::coordinator::ClusterMode;
+use std::time::Duration;
+
+/// The seed document's configuration, as it stands there.
+const SEED: &str = r#"
+cluster:
+  node_id: "node-1"
+  mode: cluster  # or "standalone"
+  rack: "rack-1"
+  
+  client_addr: "0.0.0.0:9092"
+  cluster_addr: "0.0.0.0:9093"
+  
+  seeds:
+    - "node-2:9093"
+    - "node-3:9093"
+  
+  swim:
+    ping_interval_ms: 100
+    ping_timeout_ms: 50
+    indirect_probes: 3
+    suspicion_multiplier: 3
+    
+  raft:
+    heartbeat_interval_ms: 50
+    election_timeout_min_ms: 150
+    election_timeout_max_ms: 300
+    snapshot_threshold: 10000
+    
+  replication:
+    min_isr: 2
+    replica_lag_max_messages: 1000
+    replica_lag_max_time_secs: 10
+    fetch_interval_ms: 50
+    
+  topic_defaults:
+    partitions: 6
+    replication_factor: 3
+"#;
+
+/// What the seed's configuration leaves open on addresses of every interface.
+const REST: &str = "
+  data_dir: data
+  advertised_client_addr: node-1:9092
+  advertised_cluster_addr: node-1:9093
+  security: { mode: insecure_dev }
+";
+
+fn parsed(text: &str) -> Result<NodeOptions, ConfigError> {
+    parse(text, Path::new("/etc/rivven/node.yaml"))
+}
+
+fn complaint(text: &str) -> String {
+    parsed(text).unwrap_err().to_string()
+}
+
+#[test]
+fn the_seeds_configuration_is_understood() {
+    let options = parsed(&format!("{SEED}{REST}")).unwrap();
+    let config = options.coordinator;
+    assert_eq!(config.node.name.as_str(), "node-1");
+    assert_eq!(config.mode, ClusterMode::Cluster);
+    assert_eq!(config.node.rack.unwrap().as_str(), "rack-1");
+    assert_eq!(options.client_listen.to_string(), "0.0.0.0:9092");
+    assert_eq!(config.node.cluster_addr.to_string(), "node-1:9093");
+    assert_eq!(config.members.len(), 2);
+    assert_eq!(config.swim.ping_interval, Duration::from_millis(100));
+    assert_eq!(config.raft.election_timeout_max_ms, 300);
+    assert_eq!(
+        config.replication.replica_lag_max_time,
+        Duration::from_secs(10)
+    );
+    assert_eq!(
+        (
+            config.topic_defaults.partitions,
+            config.topic_defaults.replication_factor
+        ),
+        (6, 3)
+    );
+    assert_eq!(config.data_dir, Path::new("/etc/rivven/data"));
+}
+
+#[test]
+fn a_wildcard_address_needs_an_advertised_one() {
+    let text = complaint(SEED);
+    assert!(
+        text.contains("cluster.advertised_client_addr is missing"),
+        "{text}"
+    );
+    let wildcard = REST.replace("node-1:9093", "0.0.0.0:9093");
+    let text = complaint(&format!("{SEED}{wildcard}"));
+    assert!(
+        text.contains("advertised_cluster_addr") && text.contains(":40:"),
+        "{text}"
+    );
+}
+
+#[test]
+fn security_must_be_chosen_except_alone_on_loopback() {
+    let cluster = "cluster: { node_id: a, seeds: ['127.0.0.1:1'] }";
+    assert!(complaint(cluster).contains("cluster.security is missing"));
+    parsed("cluster: { node_id: a, mode: standalone }").unwrap();
+    let exposed = "cluster: { node_id: a, mode: standalone, client_addr: '192.0.2.1:9092' }";
+    assert!(complaint(exposed).contains("cluster.security is missing"));
+    let no_file = "cluster: { node_id: a, seeds: ['b:1'], security: { mode: shared_secret } }";
+    assert!(complaint(no_file).contains("cluster.security.secret_file is missing"));
+}
+
+#[test]
+fn a_secret_is_read_from_its_file_without_the_line_end_and_never_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.yaml");
+    let text = "cluster: { node_id: a, seeds: ['b:1'], \
+                security: { mode: shared_secret, secret_file: secret } }";
+    let error = parse(text, &path).unwrap_err().to_string();
+    assert!(
+        error.contains("cannot read") && error.contains(":1:"),
+        "{error}"
+    );
+    std::fs::write(dir.path().join("secret"), "short\n").unwrap();
+    assert!(
+        parse(text, &path)
+            .unwrap_err()
+            .to_string()
+            .contains("secret_file")
+    );
+    std::fs::write(dir.path().join("secret"), "correct horse battery staple\n").unwrap();
+    let options = parse(text, &path).unwrap();
+    assert!(!format!("{options:?}").contains("horse"));
+}
+
+#[test]
+fn every_complaint_names_line_and_key() {
+    let text = complaint("cluster:\n  node_id: a\n  nodeid: 3\n");
+    assert!(text.contains("line 3") && text.contains("nodeid"), "{text}");
+    let text = complaint("cluster:\n  node_id: a\n  swim:\n    ping_interval_ms: soon\n");
+    assert!(
+        text.contains("line 4") && text.contains("ping_interval_ms"),
+        "{text}"
+    );
+    let text = complaint(&format!("{SEED}{REST}").replace("min_isr: 2", "min_isr: 0"));
+    assert!(
+        text.contains(":27:") && text.contains("cluster.replication.min_isr"),
+        "{text}"
+    );
+    let text = complaint(&format!("{SEED}{REST}").replace("max_ms: 300", "max_ms: 150"));
+    assert!(
+        text.contains(":23:") && text.contains("election_timeout"),
+        "{text}"
+    );
+    let text = complaint("cluster: { node_id: 'a b' }");
+    assert!(
+        text.contains("cluster.node_id") && text.contains("' '"),
+        "{text}"
+    );
+    let text = complaint("cluster: { node_id: [a");
+    assert!(text.contains("node.yaml"), "{text}");
+}
+
+#[test]
+fn initial_members_must_name_this_node_and_nobody_twice() {
+    let base = "cluster: { node_id: a, security: { mode: insecure_dev }, initial_members: [";
+    let member = |name: &str, port: u16| {
+        format!("{{ node_id: {name}, cluster_addr: '127.0.0.1:{port}' }}, ")
+    };
+    let ok = format!("{base}{}{}] }}", member("a", 1), member("b", 2));
+    assert_eq!(parsed(&ok).unwrap().coordinator.members.len(), 1);
+    let without = format!("{base}{}{}] }}", member("b", 1), member("c", 2));
+    assert!(complaint(&without).contains("not this one"));
+    let twice = format!(
+        "{base}{}{}{}] }}",
+        member("a", 1),
+        member("b", 2),
+        member("b", 3)
+    );
+    assert!(complaint(&twice).contains("listed twice"));
+}

@@ -1,0 +1,507 @@
+//! From the file's text to options that make sense.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rivven_cluster::coordinator::{
+    ClusterMember, ClusterMode, CoordinatorConfig, RaftTiming, SessionConfig, TopicDefaults,
+};
+use rivven_cluster::swim::{SharedSecret, SwimConfig, SwimSecurity};
+use rivven_cluster::transport::{Secret, Security};
+use rivven_cluster::types::{Address, NodeInfo, NodeName, RackId};
+use rivven_cluster::{RaftNodeConfig, ReplicationConfig};
+use serde_saphyr::Spanned;
+
+use super::error::ConfigError;
+use super::model;
+
+/// Where records and metadata live unless the file says otherwise.
+const DEFAULT_DATA_DIR: &str = "/var/lib/rivven";
+const DEFAULT_CLIENT_ADDR: &str = "127.0.0.1:9092";
+const DEFAULT_CLUSTER_ADDR: &str = "127.0.0.1:9093";
+/// Longest secret file, in bytes.
+const MAX_SECRET_FILE_BYTES: u64 = 1024;
+
+/// A validated configuration.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// The cluster node.
+    pub coordinator: CoordinatorConfig,
+    /// How peers prove who they are.
+    pub security: Security,
+    /// Where to listen for peers.
+    pub cluster_listen: Address,
+    /// Where to listen for Kafka clients.
+    pub client_listen: Address,
+    /// The admin port.
+    pub admin: AdminOptions,
+}
+
+/// The admin HTTP port.
+#[derive(Debug, Clone, Default)]
+pub struct AdminOptions {
+    /// Where to listen; off if `None`.
+    pub listen: Option<Address>,
+}
+
+/// Makes errors that name the place.
+struct Place<'a> {
+    path: &'a Path,
+}
+
+impl Place<'_> {
+    fn invalid<T>(&self, at: &Spanned<T>, key: &'static str, reason: impl ToString) -> ConfigError {
+        ConfigError::Invalid {
+            path: self.path.to_owned(),
+            line: at.referenced.line(),
+            column: at.referenced.column(),
+            key,
+            reason: reason.to_string(),
+        }
+    }
+
+    fn missing(&self, key: &'static str, reason: &str) -> ConfigError {
+        ConfigError::Missing {
+            path: self.path.to_owned(),
+            key,
+            reason: reason.to_owned(),
+        }
+    }
+
+    fn address(&self, at: &Spanned<String>, key: &'static str) -> Result<Address, ConfigError> {
+        let address: Address = at.value.parse().map_err(|e| self.invalid(at, key, e))?;
+        if address.port() == 0 {
+            return Err(self.invalid(at, key, "port 0 cannot be told to others; choose a port"));
+        }
+        Ok(address)
+    }
+
+    fn in_range<T: PartialOrd + Copy + std::fmt::Display>(
+        &self,
+        value: Option<Spanned<T>>,
+        key: &'static str,
+        range: std::ops::RangeInclusive<T>,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        let Some(value) = value else {
+            return Ok(default);
+        };
+        if range.contains(&value.value) {
+            return Ok(value.value);
+        }
+        let reason = format!(
+            "{} is not within {}..={}",
+            value.value,
+            range.start(),
+            range.end()
+        );
+        Err(self.invalid(&value, key, reason))
+    }
+
+    /// The address to listen on and the one to tell others.
+    fn listen_and_advertise(
+        &self,
+        listen: Option<&Spanned<String>>,
+        advertised: Option<&Spanned<String>>,
+        default: &str,
+        keys: (&'static str, &'static str),
+    ) -> Result<(Address, Address), ConfigError> {
+        let fallback = || {
+            default
+                .parse()
+                .map_err(|e: rivven_cluster::types::InvalidId| self.missing(keys.0, &e.to_string()))
+        };
+        let listening = match listen {
+            Some(at) => self.address(at, keys.0)?,
+            None => fallback()?,
+        };
+        let advertised = match advertised {
+            Some(at) => {
+                let address = self.address(at, keys.1)?;
+                if address.is_unspecified() {
+                    let reason = "must be an address that others can connect to, not a wildcard";
+                    return Err(self.invalid(at, keys.1, reason));
+                }
+                address
+            }
+            None if listening.is_unspecified() => {
+                let reason = format!(
+                    "{} listens on every interface ({listening}), so say where others reach this node",
+                    keys.0
+                );
+                return Err(self.missing(keys.1, &reason));
+            }
+            None => listening.clone(),
+        };
+        Ok((listening, advertised))
+    }
+}
+
+pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, ConfigError> {
+    let place = Place { path };
+    let cluster = file.cluster;
+    let mode = match cluster.mode {
+        Some(model::Mode::Standalone) => ClusterMode::Standalone,
+        Some(model::Mode::Cluster) | None => ClusterMode::Cluster,
+    };
+    let name = NodeName::new(&cluster.node_id.value)
+        .map_err(|e| place.invalid(&cluster.node_id, "cluster.node_id", e))?;
+    let (client_listen, client_addr) = place.listen_and_advertise(
+        cluster.client_addr.as_ref(),
+        cluster.advertised_client_addr.as_ref(),
+        DEFAULT_CLIENT_ADDR,
+        ("cluster.client_addr", "cluster.advertised_client_addr"),
+    )?;
+    let (cluster_listen, cluster_addr) = place.listen_and_advertise(
+        cluster.cluster_addr.as_ref(),
+        cluster.advertised_cluster_addr.as_ref(),
+        DEFAULT_CLUSTER_ADDR,
+        ("cluster.cluster_addr", "cluster.advertised_cluster_addr"),
+    )?;
+    let admin = match &cluster.admin_addr {
+        Some(at) => AdminOptions {
+            listen: Some(place.address(at, "cluster.admin_addr")?),
+        },
+        None => AdminOptions::default(),
+    };
+    let loopback = [&client_listen, &client_addr, &cluster_listen, &cluster_addr]
+        .iter()
+        .all(|address| address.is_loopback());
+    let alone_on_loopback = mode == ClusterMode::Standalone && loopback;
+    let (security, swim_security) = security(&place, cluster.security, alone_on_loopback)?;
+    let members = members(
+        &place,
+        mode,
+        &name,
+        &cluster_addr,
+        cluster.seeds,
+        cluster.initial_members,
+    )?;
+    let mut node = NodeInfo::new(name, client_addr, cluster_addr);
+    if let Some(rack) = &cluster.rack {
+        let rack = RackId::new(&rack.value).map_err(|e| place.invalid(rack, "cluster.rack", e))?;
+        node = node.with_rack(rack);
+    }
+    let data_dir = cluster
+        .data_dir
+        .map_or_else(|| DEFAULT_DATA_DIR.into(), |d| d.value);
+    let coordinator = CoordinatorConfig {
+        node,
+        mode,
+        data_dir: relative_to(path, &data_dir),
+        members,
+        raft: raft(&place, cluster.raft)?,
+        swim: swim(&place, cluster.swim, swim_security)?,
+        replication: replication(&place, cluster.replication)?,
+        session: session(&place, cluster.session)?,
+        topic_defaults: topic_defaults(&place, cluster.topic_defaults)?,
+    };
+    Ok(NodeOptions {
+        coordinator,
+        security,
+        cluster_listen,
+        client_listen,
+        admin,
+    })
+}
+
+fn relative_to(config: &Path, path: &str) -> PathBuf {
+    config.parent().unwrap_or_else(|| Path::new(".")).join(path)
+}
+
+fn members(
+    place: &Place<'_>,
+    mode: ClusterMode,
+    own: &NodeName,
+    own_address: &Address,
+    seeds: Vec<Spanned<String>>,
+    initial: Vec<model::Member>,
+) -> Result<Vec<ClusterMember>, ConfigError> {
+    if mode == ClusterMode::Standalone {
+        if let Some(seed) = seeds.first() {
+            let reason = "a standalone node has no peers; remove the seeds, or use mode: cluster";
+            return Err(place.invalid(seed, "cluster.seeds", reason));
+        }
+        return Ok(Vec::new());
+    }
+    let mut members: Vec<ClusterMember> = Vec::new();
+    let mut listed = initial.is_empty();
+    for member in initial {
+        let key = "cluster.initial_members.node_id";
+        let name = NodeName::new(&member.node_id.value)
+            .map_err(|e| place.invalid(&member.node_id, key, e))?;
+        let address =
+            place.address(&member.cluster_addr, "cluster.initial_members.cluster_addr")?;
+        if name == *own {
+            listed = true;
+        } else if members.iter().any(|m| m.name.as_ref() == Some(&name)) {
+            return Err(place.invalid(&member.node_id, key, "this name is listed twice"));
+        } else {
+            members.push(ClusterMember {
+                name: Some(name),
+                address,
+            });
+        }
+    }
+    if !listed {
+        let reason = "lists other nodes, but not this one";
+        return Err(place.missing("cluster.initial_members", reason));
+    }
+    if members.is_empty() {
+        for seed in &seeds {
+            let address = place.address(seed, "cluster.seeds")?;
+            // A list that is the same on all nodes names this one too.
+            if address != *own_address && members.iter().all(|m| m.address != address) {
+                members.push(ClusterMember {
+                    name: None,
+                    address,
+                });
+            }
+        }
+    }
+    if members.is_empty() {
+        let reason = "name the other nodes here (or set mode: standalone)";
+        return Err(place.missing("cluster.seeds", reason));
+    }
+    Ok(members)
+}
+
+fn security(
+    place: &Place<'_>,
+    security: Option<model::Security>,
+    alone_on_loopback: bool,
+) -> Result<(Security, SwimSecurity), ConfigError> {
+    let Some(security) = security else {
+        if alone_on_loopback {
+            return Ok((Security::InsecureDev, SwimSecurity::InsecureDev));
+        }
+        let reason = "choose `mode: shared_secret` with a `secret_file`, or, for development alone, \
+                      `mode: insecure_dev`";
+        return Err(place.missing("cluster.security", reason));
+    };
+    if security.mode.value == model::SecurityMode::InsecureDev {
+        if let Some(file) = &security.secret_file {
+            let reason = "insecure_dev uses no secret; remove it, or use mode: shared_secret";
+            return Err(place.invalid(file, "cluster.security.secret_file", reason));
+        }
+        return Ok((Security::InsecureDev, SwimSecurity::InsecureDev));
+    }
+    let Some(file) = &security.secret_file else {
+        let reason = "mode: shared_secret needs the path of a file with at least 16 bytes";
+        return Err(place.missing("cluster.security.secret_file", reason));
+    };
+    let key = "cluster.security.secret_file";
+    let primary = read_secret(place, file, key)?;
+    let mut secret = Secret::new(&primary).map_err(|e| place.invalid(file, key, e))?;
+    if let Some(file) = &security.previous_secret_file {
+        let key = "cluster.security.previous_secret_file";
+        let previous = read_secret(place, file, key)?;
+        secret = secret
+            .with_previous(previous)
+            .map_err(|e| place.invalid(file, key, e))?;
+    }
+    let swim = SharedSecret::new(primary).map_err(|e| place.invalid(file, key, e))?;
+    Ok((
+        Security::SharedSecret(secret),
+        SwimSecurity::SharedSecret(swim),
+    ))
+}
+
+/// Reads a secret file; line ends at its end are not part of the secret.
+fn read_secret(
+    place: &Place<'_>,
+    file: &Spanned<String>,
+    key: &'static str,
+) -> Result<Vec<u8>, ConfigError> {
+    let path = relative_to(place.path, &file.value);
+    let unreadable = |e: std::io::Error| {
+        place.invalid(file, key, format!("cannot read {}: {e}", path.display()))
+    };
+    let length = std::fs::metadata(&path).map_err(unreadable)?.len();
+    if length > MAX_SECRET_FILE_BYTES {
+        let reason = format!(
+            "{} has more than {MAX_SECRET_FILE_BYTES} bytes",
+            path.display()
+        );
+        return Err(place.invalid(file, key, reason));
+    }
+    let mut bytes = std::fs::read(&path).map_err(unreadable)?;
+    while matches!(bytes.last(), Some(b'\n' | b'\r')) {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+fn raft(place: &Place<'_>, raft: model::Raft) -> Result<RaftTiming, ConfigError> {
+    let default = RaftTiming::default();
+    let max_at = raft.election_timeout_max_ms.clone();
+    let timing = RaftTiming {
+        heartbeat_interval_ms: place.in_range(
+            raft.heartbeat_interval_ms,
+            "cluster.raft.heartbeat_interval_ms",
+            10..=10_000,
+            default.heartbeat_interval_ms,
+        )?,
+        election_timeout_min_ms: place.in_range(
+            raft.election_timeout_min_ms,
+            "cluster.raft.election_timeout_min_ms",
+            20..=60_000,
+            default.election_timeout_min_ms,
+        )?,
+        election_timeout_max_ms: place.in_range(
+            raft.election_timeout_max_ms,
+            "cluster.raft.election_timeout_max_ms",
+            30..=120_000,
+            default.election_timeout_max_ms,
+        )?,
+        snapshot_threshold: place.in_range(
+            raft.snapshot_threshold,
+            "cluster.raft.snapshot_threshold",
+            100..=1_000_000_000,
+            default.snapshot_threshold,
+        )?,
+    };
+    let check = RaftNodeConfig {
+        heartbeat_interval_ms: timing.heartbeat_interval_ms,
+        election_timeout_min_ms: timing.election_timeout_min_ms,
+        election_timeout_max_ms: timing.election_timeout_max_ms,
+        snapshot_threshold: timing.snapshot_threshold,
+        ..RaftNodeConfig::default()
+    };
+    match (check.validate(), max_at) {
+        (Ok(()), _) => Ok(timing),
+        (Err(e), Some(at)) => Err(place.invalid(&at, "cluster.raft.election_timeout_max_ms", e)),
+        (Err(e), None) => {
+            Err(place.missing("cluster.raft.election_timeout_max_ms", &e.to_string()))
+        }
+    }
+}
+
+fn swim(
+    place: &Place<'_>,
+    swim: model::Swim,
+    security: SwimSecurity,
+) -> Result<SwimConfig, ConfigError> {
+    let default = SwimConfig::default();
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let timeout_at = swim.ping_timeout_ms.clone();
+    let interval = place.in_range(
+        swim.ping_interval_ms,
+        "cluster.swim.ping_interval_ms",
+        10..=60_000,
+        millis(default.ping_interval),
+    )?;
+    let timeout = place.in_range(
+        swim.ping_timeout_ms,
+        "cluster.swim.ping_timeout_ms",
+        1..=60_000,
+        millis(default.ping_timeout),
+    )?;
+    if timeout >= interval {
+        let key = "cluster.swim.ping_timeout_ms";
+        let reason = format!("{timeout} must be below ping_interval_ms, {interval}");
+        return Err(timeout_at.map_or_else(
+            || place.missing(key, &reason),
+            |at| place.invalid(&at, key, &reason),
+        ));
+    }
+    let indirect = place.in_range(
+        swim.indirect_probes,
+        "cluster.swim.indirect_probes",
+        0..=16,
+        3,
+    )?;
+    Ok(SwimConfig {
+        ping_interval: Duration::from_millis(interval),
+        ping_timeout: Duration::from_millis(timeout),
+        indirect_probes: usize::try_from(indirect).unwrap_or(usize::MAX),
+        suspicion_multiplier: place.in_range(
+            swim.suspicion_multiplier,
+            "cluster.swim.suspicion_multiplier",
+            1..=100,
+            default.suspicion_multiplier,
+        )?,
+        security,
+        ..default
+    })
+}
+
+fn replication(
+    place: &Place<'_>,
+    replication: model::Replication,
+) -> Result<ReplicationConfig, ConfigError> {
+    let default = ReplicationConfig::default();
+    let lag = place.in_range(
+        replication.replica_lag_max_time_secs,
+        "cluster.replication.replica_lag_max_time_secs",
+        1..=3_600,
+        default.replica_lag_max_time.as_secs(),
+    )?;
+    let interval = place.in_range(
+        replication.fetch_interval_ms,
+        "cluster.replication.fetch_interval_ms",
+        1..=60_000,
+        u64::try_from(default.fetch_interval.as_millis()).unwrap_or(u64::MAX),
+    )?;
+    Ok(ReplicationConfig {
+        min_isr: place.in_range(
+            replication.min_isr,
+            "cluster.replication.min_isr",
+            1..=15,
+            default.min_isr,
+        )?,
+        replica_lag_max_messages: place.in_range(
+            replication.replica_lag_max_messages,
+            "cluster.replication.replica_lag_max_messages",
+            1..=u64::MAX,
+            default.replica_lag_max_messages,
+        )?,
+        replica_lag_max_time: Duration::from_secs(lag),
+        fetch_interval: Duration::from_millis(interval),
+        ..default
+    })
+}
+
+fn session(place: &Place<'_>, session: model::Session) -> Result<SessionConfig, ConfigError> {
+    let default = SessionConfig::default();
+    let heartbeat = place.in_range(
+        session.heartbeat_interval_ms,
+        "cluster.session.heartbeat_interval_ms",
+        10..=60_000,
+        u64::try_from(default.heartbeat_interval.as_millis()).unwrap_or(u64::MAX),
+    )?;
+    let timeout = place.in_range(
+        session.timeout_ms,
+        "cluster.session.timeout_ms",
+        heartbeat.saturating_mul(3)..=600_000,
+        u64::try_from(default.timeout.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(heartbeat * 3),
+    )?;
+    Ok(SessionConfig {
+        timeout: Duration::from_millis(timeout),
+        heartbeat_interval: Duration::from_millis(heartbeat),
+    })
+}
+
+fn topic_defaults(
+    place: &Place<'_>,
+    topics: model::TopicDefaults,
+) -> Result<TopicDefaults, ConfigError> {
+    let default = TopicDefaults::default();
+    Ok(TopicDefaults {
+        partitions: place.in_range(
+            topics.partitions,
+            "cluster.topic_defaults.partitions",
+            1..=rivven_cluster::types::limits::MAX_PARTITIONS_PER_TOPIC,
+            default.partitions,
+        )?,
+        replication_factor: place.in_range(
+            topics.replication_factor,
+            "cluster.topic_defaults.replication_factor",
+            1..=15,
+            default.replication_factor,
+        )?,
+        auto_create: topics.auto_create.unwrap_or(default.auto_create),
+    })
+}
