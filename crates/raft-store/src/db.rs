@@ -68,6 +68,8 @@ pub(crate) struct Stored {
     /// The newest entries, for the tail cache.
     pub(crate) tail: Vec<Entry>,
     pub(crate) last: Option<LogId>,
+    /// The least index that the log holds.
+    pub(crate) begin: u64,
     /// Bytes of the entries above the snapshot.
     pub(crate) bytes_since_snapshot: u64,
 }
@@ -241,6 +243,8 @@ impl Db {
         let mut cached = 0;
         let mut last: Option<LogId> = stored.purged.map(Into::into);
         let first = stored.purged.map_or(0, |p| p.index + 1);
+        stored.begin = first;
+        let mut seen = false;
         let log = txn.open_table(LOG).map_err(|e| self.failed("read", e))?;
         let range = (self.group, first)..=(self.group, u64::MAX);
         for item in log.range(range).map_err(|e| self.failed("read", e))? {
@@ -248,6 +252,9 @@ impl Db {
             let entry = self.entry(key.value().1, value.value())?;
             self.check_order(last, entry.log_id)?;
             last = Some(entry.log_id);
+            if !std::mem::replace(&mut seen, true) {
+                stored.begin = entry.log_id.index;
+            }
             let bytes = entry_bytes(&entry);
             if entry.log_id.index > covered {
                 stored.bytes_since_snapshot += bytes as u64;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::{Config, Raft, SnapshotPolicy};
-use rivven_core_types::{FrozenState, PeerRpc, RaftGroupId, StateMachine};
+use rivven_core_types::{FrozenState, OpenMode, PeerRpc, RaftGroupId, StateMachine, Vfs};
 use tokio::sync::mpsc;
 
 use crate::config::{RaftNodeConfig, RaftNodeOptions};
@@ -25,7 +25,10 @@ use crate::writer::Writer;
 /// Longest wait for one chunk of a snapshot to be written by the peer.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(10);
 
-pub(crate) type Core0 = Raft<TypeConfig, Machine>;
+/// Longest wait for a new core to report what it has loaded.
+const LOAD_DEADLINE: Duration = Duration::from_secs(30);
+
+pub(crate) type RaftCore = Raft<TypeConfig, Machine>;
 
 /// All that is needed to open a store, again and again.
 pub(crate) struct Context {
@@ -46,7 +49,7 @@ pub(crate) struct Store {
 
 /// A running core.
 pub(crate) struct Instance {
-    pub(crate) raft: Core0,
+    pub(crate) raft: RaftCore,
     pub(crate) store: Store,
     pub(crate) receiver: Receiver,
 }
@@ -235,6 +238,15 @@ impl Context {
         let id = self.raft_id();
         match Raft::new(id, config, network, log, machine.clone()).await {
             Ok(raft) => {
+                if !store.log.is_blank() {
+                    // The first metrics are a default without members. Whoever holds a log must
+                    // never look like a blank node, not even for a moment.
+                    let loaded = raft.wait(Some(LOAD_DEADLINE));
+                    let loaded = loaded.metrics(|m| m.last_log_index.is_some(), "loaded state");
+                    loaded
+                        .await
+                        .map_err(|e| RaftStoreError::Raft(e.to_string()))?;
+                }
                 let receiver = Receiver::new(machine);
                 Ok(Instance {
                     raft,
@@ -250,9 +262,9 @@ impl Context {
     }
 }
 
-fn is_empty(vfs: &dyn rivven_core_types::Vfs, path: &Path) -> Result<bool, RaftStoreError> {
+fn is_empty(vfs: &dyn Vfs, path: &Path) -> Result<bool, RaftStoreError> {
     let file = vfs
-        .open(path, rivven_core_types::OpenMode::Read)
+        .open(path, OpenMode::Read)
         .map_err(RaftStoreError::io("open", path))?;
     file.is_empty().map_err(RaftStoreError::io("read", path))
 }

@@ -57,7 +57,7 @@ impl Memory {
         let committed = stored.committed.map(LogId::from).min(last);
         let purged = stored.purged.map(LogId::from);
         Self {
-            tail: Tail::new(stored.tail, last, purged, tail_bytes),
+            tail: Tail::new(stored.tail, stored.begin, last, purged, tail_bytes),
             vote: stored.vote.map(Into::into),
             committed,
             log_bytes: stored.bytes_since_snapshot,
@@ -89,6 +89,11 @@ impl LogStore {
     /// Why the store was given up, if it was.
     pub(crate) fn failure(&self) -> Option<String> {
         self.memory().failed.clone()
+    }
+
+    /// Whether there is, or ever was, an entry.
+    pub(crate) fn is_blank(&self) -> bool {
+        self.memory().tail.last().is_none()
     }
 
     /// Bytes appended since the newest snapshot, and that snapshot's size.
@@ -175,12 +180,12 @@ impl LogStore {
             .await?;
         let entries = read.map_err(RaftStoreError::into_io)?;
         // What was purged meanwhile may be missing in front; nothing else may.
-        let purged = self.memory().tail.purged().map_or(0, |id| id.index + 1);
+        let begin = self.memory().tail.begin();
         let expected = entries.first().map_or(range.end, |e| e.log_id.index);
         let contiguous = (expected..)
             .zip(&entries)
             .all(|(index, e)| e.log_id.index == index);
-        if contiguous && (expected == range.start || expected <= purged) {
+        if contiguous && (expected == range.start || expected <= begin) {
             return Ok(entries);
         }
         let text = format!("entries {range:?} are missing from the Raft log");

@@ -11,7 +11,7 @@ use rivven_core_types::{RpcError, RpcKind, RpcRequest, RpcResponse, VfsFile};
 use tokio::sync::Mutex;
 
 use crate::error::RaftStoreError;
-use crate::instance::Core0;
+use crate::instance::RaftCore;
 use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::messages::{
@@ -39,7 +39,7 @@ pub(crate) struct Receiver {
 
 /// A request together with what checks it.
 pub(crate) struct Incall<'a> {
-    pub(crate) raft: &'a Core0,
+    pub(crate) raft: &'a RaftCore,
     pub(crate) log: &'a LogStore,
     pub(crate) own_id: u64,
     pub(crate) peer: &'a str,

@@ -16,6 +16,8 @@ pub(crate) struct Tail {
     max_bytes: usize,
     last: Option<LogId>,
     purged: Option<LogId>,
+    /// The least index that the store holds at all.
+    begin: u64,
     /// Entries below this index are durable.
     durable_end: u64,
     /// Grows with every truncation, so that a late commit of entries since cut off is not taken for
@@ -30,6 +32,7 @@ fn next_index(id: Option<LogId>) -> u64 {
 impl Tail {
     pub(crate) fn new(
         entries: Vec<Entry>,
+        begin: u64,
         last: Option<LogId>,
         purged: Option<LogId>,
         max_bytes: usize,
@@ -43,6 +46,7 @@ impl Tail {
         Self {
             entries,
             first,
+            begin,
             bytes,
             max_bytes,
             last,
@@ -56,6 +60,10 @@ impl Tail {
         self.last
     }
 
+    pub(crate) const fn begin(&self) -> u64 {
+        self.begin
+    }
+
     pub(crate) const fn purged(&self) -> Option<LogId> {
         self.purged
     }
@@ -66,19 +74,21 @@ impl Tail {
 
     /// Publishes entries to readers; returns their size. Refuses a gap.
     pub(crate) fn append(&mut self, entries: &[Entry]) -> io::Result<u64> {
-        let mut expected = match self.last {
+        let due = match self.last {
             Some(last) => last.index + 1,
             None => entries.first().map_or(0, |e| e.log_id.index),
         };
-        for entry in entries {
+        for (expected, entry) in (due..).zip(entries) {
             if entry.log_id.index != expected {
                 let text = format!("append of entry {} where {expected} is due", entry.log_id);
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
             }
-            expected += 1;
         }
         if let (true, Some(first)) = (self.entries.is_empty(), entries.first()) {
             self.first = first.log_id.index;
+            if self.last.is_none() {
+                self.begin = self.first;
+            }
             self.durable_end = self.durable_end.max(self.first);
         }
         let added: usize = entries.iter().map(entry_bytes).sum();
@@ -109,6 +119,9 @@ impl Tail {
 
     pub(crate) fn truncate_after(&mut self, last: Option<LogId>) {
         let end = next_index(last);
+        if next_index(self.last) <= end {
+            return;
+        }
         while self.entries.back().is_some_and(|e| e.log_id.index >= end) {
             self.bytes -= self.entries.pop_back().as_ref().map_or(0, entry_bytes);
         }
@@ -124,6 +137,7 @@ impl Tail {
             self.bytes -= self.entries.pop_front().as_ref().map_or(0, entry_bytes);
         }
         self.first = self.first.max(end);
+        self.begin = self.begin.max(end);
         self.durable_end = self.durable_end.max(end);
         self.purged = self.purged.max(Some(upto));
         if next_index(self.last) < end {
@@ -133,7 +147,7 @@ impl Tail {
 
     /// What of `range` must be read from the database, and the rest.
     pub(crate) fn read(&self, range: Range<u64>) -> (Option<Range<u64>>, Vec<Entry>) {
-        let start = range.start.max(next_index(self.purged));
+        let start = range.start.max(self.begin);
         let end = range.end.min(next_index(self.last));
         let disk = start..end.min(self.first);
         let skip = start.max(self.first) - self.first;
@@ -165,7 +179,7 @@ mod tests {
 
     #[test]
     fn entries_replaced_after_a_truncation_stay_until_they_are_durable_themselves() {
-        let mut tail = Tail::new(Vec::new(), None, None, 0);
+        let mut tail = Tail::new(Vec::new(), 0, None, None, 0);
         tail.append(&entries(0..10, 1)).unwrap();
         let queued = tail.generation();
         tail.truncate_after(Some(LogId::new_term_index(1, 4)));
@@ -181,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_refused() {
-        let mut tail = Tail::new(Vec::new(), None, None, 1 << 20);
+        let mut tail = Tail::new(Vec::new(), 0, None, None, 1 << 20);
         tail.append(&entries(0..3, 1)).unwrap();
         assert!(tail.append(&entries(4..5, 1)).is_err());
         assert!(tail.append(&entries(2..3, 1)).is_err());

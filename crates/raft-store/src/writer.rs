@@ -130,7 +130,9 @@ impl Writer {
                 self.log_end = entries.last().map_or(self.log_end, |e| e.log_id.index + 1);
                 appended = Some(self.log_end);
             }
-            Some(Change::TruncateAfter(last)) => self.log_end = last.map_or(0, |index| index + 1),
+            Some(Change::TruncateAfter(last)) => {
+                self.log_end = self.log_end.min(last.map_or(0, |index| index + 1));
+            }
             Some(Change::Purge(upto)) => self.log_end = self.log_end.max(upto.index + 1),
             Some(Change::Committed(id)) => {
                 // A committed index beyond the durable log would keep the node from starting.

@@ -136,6 +136,33 @@ async fn no_acknowledged_command_is_lost_when_leaders_lose_power() {
         cluster.check().await;
     }
     assert_eq!(cluster.acked.len(), 160);
+    let names: Vec<_> = cluster.nodes.keys().cloned().collect();
+    let mut disks = Vec::new();
+    for (seed, name) in (10..).zip(&names) {
+        disks.push(cluster.power_loss(name, seed).await);
+    }
+    for (name, vfs) in names.iter().zip(disks) {
+        cluster.restart(name, vfs).await;
+    }
+    cluster.check().await;
+}
+
+/// The message part of a call holds 64 KiB; entries travel beside it.
+#[tokio::test(start_paused = true)]
+async fn the_longest_command_reaches_every_node() {
+    let cluster = Cluster::form(|_, _| {}).await;
+    let leader = cluster.nodes[&cluster.leader(None).await].handle();
+    let long = Bytes::from(vec![1; rivven_core_types::limits::MAX_COMMAND_BYTES]);
+    let done = leader
+        .propose(RaftGroupId::METADATA, long, DEADLINE)
+        .await
+        .unwrap();
+    for node in cluster.nodes.values() {
+        node.handle()
+            .wait_applied(done.index, DEADLINE)
+            .await
+            .unwrap();
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -245,6 +272,7 @@ async fn leadership_is_handed_over_on_request() {
         .wait_status(DEADLINE, "the transfer", leads)
         .await
         .unwrap();
+    assert_eq!(cluster.leader(None).await, to);
     cluster.write(&to, 5).await;
     assert_eq!(cluster.acked.len(), 10);
     cluster.check().await;

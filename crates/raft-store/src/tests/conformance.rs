@@ -1,6 +1,7 @@
 //! openraft's own suite for storage implementations.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use openraft::StorageError;
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -17,6 +18,20 @@ use crate::{Identity, InlineExecutor, KvStateMachine, RaftNodeOptions, ThreadExe
 struct Builder {
     on_disk: bool,
     tail_cache_bytes: usize,
+    /// One disk for all stores: the suite hands a snapshot of one to another.
+    disk: MemVfs,
+    built: AtomicU32,
+}
+
+impl Builder {
+    fn new(on_disk: bool, tail_cache_bytes: usize) -> Self {
+        Self {
+            on_disk,
+            tail_cache_bytes,
+            disk: MemVfs::new(),
+            built: AtomicU32::new(0),
+        }
+    }
 }
 
 impl StoreBuilder<TypeConfig, LogStore, Machine, Option<tempfile::TempDir>> for Builder {
@@ -29,7 +44,9 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Option<tempfile::TempDir>> for 
             config.data_dir = dir.path().to_owned();
             (Some(dir), Arc::new(OsVfs), Arc::new(ThreadExecutor))
         } else {
-            (None, Arc::new(MemVfs::new()), Arc::new(InlineExecutor))
+            let number = self.built.fetch_add(1, Ordering::Relaxed);
+            config.data_dir = format!("/data-{number}").into();
+            (None, Arc::new(self.disk.clone()), Arc::new(InlineExecutor))
         };
         let mut options = RaftNodeOptions {
             vfs,
@@ -51,25 +68,19 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Option<tempfile::TempDir>> for 
             rpc: world::Net::default().from(&name),
         });
         let store = context.open().await.unwrap();
-        Ok((dir, store.log.clone(), store.machine.clone()))
+        Ok((dir, store.log, store.machine))
     }
 }
 
 #[tokio::test]
 async fn the_store_passes_openrafts_suite_in_memory() {
-    let builder = Builder {
-        on_disk: false,
-        tail_cache_bytes: 1 << 20,
-    };
+    let builder = Builder::new(false, 1 << 20);
     Suite::test_all(builder).await.unwrap();
 }
 
 /// Without a tail cache every durable entry is read back from the database.
 #[tokio::test]
 async fn the_store_passes_openrafts_suite_on_a_real_disk_without_a_cache() {
-    let builder = Builder {
-        on_disk: true,
-        tail_cache_bytes: 0,
-    };
+    let builder = Builder::new(true, 0);
     Suite::test_all(builder).await.unwrap();
 }

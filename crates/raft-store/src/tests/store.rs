@@ -106,11 +106,12 @@ async fn a_limited_read_stops_at_the_byte_limit_but_gives_at_least_one_entry() {
         let vfs = MemVfs::new();
         let context = context(&vfs).unwrap();
         let mut options = context.options.clone();
+        let identity = crate::machine::guard(&context.identity).clone();
         options.limits.tail_cache_bytes = tail_cache_bytes;
         let store = Arc::new(Context {
             options,
             config: context.config.clone(),
-            identity: std::sync::Mutex::new(context.identity.lock().unwrap().clone()),
+            identity: std::sync::Mutex::new(identity),
             genesis: Arc::clone(&context.genesis),
             prototype: Arc::clone(&context.prototype),
             rpc: Arc::clone(&context.rpc),
@@ -272,10 +273,19 @@ async fn acknowledged_entries_and_votes_survive_power_loss() {
                 found >= end,
                 "seed {seed}: {found} entries of {end} acknowledged"
             );
+            let committed = log
+                .read_committed()
+                .await
+                .unwrap()
+                .map_or(0, |id| id.index + 1);
+            assert!(
+                committed <= found,
+                "seed {seed}: committed ahead of the durable log"
+            );
             let kept = log.try_get_log_entries(0..end).await.unwrap();
             assert_eq!(kept.len(), usize::try_from(end).unwrap(), "seed {seed}");
             if end > 0 {
-                let cut = end - 1 - rng.below(end.min(5));
+                let cut = (end - 1 - rng.below(end.min(5))).max(committed.saturating_sub(1));
                 let last = kept[usize::try_from(cut).unwrap()].log_id;
                 log.truncate_after(Some(last)).await.unwrap();
                 end = cut + 1;
@@ -290,6 +300,8 @@ async fn acknowledged_entries_and_votes_survive_power_loss() {
                 let upto = end + 1 + rng.below(20);
                 assert!(append(&store, entries(term, end..upto)).await);
                 end = upto;
+                let committed = LogId::new_term_index(term, end - 1);
+                log.save_committed(Some(committed)).await.unwrap();
             }
             // One more write that is cut short after some of the disk's operations.
             let cut_short = tokio::spawn({
