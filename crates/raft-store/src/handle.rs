@@ -64,7 +64,7 @@ impl RaftHandle {
     /// Whether this node leads the group, as far as it knows. A deposed leader learns of it late;
     /// only [`RaftHandle::read_barrier`] is sure.
     pub fn is_leader(&self) -> bool {
-        self.status().state == RaftState::Leader
+        self.shared.members_and_leadership().1
     }
 
     /// The leader and its term, as far as this node knows.
@@ -85,7 +85,7 @@ impl RaftHandle {
 
     /// Whether the group has members, so that it must not be initialized again.
     pub fn is_initialized(&self) -> bool {
-        !self.status().voters.is_empty()
+        self.shared.members_and_leadership().0
     }
 
     fn instance(&self) -> Result<Arc<Instance>, String> {

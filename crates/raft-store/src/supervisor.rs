@@ -127,6 +127,19 @@ impl Shared {
         }
     }
 
+    /// Whether the group has members, and whether this node leads it: the part of the status that
+    /// every proposal asks for, without copying the membership.
+    pub(crate) fn members_and_leadership(&self) -> (bool, bool) {
+        let instance = self.instance.load();
+        let Some(instance) = instance.as_ref() else {
+            return (!self.status.borrow().voters.is_empty(), false);
+        };
+        let metrics = instance.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.voter_ids().next().is_some();
+        (members, members && metrics.state == ServerState::Leader)
+    }
+
     pub(crate) fn adopt(&self, instance: Arc<Instance>) {
         self.instance.store(Some(instance));
         self.publish();

@@ -303,7 +303,11 @@ async fn acknowledged_entries_and_votes_survive_power_loss() {
                 let committed = LogId::new_term_index(term, end - 1);
                 log.save_committed(Some(committed)).await.unwrap();
             }
-            // One more write that is cut short after some of the disk's operations.
+            // One more write that is cut short: before the writer took it, or between its writes
+            // and its fsync, so that any part of them may be on the disk.
+            if rng.below(2) == 0 {
+                vfs.inject("log.redb", DiskFault::FailSync);
+            }
             let cut_short = tokio::spawn({
                 let more = entries(term, end..end + 30);
                 let mut log = store.log.clone();
@@ -317,6 +321,7 @@ async fn acknowledged_entries_and_votes_survive_power_loss() {
                 end += 30;
             }
             vfs = vfs.lose_power(&mut rng);
+            vfs.heal();
         }
     }
 }
