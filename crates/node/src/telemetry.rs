@@ -6,9 +6,12 @@ use rivven_cluster::coordinator::ClusterCoordinator;
 use rivven_cluster::metrics::PrometheusHandle;
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless `RUST_LOG` says otherwise: openraft tells each vote at the level info.
+const DEFAULT_FILTER: &str = "info,openraft=warn";
+
 /// Logs to standard error; `RUST_LOG` filters.
 pub(crate) fn install_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
