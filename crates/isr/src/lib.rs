@@ -28,7 +28,11 @@ mod error;
 mod mem_log;
 
 pub use config::ReplicationConfig;
-pub use core::{Acks, OffsetSpec, PartitionStatus, ReplicaRole, ReplicaStatus};
+pub use core::{
+    AckId, Acked, Acks, AlterResult, ClusterView, ConsumerRead, FetchPosition, FetchReply, Flushed,
+    OffsetSpec, Output, PartitionReplica, PartitionStatus, ProduceIn, ReplicaFetch, ReplicaFetched,
+    ReplicaRole, ReplicaStatus, Settings,
+};
 #[cfg(feature = "tokio")]
 pub use driver::{
     ControllerError, Fetch, FetchPartition, Fetched, FetchedPartition, LocalBroker, LocalLog,

@@ -11,7 +11,7 @@ use super::types::{FetchPosition, FetchReply, Output, ReplicaFetched};
 
 impl PartitionReplica {
     /// The leader that this replica follows, if it follows one.
-    pub(crate) fn follows(&self) -> Option<BrokerId> {
+    pub fn follows(&self) -> Option<BrokerId> {
         match &self.role {
             Role::Follower(follower) => Some(follower.leader),
             Role::Idle | Role::Leader(_) | Role::Offline(_) => None,
@@ -19,7 +19,7 @@ impl PartitionReplica {
     }
 
     /// When a refused fetch may be tried again, if that is still to come.
-    pub(crate) fn fetch_not_before(&self, now: MonoTime) -> Option<MonoTime> {
+    pub fn fetch_not_before(&self, now: MonoTime) -> Option<MonoTime> {
         match &self.role {
             Role::Follower(f) if f.retry_at > now => Some(f.retry_at),
             Role::Follower(_) | Role::Idle | Role::Leader(_) | Role::Offline(_) => None,
@@ -27,7 +27,7 @@ impl PartitionReplica {
     }
 
     /// What the next fetch says and asks.
-    pub(crate) fn fetch_position(&self, log: &dyn ReplicaLog) -> FetchPosition {
+    pub fn fetch_position(&self, log: &dyn ReplicaLog) -> FetchPosition {
         FetchPosition {
             leader_epoch: self.state.leader_epoch,
             fetch_offset: log.log_end(),
@@ -39,7 +39,7 @@ impl PartitionReplica {
 
     /// Takes the answer to the fetch that said `asked`. An answer to another leader epoch, or to
     /// another log end than the present one, is old and changes nothing.
-    pub(crate) fn fetched(
+    pub fn fetched(
         &mut self,
         now: MonoTime,
         asked: &FetchPosition,

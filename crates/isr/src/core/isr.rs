@@ -33,7 +33,7 @@ pub(crate) struct PendingIsr {
 }
 
 /// What the controller said to a proposal.
-pub(crate) type AlterResult = Result<PartitionState, AlterPartitionError>;
+pub type AlterResult = Result<PartitionState, AlterPartitionError>;
 
 impl PartitionReplica {
     /// The committed in-sync set and whoever is proposed to join: the controller may already have
@@ -193,7 +193,7 @@ impl PartitionReplica {
     }
 
     /// Takes the controller's answer to `proposal`; `None` if there was none that says anything.
-    pub(crate) fn alter_answered(
+    pub fn alter_answered(
         &mut self,
         now: MonoTime,
         proposal: &AlterPartitionProposal,
@@ -233,7 +233,7 @@ impl PartitionReplica {
     }
 
     /// What follows when the committed set or the brokers' eligibility have changed.
-    pub(crate) fn on_isr_committed(
+    pub fn on_isr_committed(
         &mut self,
         now: MonoTime,
         view: &ClusterView,

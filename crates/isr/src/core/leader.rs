@@ -16,10 +16,13 @@ use crate::error::ReplicationError;
 
 /// What a consumer reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ConsumerRead {
-    pub(crate) high_watermark: Offset,
-    pub(crate) log_start: Offset,
-    pub(crate) bytes: bytes::Bytes,
+pub struct ConsumerRead {
+    /// The leader's high watermark.
+    pub high_watermark: Offset,
+    /// The log's first offset.
+    pub log_start: Offset,
+    /// Whole batches below the high watermark.
+    pub bytes: bytes::Bytes,
 }
 
 impl PartitionReplica {
@@ -55,7 +58,7 @@ impl PartitionReplica {
     }
 
     /// A client's write. The answer comes as [`Output::Ack`].
-    pub(crate) fn produce(
+    pub fn produce(
         &mut self,
         now: MonoTime,
         input: &ProduceIn<'_>,
@@ -164,7 +167,7 @@ impl PartitionReplica {
     ///
     /// A fetch whose session epoch is not above the newest is served, but its progress is ignored: it
     /// was overtaken, and what it says about the follower's log may not hold any more.
-    pub(crate) fn replica_fetch(
+    pub fn replica_fetch(
         &mut self,
         now: MonoTime,
         fetch: &ReplicaFetch,
@@ -326,7 +329,7 @@ impl PartitionReplica {
     /// A new leader's high watermark may be behind the old one's; then it answers
     /// [`ReplicationError::OffsetNotAvailable`] at its end, so that no consumer sees the end go back
     /// (KIP-207).
-    pub(crate) fn consumer_read(
+    pub fn consumer_read(
         &mut self,
         offset: Offset,
         epoch: Option<LeaderEpoch>,
@@ -365,7 +368,7 @@ impl PartitionReplica {
 
     /// Finds an offset for a client. `contact` says whether the controller session is good: without
     /// it another leader may have moved the end.
-    pub(crate) fn list_offset(
+    pub fn list_offset(
         &mut self,
         spec: OffsetSpec,
         epoch: Option<LeaderEpoch>,
@@ -403,7 +406,7 @@ impl PartitionReplica {
     }
 
     /// Deletes the records below `before`, which must be committed (KIP-107).
-    pub(crate) fn delete_records(
+    pub fn delete_records(
         &mut self,
         before: Offset,
         log: &mut dyn ReplicaLog,
@@ -423,8 +426,7 @@ impl PartitionReplica {
     }
 
     /// The node epoch of an assigned replica, for a fetch by call.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn node_epoch_of(
+    pub fn node_epoch_of(
         &self,
         broker: BrokerId,
         view: &ClusterView,
@@ -437,8 +439,7 @@ impl PartitionReplica {
     }
 
     /// The session epoch after the newest one of a replica, for a fetch by call.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn next_session_epoch(&self, broker: BrokerId) -> u64 {
+    pub fn next_session_epoch(&self, broker: BrokerId) -> u64 {
         match &self.role {
             Role::Leader(leader) => leader
                 .remotes
@@ -450,14 +451,13 @@ impl PartitionReplica {
     }
 
     /// The followers that lack more than `max` records: a figure for metrics, nothing else.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn lagging_followers(&self, max: u64, log: &dyn ReplicaLog) -> Vec<BrokerId> {
+    pub fn lagging_followers(&self, max: u64, log: &dyn ReplicaLog) -> Vec<BrokerId> {
         match &self.role {
             Role::Leader(leader) => leader
                 .remotes
                 .iter()
                 .filter(|(_, r)| {
-                    let end = r.progress.map_or(log.log_start(), |p| p.log_end);
+                    let end = r.progress.map_or_else(|| log.log_start(), |p| p.log_end);
                     log.log_end().since(end) > max
                 })
                 .map(|(broker, _)| *broker)

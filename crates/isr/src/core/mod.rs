@@ -9,13 +9,13 @@ mod purgatory;
 mod remote;
 mod types;
 
-pub(crate) use isr::AlterResult;
-pub(crate) use partition::PartitionReplica;
-pub(crate) use purgatory::AckId;
-pub use types::{Acks, OffsetSpec, PartitionStatus, ReplicaRole, ReplicaStatus};
-pub(crate) use types::{
-    ClusterView, FetchPosition, FetchReply, Output, ProduceIn, ReplicaFetch, ReplicaFetched,
-    Settings,
+pub use isr::AlterResult;
+pub use leader::ConsumerRead;
+pub use partition::PartitionReplica;
+pub use purgatory::AckId;
+pub use types::{
+    Acked, Acks, ClusterView, FetchPosition, FetchReply, Flushed, OffsetSpec, Output,
+    PartitionStatus, ProduceIn, ReplicaFetch, ReplicaFetched, ReplicaRole, ReplicaStatus, Settings,
 };
 
 #[cfg(test)]

@@ -11,7 +11,9 @@ use super::isr::PendingIsr;
 use super::producers::ProducerTable;
 use super::purgatory::Purgatory;
 use super::remote::Remote;
-use super::types::{ClusterView, Output, PartitionStatus, ReplicaRole, ReplicaStatus, Settings};
+use super::types::{
+    ClusterView, Flushed, Output, PartitionStatus, ReplicaRole, ReplicaStatus, Settings,
+};
 use crate::error::ReplicationError;
 
 /// What a leader knows, in one leader epoch.
@@ -52,7 +54,7 @@ pub(crate) enum Role {
 /// The log is passed in with every call; this is its only user, and everything here is a function of
 /// the inputs, so that a simulator replays a run from its seed.
 #[derive(Debug)]
-pub(crate) struct PartitionReplica {
+pub struct PartitionReplica {
     pub(crate) me: BrokerId,
     pub(crate) settings: Settings,
     pub(crate) state: PartitionState,
@@ -69,7 +71,7 @@ impl PartitionReplica {
     ///
     /// # Errors
     /// If the log cannot be scanned for its producers.
-    pub(crate) fn open(
+    pub fn open(
         me: BrokerId,
         settings: Settings,
         partition: PartitionId,
@@ -90,13 +92,13 @@ impl PartitionReplica {
     }
 
     /// Whether a controller has spoken about this partition.
-    pub(crate) fn has_record(&self) -> bool {
+    pub fn has_record(&self) -> bool {
         self.state.partition_epoch.get() >= 0
     }
 
     /// Makes a partition of this node alone, until a controller's record replaces it. Does nothing if
     /// there is a record already.
-    pub(crate) fn apply_standalone(
+    pub fn apply_standalone(
         &mut self,
         now: MonoTime,
         min_isr: u32,
@@ -130,7 +132,7 @@ impl PartitionReplica {
 
     /// Applies a committed record. An older one changes nothing; an equal one is allowed, since the
     /// answer to a proposal may have brought it first.
-    pub(crate) fn apply(
+    pub fn apply(
         &mut self,
         now: MonoTime,
         record: &PartitionState,
@@ -248,7 +250,7 @@ impl PartitionReplica {
     }
 
     /// Answers all waiting writes with `error`.
-    pub(crate) fn fail_waiting(&mut self, error: &ReplicationError, out: &mut Vec<Output>) {
+    pub fn fail_waiting(&mut self, error: &ReplicationError, out: &mut Vec<Output>) {
         if let Role::Leader(leader) = &mut self.role {
             let waiting = leader.waiting_durable.drain();
             for w in waiting.into_iter().chain(leader.waiting_committed.drain()) {
@@ -261,7 +263,7 @@ impl PartitionReplica {
     }
 
     /// Fail-stop: refuses everything from now on.
-    pub(crate) fn go_offline(&mut self, reason: String, out: &mut Vec<Output>) {
+    pub fn go_offline(&mut self, reason: String, out: &mut Vec<Output>) {
         let error = ReplicationError::LogUnavailable {
             reason: reason.clone(),
         };
@@ -302,16 +304,19 @@ impl PartitionReplica {
     }
 
     /// Takes note of a finished flush.
-    pub(crate) fn flushed(
+    pub fn flushed(
         &mut self,
         now: MonoTime,
-        end: Offset,
-        generation: u64,
-        result: std::io::Result<()>,
+        flushed: Flushed,
         view: &ClusterView,
         log: &mut dyn ReplicaLog,
         out: &mut Vec<Output>,
     ) {
+        let Flushed {
+            end,
+            generation,
+            result,
+        } = flushed;
         if let Err(error) = log.finish_flush(end, generation, result) {
             // Whatever it was, a log that cannot become durable is of no use (fail-stop).
             self.go_offline(error.to_string(), out);
@@ -328,7 +333,7 @@ impl PartitionReplica {
     }
 
     /// What follows from time alone: expired writes, lagging followers, proposals to repeat.
-    pub(crate) fn tick(
+    pub fn tick(
         &mut self,
         now: MonoTime,
         view: &ClusterView,
@@ -357,7 +362,7 @@ impl PartitionReplica {
     }
 
     /// Whether time alone may make this partition act before the next lag check.
-    pub(crate) fn has_deadlines(&self) -> bool {
+    pub fn has_deadlines(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => {
                 leader.pending.is_some()
@@ -369,19 +374,29 @@ impl PartitionReplica {
     }
 
     /// Gives the role up for good: the partition is removed, or the node stops.
-    pub(crate) fn retire(&mut self, out: &mut Vec<Output>) {
+    pub fn retire(&mut self, out: &mut Vec<Output>) {
         if !matches!(self.role, Role::Offline(_)) {
             self.leave_role(out);
         }
     }
 
+    /// The committed record in force; its epochs are -1 before the first.
+    pub const fn record(&self) -> &PartitionState {
+        &self.state
+    }
+
+    /// The high watermark.
+    pub const fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
     /// When a record counts as stored.
-    pub(crate) const fn durability(&self) -> Durability {
+    pub const fn durability(&self) -> Durability {
         self.state.durability
     }
 
     /// The state as it is published.
-    pub(crate) fn status(&self, log: &dyn ReplicaLog) -> PartitionStatus {
+    pub fn status(&self, log: &dyn ReplicaLog) -> PartitionStatus {
         let mut followers = Vec::new();
         let (role, offline_reason) = match &self.role {
             Role::Idle => (ReplicaRole::Idle, None),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use rivven_core_types::{MonoTime, Offset};
 
 /// A caller's handle of a waiting write.
-pub(crate) type AckId = u64;
+pub type AckId = u64;
 
 /// A write that waits until an end reaches `required`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -96,8 +96,7 @@ pub struct PartitionStatus {
 
 impl PartitionStatus {
     /// The status of a log that could not be opened.
-    #[cfg(feature = "tokio")]
-    pub(crate) fn failed(partition: PartitionId, reason: &str) -> Self {
+    pub fn failed(partition: PartitionId, reason: &str) -> Self {
         Self {
             partition,
             role: ReplicaRole::Offline,
@@ -119,43 +118,52 @@ impl PartitionStatus {
 
 /// Bounds and times of the core.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Settings {
-    pub(crate) lag_max_time: Duration,
-    pub(crate) max_pending_acks: usize,
-    pub(crate) max_producers: usize,
-    pub(crate) alter_retry: Duration,
-    pub(crate) fetch_retry: Duration,
+pub struct Settings {
+    /// How long a member may stay behind before it leaves the in-sync set.
+    pub lag_max_time: Duration,
+    /// Most writes that wait for their acknowledgement.
+    pub max_pending_acks: usize,
+    /// Most idempotent producers remembered.
+    pub max_producers: usize,
+    /// Pause before a proposal is sent again.
+    pub alter_retry: Duration,
+    /// Pause of a follower after a refused fetch.
+    pub fetch_retry: Duration,
 }
 
 /// The brokers, as the metadata knows them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct ClusterView {
+pub struct ClusterView {
     /// Node epochs of the registered brokers.
-    pub(crate) node_epochs: BTreeMap<BrokerId, NodeEpoch>,
+    pub node_epochs: BTreeMap<BrokerId, NodeEpoch>,
     /// Brokers that are fenced or shutting down.
-    pub(crate) ineligible: BTreeSet<BrokerId>,
+    pub ineligible: BTreeSet<BrokerId>,
 }
 
 impl ClusterView {
     /// Whether the broker may be in an in-sync set under this node epoch (KIP-841, KIP-903).
-    pub(crate) fn is_eligible(&self, broker: BrokerId, node_epoch: NodeEpoch) -> bool {
+    pub fn is_eligible(&self, broker: BrokerId, node_epoch: NodeEpoch) -> bool {
         self.node_epochs.get(&broker) == Some(&node_epoch) && !self.ineligible.contains(&broker)
     }
 }
 
 /// A write that has been acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Acked {
-    pub(crate) base: Offset,
-    pub(crate) log_start: Offset,
+pub struct Acked {
+    /// Offset of its first record.
+    pub base: Offset,
+    /// The log's first offset.
+    pub log_start: Offset,
 }
 
 /// What the core asks its driver to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Output {
+pub enum Output {
     /// Answer a write.
     Ack {
+        /// The handle given with the write.
         id: AckId,
+        /// Where it went, or why not.
         result: Result<Acked, ReplicationError>,
     },
     /// Send a proposal to the controller.
@@ -174,60 +182,93 @@ pub(crate) enum Output {
 
 /// A client's write as the core sees it.
 #[derive(Debug)]
-pub(crate) struct ProduceIn<'a> {
-    pub(crate) id: AckId,
-    pub(crate) batch: &'a RecordBatch,
-    pub(crate) acks: Acks,
-    pub(crate) deadline: MonoTime,
+pub struct ProduceIn<'a> {
+    /// The caller's handle, which comes back with the answer.
+    pub id: AckId,
+    /// The batch, verified by the caller.
+    pub batch: &'a RecordBatch,
+    /// Which acknowledgement it waits for.
+    pub acks: Acks,
+    /// When it stops waiting.
+    pub deadline: MonoTime,
     /// Whether the controller session is good.
-    pub(crate) contact: bool,
+    pub contact: bool,
+}
+
+/// A flush that has run.
+#[derive(Debug)]
+pub struct Flushed {
+    /// The log end when it began.
+    pub end: Offset,
+    /// The log's generation when it began.
+    pub generation: u64,
+    /// What came of it.
+    pub result: std::io::Result<()>,
 }
 
 /// A follower's fetch of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ReplicaFetch {
-    pub(crate) broker: BrokerId,
-    pub(crate) node_epoch: NodeEpoch,
-    pub(crate) session_epoch: u64,
-    pub(crate) position: FetchPosition,
-    pub(crate) max_bytes: usize,
+pub struct ReplicaFetch {
+    /// The follower, as the handshake proved it.
+    pub broker: BrokerId,
+    /// The life of the broker that fetches.
+    pub node_epoch: NodeEpoch,
+    /// Grows with every fetch of that life.
+    pub session_epoch: u64,
+    /// Where it stands.
+    pub position: FetchPosition,
+    /// Most record bytes; 0 only reports progress.
+    pub max_bytes: usize,
 }
 
 /// Where a follower stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FetchPosition {
+pub struct FetchPosition {
     /// The leader epoch in which it follows.
-    pub(crate) leader_epoch: LeaderEpoch,
+    pub leader_epoch: LeaderEpoch,
     /// The end of its log, from which it wants to read.
-    pub(crate) fetch_offset: Offset,
+    pub fetch_offset: Offset,
     /// The end of what it has on stable storage.
-    pub(crate) durable_end: Offset,
+    pub durable_end: Offset,
     /// The last entry of its epoch table.
-    pub(crate) last_fetched_epoch: Option<LeaderEpoch>,
+    pub last_fetched_epoch: Option<LeaderEpoch>,
     /// Its log's first offset.
-    pub(crate) log_start: Offset,
+    pub log_start: Offset,
 }
 
 /// A leader's answer to a follower's fetch of one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ReplicaFetched {
+pub enum ReplicaFetched {
     /// The log matches up to the offset asked for; here is what follows.
     Data {
+        /// The leader's high watermark.
         high_watermark: Offset,
+        /// The leader's log start.
         log_start: Offset,
+        /// Whole batches from the offset asked for.
         bytes: Bytes,
     },
     /// The logs part: this is the leader's end of the greatest epoch not above the follower's last.
-    Diverging { epoch: LeaderEpoch, end: Offset },
+    Diverging {
+        /// That epoch.
+        epoch: LeaderEpoch,
+        /// Its exclusive end at the leader.
+        end: Offset,
+    },
 }
 
 /// What a follower's fetch brought, as the follower sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum FetchReply {
+pub enum FetchReply {
     /// The leader's answer.
     Fetched(ReplicaFetched),
     /// The offset lies outside the leader's log.
-    OutOfRange { log_start: Offset, log_end: Offset },
+    OutOfRange {
+        /// The leader's log start.
+        log_start: Offset,
+        /// The leader's log end.
+        log_end: Offset,
+    },
     /// Anything else: try again later.
     Refused,
 }

@@ -18,7 +18,7 @@ use super::fetcher::SignalTable;
 use super::flusher::{FlushJob, FlushWork};
 use crate::config::ReplicationConfig;
 use crate::core::{
-    AckId, ClusterView, Output, PartitionReplica, PartitionStatus, ReplicaRole, Settings,
+    AckId, ClusterView, Flushed, Output, PartitionReplica, PartitionStatus, ReplicaRole, Settings,
 };
 use crate::error::ReplicationError;
 
@@ -311,7 +311,12 @@ impl Shard {
         };
         entry.flushing = false;
         let _known = self.drive(partition, |core, log, view, now, out| {
-            core.flushed(now, done.end, done.generation, done.result, view, log, out);
+            let flushed = Flushed {
+                end: done.end,
+                generation: done.generation,
+                result: done.result,
+            };
+            core.flushed(now, flushed, view, log, out);
             let behind = log.durable_end() < log.log_end();
             let offline = core.status(log).role == ReplicaRole::Offline;
             if behind && core.durability() == Durability::Fsync && !offline {
@@ -424,7 +429,12 @@ impl Shard {
                 if let Some(ticket) = log.begin_flush() {
                     // The loop may block here: it is the last thing that it does.
                     let result = (ticket.job)();
-                    core.flushed(now, ticket.end, ticket.generation, result, view, log, out);
+                    let flushed = Flushed {
+                        end: ticket.end,
+                        generation: ticket.generation,
+                        result,
+                    };
+                    core.flushed(now, flushed, view, log, out);
                 }
                 core.retire(out);
             });

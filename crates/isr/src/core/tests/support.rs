@@ -11,7 +11,8 @@ use rivven_core_types::{
 
 use crate::core::partition::PartitionReplica;
 use crate::core::types::{
-    Acked, Acks, ClusterView, FetchReply, Output, ProduceIn, ReplicaFetch, ReplicaFetched, Settings,
+    Acked, Acks, ClusterView, FetchReply, Flushed, Output, ProduceIn, ReplicaFetch, ReplicaFetched,
+    Settings,
 };
 use crate::error::ReplicationError;
 use crate::mem_log::{MemLog, MemLogStore};
@@ -143,9 +144,11 @@ impl Node {
             let result = (ticket.job)();
             self.core.flushed(
                 self.now,
-                ticket.end,
-                ticket.generation,
-                result,
+                Flushed {
+                    end: ticket.end,
+                    generation: ticket.generation,
+                    result,
+                },
                 &self.view,
                 &mut self.log,
                 &mut self.out,

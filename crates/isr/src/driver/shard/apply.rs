@@ -141,7 +141,7 @@ impl Shard {
             self.settle_cut(partition);
             let applied = self.drive(partition, |core, log, view, now, out| {
                 core.apply(now, record, view, log, out);
-                core.state == *record
+                *core.record() == *record
             });
             let after = self.following(partition);
             if before != after {
@@ -171,7 +171,7 @@ impl Shard {
         partition: PartitionId,
     ) -> Option<(rivven_core_types::BrokerId, rivven_core_types::LeaderEpoch)> {
         let core = &self.partitions.get(&partition)?.core;
-        Some((core.follows()?, core.state.leader_epoch))
+        Some((core.follows()?, core.record().leader_epoch))
     }
 
     /// A log that was cut is only safe once its broker has registered as lossy. If the cut was

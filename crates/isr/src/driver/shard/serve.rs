@@ -194,7 +194,7 @@ impl Shard {
                 None => positions.entries.push(FetchEntry {
                     partition: *partition,
                     position: entry.core.fetch_position(&*entry.log),
-                    high_watermark: entry.core.high_watermark,
+                    high_watermark: entry.core.high_watermark(),
                 }),
             }
         }
