@@ -120,6 +120,8 @@ pub(super) enum Command {
     },
     Positions {
         leader: BrokerId,
+        /// Only those that have moved since they were last asked for.
+        only_moved: bool,
         reply: oneshot::Sender<Positions>,
     },
     Fetched {

@@ -101,7 +101,7 @@ impl Fetcher {
     }
 
     async fn round(&self, turn: usize) -> RoundEnd {
-        let Some(positions) = self.positions(turn).await else {
+        let Some(positions) = self.positions(turn, false).await else {
             return RoundEnd::Stopped;
         };
         let retry = positions.retry_at.map(|at| self.until(at));
@@ -128,9 +128,12 @@ impl Fetcher {
                     }
                 }
                 () = self.signals.progress.notified(), if report.is_none() => {
-                    let Some(positions) = self.positions(turn).await else {
+                    let Some(positions) = self.positions(turn, true).await else {
                         return RoundEnd::Stopped;
                     };
+                    if positions.entries.is_empty() {
+                        continue;
+                    }
                     match self.send(positions.entries, 0, Duration::ZERO) {
                         Ok(call) => report = Some(call),
                         Err(reason) => return RoundEnd::Failed(reason),
@@ -158,14 +161,19 @@ impl Fetcher {
         }
     }
 
-    /// Where all followed partitions stand; `None` when a shard is gone.
-    async fn positions(&self, turn: usize) -> Option<Positions> {
+    /// Where the followed partitions stand; `None` when a shard is gone. What was asked for and then
+    /// not sent goes with the next poll, which names every partition.
+    async fn positions(&self, turn: usize, only_moved: bool) -> Option<Positions> {
         let mut all = Positions::default();
         for shard in &self.shards {
             let (reply, answer) = oneshot::channel();
             let leader = self.leader;
             shard
-                .send(Command::Positions { leader, reply })
+                .send(Command::Positions {
+                    leader,
+                    only_moved,
+                    reply,
+                })
                 .await
                 .ok()?;
             let positions = answer.await.ok()?;

@@ -1,8 +1,8 @@
 //! The public face of the driver.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rivven_core_types::{
@@ -10,14 +10,14 @@ use rivven_core_types::{
     RpcRequest, SystemClock, TimestampedOffset,
 };
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use super::api::{
     Fetch, Fetched, FetchedPartition, LocalLog, MetadataUpdate, Produce, Produced, ReplicationPorts,
 };
 use super::command::{Command, ShardUpdate};
-use super::fetcher::{BrokerTable, Fetcher, SignalTable, Signals};
+use super::fetcher::{BrokerTable, SignalTable};
 use super::flusher::FlushWork;
+use super::inner::{Inner, tick};
 use super::seed::{NoController, NoPeers, PartitionReplication, TokioExecutor};
 use super::shard::{Mailbox, Shard, ShardParts, StatusTable, signal};
 use super::{alter, flusher, serve};
@@ -26,8 +26,6 @@ use crate::core::{ClusterView, OffsetSpec, PartitionStatus};
 use crate::error::ReplicationError;
 use crate::mem_log::MemLogStore;
 
-/// How often shards look at their deadlines.
-const TICK: Duration = Duration::from_millis(10);
 /// Most flushes that wait for the flusher; further ones wait in their shard.
 const FLUSH_QUEUE: usize = 1024;
 /// Most in-sync-set proposals that wait for the controller; further ones are sent again later.
@@ -59,40 +57,6 @@ const SHARD_GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone)]
 pub struct ReplicationManager {
     pub(super) inner: Arc<Inner>,
-}
-
-pub(super) struct Inner {
-    node_id: BrokerId,
-    pub(super) config: ReplicationConfig,
-    ports: ReplicationPorts,
-    pub(super) shards: Vec<mpsc::Sender<Command>>,
-    mailboxes: Vec<Arc<Mailbox>>,
-    flusher: mpsc::Sender<FlushWork>,
-    statuses: StatusTable,
-    signals: SignalTable,
-    pub(super) brokers: Arc<RwLock<Arc<BrokerTable>>>,
-    session_epochs: Arc<AtomicU64>,
-    contact_until: Arc<AtomicU64>,
-    runtime: tokio::runtime::Handle,
-    fetchers: Mutex<BTreeMap<BrokerId, JoinHandle<()>>>,
-    /// One metadata change at a time.
-    applying: tokio::sync::Mutex<()>,
-    closed: AtomicBool,
-}
-
-impl std::fmt::Debug for Inner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ReplicationManager")
-            .field("node_id", &self.node_id)
-            .field("config", &self.config)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        self.stop_fetchers(&BTreeSet::new());
-    }
 }
 
 /// Which of `count` shards owns a partition.
@@ -540,87 +504,9 @@ impl ReplicationManager {
     }
 }
 
-impl Inner {
-    fn high_watermarks(&self) -> Vec<(PartitionId, Offset)> {
-        let table = self.statuses.read().unwrap_or_else(PoisonError::into_inner);
-        table
-            .values()
-            .map(|s| (s.partition, s.high_watermark))
-            .collect()
-    }
-
-    /// Stops the fetchers of all leaders but `keep`.
-    fn stop_fetchers(&self, keep: &BTreeSet<BrokerId>) {
-        let mut fetchers = self.fetchers.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut signals = self.signals.write().unwrap_or_else(PoisonError::into_inner);
-        signals.retain(|leader, _| keep.contains(leader));
-        fetchers.retain(|leader, task| {
-            let kept = keep.contains(leader);
-            if !kept {
-                task.abort();
-            }
-            kept
-        });
-    }
-
-    fn start_fetcher(&self, leader: BrokerId) {
-        let mut fetchers = self.fetchers.lock().unwrap_or_else(PoisonError::into_inner);
-        if fetchers.contains_key(&leader) {
-            return;
-        }
-        let signals = Arc::new(Signals::default());
-        let _previous = self
-            .signals
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(leader, Arc::clone(&signals));
-        let fetcher = Fetcher {
-            leader,
-            config: self.config.clone(),
-            shards: self.shards.clone(),
-            rpc: Arc::clone(&self.ports.rpc),
-            clock: Arc::clone(&self.ports.clock),
-            brokers: Arc::clone(&self.brokers),
-            session_epochs: Arc::clone(&self.session_epochs),
-            signals,
-        };
-        let _previous = fetchers.insert(leader, self.runtime.spawn(fetcher.run()));
-    }
-}
-
 async fn send(shard: &mpsc::Sender<Command>, command: Command) -> Result<(), ReplicationError> {
     shard
         .send(command)
         .await
         .map_err(|_| ReplicationError::Shutdown)
-}
-
-/// Gives the shards their sense of time and saves checkpoints, for as long as the manager lives.
-async fn tick(manager: std::sync::Weak<Inner>) {
-    let mut interval = tokio::time::interval(TICK);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut next_checkpoint = None;
-    loop {
-        let _at = interval.tick().await;
-        let Some(inner) = manager.upgrade() else {
-            return;
-        };
-        if inner.closed.load(Ordering::Acquire) {
-            return;
-        }
-        for shard in &inner.shards {
-            // A full queue means that the shard is busy; the next tick will do.
-            let _full = shard.try_send(Command::Tick);
-        }
-        let now = inner.ports.clock.now();
-        let due = *next_checkpoint.get_or_insert(now + inner.config.checkpoint_interval);
-        if now >= due {
-            next_checkpoint = Some(now + inner.config.checkpoint_interval);
-            let work = FlushWork::Checkpoint {
-                high_watermarks: inner.high_watermarks(),
-                done: None,
-            };
-            let _full = inner.flusher.try_send(work);
-        }
-    }
 }

@@ -5,6 +5,7 @@ mod api;
 mod command;
 mod fetcher;
 mod flusher;
+mod inner;
 mod manager;
 mod protocol;
 mod seed;

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::api::{Fetch, FetchPartition, FetchedPartition};
 use super::command::{Command, ConsumerFetch, ReplicaAnswer, ReplicaRead};
-use super::manager::{Inner, shard_of};
+use super::inner::Inner;
+use super::manager::shard_of;
 use super::protocol::{self, Answer, AnswerEntry, FetchEntry, FetchHeader};
 use crate::core::ReplicaFetched;
 use crate::error::ReplicationError;

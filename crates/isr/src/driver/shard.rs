@@ -18,7 +18,8 @@ use super::fetcher::SignalTable;
 use super::flusher::{FlushJob, FlushWork};
 use crate::config::ReplicationConfig;
 use crate::core::{
-    AckId, ClusterView, Flushed, Output, PartitionReplica, PartitionStatus, ReplicaRole, Settings,
+    AckId, ClusterView, FetchPosition, Flushed, Output, PartitionReplica, PartitionStatus,
+    ReplicaRole, Settings,
 };
 use crate::error::ReplicationError;
 
@@ -68,6 +69,8 @@ struct Entry {
     cut_bytes: u64,
     /// Whether `cut_bytes` was reported before the registration.
     reported: bool,
+    /// What the leader was last told.
+    told: Option<FetchPosition>,
     followers: Vec<Weak<Notify>>,
     consumers: Vec<Weak<Notify>>,
 }
@@ -179,8 +182,12 @@ impl Shard {
                 let opened = self.open_logs();
                 let _gone = reply.send(opened);
             }
-            Command::Positions { leader, reply } => {
-                let positions = self.positions(leader);
+            Command::Positions {
+                leader,
+                only_moved,
+                reply,
+            } => {
+                let positions = self.positions(leader, only_moved);
                 let _gone = reply.send(positions);
             }
             Command::Fetched { replies, reply } => {

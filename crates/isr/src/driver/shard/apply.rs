@@ -45,6 +45,7 @@ impl Shard {
             flushing: false,
             cut_bytes: opened.cut_bytes,
             reported: false,
+            told: None,
             followers: Vec::new(),
             consumers: Vec::new(),
         })

@@ -179,24 +179,29 @@ impl Shard {
         let _gone = reply.send(answer.and_then(|answer| answer));
     }
 
-    /// Where the followers of `leader` stand, but for those whose fetch was just refused.
-    pub(super) fn positions(&self, leader: BrokerId) -> Positions {
+    /// Where the followers of `leader` stand, but for those whose fetch was just refused; with
+    /// `only_moved` those alone that have moved since the last call.
+    pub(super) fn positions(&mut self, leader: BrokerId, only_moved: bool) -> Positions {
         let now = self.now();
         let mut positions = Positions::default();
-        for (partition, entry) in &self.partitions {
+        for (partition, entry) in &mut self.partitions {
             if entry.core.follows() != Some(leader) {
                 continue;
             }
-            match entry.core.fetch_not_before(now) {
-                Some(at) => {
-                    positions.retry_at = Some(positions.retry_at.map_or(at, |r| r.min(at)));
-                }
-                None => positions.entries.push(FetchEntry {
-                    partition: *partition,
-                    position: entry.core.fetch_position(&*entry.log),
-                    high_watermark: entry.core.high_watermark(),
-                }),
+            if let Some(at) = entry.core.fetch_not_before(now) {
+                positions.retry_at = Some(positions.retry_at.map_or(at, |r| r.min(at)));
+                continue;
             }
+            let position = entry.core.fetch_position(&*entry.log);
+            if only_moved && entry.told == Some(position) {
+                continue;
+            }
+            entry.told = Some(position);
+            positions.entries.push(FetchEntry {
+                partition: *partition,
+                position,
+                high_watermark: entry.core.high_watermark(),
+            });
         }
         positions
     }
