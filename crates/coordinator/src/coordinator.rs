@@ -1,18 +1,14 @@
 //! One cluster node, wired: the only place that knows all parts.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rivven_core_types::{BrokerId, ClusterId, Incarnation, MonoTime, ProducerId};
-use rivven_core_types::{Clock, Entropy, LogStore, PeerRpc, SharedIoExecutor, TopicId, Vfs};
+use rivven_core_types::{Clock, Entropy, LogStore, SharedIoExecutor, TopicId, Vfs};
 use rivven_isr::{LocalBroker, ReplicationManager, ReplicationPorts};
-use rivven_metadata::{ClusterState, MetadataStateMachine};
-use rivven_raft_store::{
-    Identity, RaftHandle, RaftNode, RaftNodeConfig, RaftNodeOptions, RaftState, RaftStatus,
-};
-use rivven_segment_log::{SegmentLogConfig, SegmentLogStore};
+use rivven_metadata::ClusterState;
+use rivven_raft_store::{Identity, RaftHandle, RaftNode, RaftState, RaftStatus};
 use rivven_swim::{ClusterTag, Membership, SwimPorts};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -31,15 +27,15 @@ use crate::partitions::{self, AlterPartitions};
 use crate::producer_ids::ProducerIds;
 use crate::proposals::MetadataProposer;
 use crate::router::Router;
+use crate::startup::{self, rpc_of};
 use crate::state::StateWatch;
 use crate::topics::{NewTopic, TopicCreator};
 
 /// How long an orderly stop waits for the controller to move the leaderships away.
 const CONTROLLED_SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
-/// Pause between two looks at whether the node may stop.
-const STOP_POLL: Duration = Duration::from_millis(20);
-/// Longest boot counter file, in bytes.
-const MAX_BOOT_FILE_BYTES: usize = 64;
+/// After its leaderships have moved, a stopping broker goes on answering "not the leader" for this
+/// long: an answer costs a client a refresh, a broken connection up to a second and a half.
+const CLIENT_GRACE: Duration = Duration::from_millis(200);
 
 /// What a coordinator needs of its surroundings; the simulator brings its own.
 #[derive(Clone)]
@@ -113,9 +109,9 @@ impl ClusterCoordinator {
         ports: CoordinatorPorts,
     ) -> Result<Self, CoordinatorError> {
         config.replication.validate()?;
-        let identity = load_identity(&config, &ports).await?;
-        let logs = open_log_store(&config, &ports).await?;
-        let boot = next_boot_id(&config, &ports).await?;
+        let identity = startup::load_identity(&config, &ports).await?;
+        let logs = startup::open_log_store(&config, &ports).await?;
+        let boot = startup::next_boot_id(&config, &ports).await?;
         let network = ports.network.bind(NetworkIdentity {
             name: config.node.name.clone(),
             incarnation: identity.incarnation,
@@ -123,7 +119,8 @@ impl ClusterCoordinator {
         });
         let network = network.await?;
         let state = StateWatch::default();
-        let mut raft_node = open_raft(&config, &ports, &identity, &network, &state).await?;
+        let mut raft_node =
+            startup::open_raft(&config, &ports, &identity, &network, &state).await?;
         raft_node.start().await?;
         let this = Self::assemble(config, ports, network, raft_node, identity, state);
         this.serve_and_run(logs, boot);
@@ -480,10 +477,10 @@ impl ClusterCoordinator {
         let inner = &self.inner;
         inner.stopping.store(true, Ordering::Relaxed);
         self.wait_for_permission().await;
-        if let Some(membership) = inner.membership.get() {
-            if let Err(error) = membership.leave().await {
-                tracing::debug!(%error, "nobody took note of the leave");
-            }
+        if let Some(membership) = inner.membership.get()
+            && let Err(error) = membership.leave().await
+        {
+            tracing::debug!(%error, "nobody took note of the leave");
         }
         inner.swim_shutdown.send_replace(true);
         let tasks = std::mem::take(
@@ -526,102 +523,8 @@ impl ClusterCoordinator {
         {
             tracing::warn!("no controller has taken the leaderships over; stopping all the same");
         }
-        tokio::time::sleep(STOP_POLL).await;
+        tokio::time::sleep(CLIENT_GRACE).await;
     }
-}
-
-/// The network, seen as no more than the port for calls.
-fn rpc_of(network: &BoundNetwork) -> Arc<dyn PeerRpc> {
-    Arc::clone(&network.rpc) as Arc<dyn PeerRpc>
-}
-
-async fn load_identity(
-    config: &CoordinatorConfig,
-    ports: &CoordinatorPorts,
-) -> Result<Identity, CoordinatorError> {
-    let (vfs, entropy) = (Arc::clone(&ports.vfs), Arc::clone(&ports.entropy));
-    let (dir, name) = (config.data_dir.clone(), config.node.name.clone());
-    let identity = blocking::run(&ports.io, "rivven-identity", move || {
-        Identity::load_or_create(&vfs, &dir, &name, entropy.as_ref())
-    });
-    Ok(identity.await??)
-}
-
-async fn open_log_store(
-    config: &CoordinatorConfig,
-    ports: &CoordinatorPorts,
-) -> Result<Arc<dyn LogStore>, CoordinatorError> {
-    let (vfs, dir) = (Arc::clone(&ports.vfs), config.data_dir.join("logs"));
-    let store = blocking::run(&ports.io, "rivven-recovery", move || {
-        SegmentLogStore::open(&dir, vfs, SegmentLogConfig::default())
-    });
-    Ok(Arc::new(store.await??))
-}
-
-/// Counts the starts of this data directory, so that the failure detector can tell a restarted node
-/// from its earlier life whatever the wall clock says.
-async fn next_boot_id(
-    config: &CoordinatorConfig,
-    ports: &CoordinatorPorts,
-) -> Result<u64, CoordinatorError> {
-    fn count(vfs: &dyn Vfs, path: &Path) -> std::io::Result<u64> {
-        let last = if vfs.exists(path)? {
-            let bytes = vfs.read_file(path, MAX_BOOT_FILE_BYTES)?;
-            String::from_utf8_lossy(&bytes)
-                .trim()
-                .parse()
-                .map_err(|_| {
-                    let text = format!("{} is damaged: it must hold one number", path.display());
-                    std::io::Error::new(std::io::ErrorKind::InvalidData, text)
-                })?
-        } else {
-            0u64
-        };
-        let next = last.saturating_add(1);
-        vfs.write_file_atomically(path, format!("{next}\n").as_bytes())?;
-        Ok(next)
-    }
-    let (vfs, path) = (Arc::clone(&ports.vfs), config.data_dir.join("BOOTS"));
-    let boot = blocking::run(&ports.io, "rivven-identity", move || {
-        count(vfs.as_ref(), &path)
-    });
-    Ok(boot.await??)
-}
-
-async fn open_raft(
-    config: &CoordinatorConfig,
-    ports: &CoordinatorPorts,
-    identity: &Identity,
-    network: &BoundNetwork,
-    state: &StateWatch,
-) -> Result<RaftNode, CoordinatorError> {
-    let raft_config = RaftNodeConfig {
-        node_id: config.node.name.to_string(),
-        standalone: config.mode == ClusterMode::Standalone,
-        data_dir: config.data_dir.clone(),
-        heartbeat_interval_ms: config.raft.heartbeat_interval_ms,
-        election_timeout_min_ms: config.raft.election_timeout_min_ms,
-        election_timeout_max_ms: config.raft.election_timeout_max_ms,
-        snapshot_threshold: config.raft.snapshot_threshold,
-        initial_members: Vec::new(),
-    };
-    let options = RaftNodeOptions {
-        vfs: Arc::clone(&ports.vfs),
-        entropy: Arc::clone(&ports.entropy),
-        io: Arc::clone(&ports.io),
-        ..RaftNodeOptions::default()
-    };
-    let published = state.clone();
-    let machine = MetadataStateMachine::new(Arc::new(move |state| published.publish(state)));
-    let machine = Box::new(machine);
-    let node = RaftNode::open(
-        raft_config,
-        identity.clone(),
-        options,
-        machine,
-        rpc_of(network),
-    );
-    Ok(node.await?)
 }
 
 /// Tells the network where the peers are: from the membership of the metadata group, and from the

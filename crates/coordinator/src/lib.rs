@@ -30,6 +30,7 @@ mod producer_ids;
 mod proposals;
 mod router;
 mod sessions;
+mod startup;
 mod state;
 mod topics;
 

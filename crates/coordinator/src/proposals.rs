@@ -225,3 +225,39 @@ fn authorize(peer: &PeerIdentity, command: &[u8], state: &ClusterState) -> Resul
     }
     Err(format!("{} must not propose this command", peer.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rivven_core_types::{BrokerId, ClusterId, Incarnation, NodeEpoch};
+
+    fn peer() -> PeerIdentity {
+        PeerIdentity {
+            name: NodeName::new("node-2").unwrap(),
+            incarnation: Incarnation::from_bytes([2; 16]),
+            cluster: None,
+        }
+    }
+
+    #[test]
+    fn a_peer_may_speak_for_itself_only_and_never_for_the_controller() {
+        let state = ClusterState::default();
+        let (broker, node_epoch) = (BrokerId::new(1), NodeEpoch::new(1));
+        let fence = Command::FenceBroker { broker, node_epoch };
+        let form = Command::FormCluster {
+            cluster_id: ClusterId::from_bytes([1; 16]),
+        };
+        let of_another = Command::AllocateProducerIds { broker, node_epoch };
+        for command in [fence, form, of_another] {
+            assert!(
+                authorize(&peer(), &command.encode().unwrap(), &state).is_err(),
+                "{command:?}"
+            );
+        }
+        let delete = Command::DeleteTopic {
+            name: "t".parse().unwrap(),
+        };
+        assert!(authorize(&peer(), &delete.encode().unwrap(), &state).is_ok());
+        assert!(authorize(&peer(), b"junk", &state).is_err());
+    }
+}

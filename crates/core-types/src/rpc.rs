@@ -75,20 +75,15 @@ rpc_kinds! {
     REPLICA_FETCH = 0x0201, "replica_fetch";
     /// A proposal forwarded to the Raft leader.
     PROPOSE = 0x0301, "propose";
-    /// A broker registers with the controller.
-    REGISTER_BROKER = 0x0302, "register_broker";
     /// A broker's heartbeat to the controller: the broker session.
-    BROKER_HEARTBEAT = 0x0303, "broker_heartbeat";
-    /// A partition leader proposes ISR changes (KIP-497).
-    ALTER_PARTITION = 0x0304, "alter_partition";
+    BROKER_HEARTBEAT = 0x0302, "broker_heartbeat";
     /// A blank node asks whether a peer is blank too.
-    BOOTSTRAP_PROBE = 0x0305, "bootstrap_probe";
+    BOOTSTRAP_PROBE = 0x0303, "bootstrap_probe";
     /// The initializing node announces the cluster id and the first voters.
-    BOOTSTRAP_COMMIT = 0x0306, "bootstrap_commit";
-    /// Topic creation forwarded to the controller.
-    CREATE_TOPIC = 0x0307, "create_topic";
-    /// A broker asks for a block of producer ids.
-    ALLOCATE_PRODUCER_IDS = 0x0308, "allocate_producer_ids";
+    BOOTSTRAP_COMMIT = 0x0304, "bootstrap_commit";
+    /// The controller asks a broker how far its logs reach, to recover a partition that has nobody
+    /// electable left.
+    LOG_CLAIMS = 0x0305, "log_claims";
 }
 
 impl fmt::Debug for RpcKind {

@@ -94,6 +94,7 @@ impl PeerRpc for Port {
     ) -> BoxFuture<'static, Result<RpcResponse, RpcError>> {
         let (net, from, peer) = (self.net.clone(), self.from.clone(), peer.clone());
         Box::pin(async move {
+            // sleep-ok: the simulated one-way latency, on a paused clock.
             tokio::time::sleep(Duration::from_millis(1)).await;
             let blocked = guard(&net.cut).contains(&(from.clone(), peer.clone()));
             let handler = guard(&net.handlers)
