@@ -26,6 +26,7 @@ use crate::network::{BoundNetwork, NetworkFactory, NetworkIdentity};
 use crate::partitions::{self, AlterPartitions};
 use crate::producer_ids::ProducerIds;
 use crate::proposals::MetadataProposer;
+use crate::recovery::Recovery;
 use crate::router::Router;
 use crate::startup::{self, rpc_of};
 use crate::state::StateWatch;
@@ -110,8 +111,6 @@ impl ClusterCoordinator {
     ) -> Result<Self, CoordinatorError> {
         config.replication.validate()?;
         let identity = startup::load_identity(&config, &ports).await?;
-        let logs = startup::open_log_store(&config, &ports).await?;
-        let boot = startup::next_boot_id(&config, &ports).await?;
         let network = ports.network.bind(NetworkIdentity {
             name: config.node.name.clone(),
             incarnation: identity.incarnation,
@@ -119,8 +118,11 @@ impl ClusterCoordinator {
         });
         let network = network.await?;
         let state = StateWatch::default();
+        // The Raft store first: it locks the data directory against a second process.
         let mut raft_node =
             startup::open_raft(&config, &ports, &identity, &network, &state).await?;
+        let logs = startup::open_log_store(&config, &ports).await?;
+        let boot = startup::next_boot_id(&config, &ports).await?;
         raft_node.start().await?;
         let this = Self::assemble(config, ports, network, raft_node, identity, state);
         this.serve_and_run(logs, boot);
@@ -199,14 +201,25 @@ impl ClusterCoordinator {
             membership: Arc::clone(&inner.membership),
             sessions: Mutex::default(),
         });
+        let recovery = Arc::new(Recovery {
+            own_name: inner.config.node.name.clone(),
+            state: inner.state.clone(),
+            rpc: rpc_of(&inner.network),
+            proposer: inner.proposer.clone(),
+            replication: Arc::clone(&inner.replication),
+            session: inner.session.subscribe(),
+        });
         inner.network.rpc.serve(Arc::new(Router {
             raft: inner.raft.clone(),
             former: Arc::clone(&inner.former),
             controller: Arc::clone(&controller),
             proposer: inner.proposer.clone(),
+            recovery: Arc::clone(&recovery),
             state: inner.state.clone(),
             replication: Arc::clone(&inner.replication),
         }));
+        let raft = inner.raft.clone();
+        self.spawn_control(async move { recovery.run(|| raft.is_leader()).await });
         let this = self.clone();
         let life = async move {
             if let Err(error) = this.live(controller, logs, boot).await {

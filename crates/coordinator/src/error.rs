@@ -37,12 +37,11 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Replication(#[from] ReplicationError),
     /// The cluster knows this node's name with another data directory: this one is blank, or is not
-    /// the one that belongs to the node. Nothing changed. Restore the data directory, or remove the
-    /// old member first.
+    /// the one that belongs to the node. Nothing changed; a person must restore the data directory.
     #[error(
         "{name} is a member of the cluster already, with the data directory of incarnation {known} \
          (says {by}); the one given here is of incarnation {found}. A node that lost its disk must not \
-         vote under its old name: restore its data directory, or give the node another name"
+         vote under its old name: restore its data directory"
     )]
     NameTaken {
         /// This node.

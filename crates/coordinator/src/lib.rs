@@ -28,6 +28,7 @@ mod network;
 mod partitions;
 mod producer_ids;
 mod proposals;
+mod recovery;
 mod router;
 mod sessions;
 mod startup;

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use rivven_core_types::{
-    Address, BrokerId, ClusterId, Incarnation, LogIndex, NodeEpoch, NodeName, Proposed,
-    RaftGroupId, RaftNodeId, RpcError, limits, wire,
+    Address, BrokerId, ClusterId, Incarnation, LeaderEpoch, LogIndex, NodeEpoch, NodeName, Offset,
+    PartitionEpoch, PartitionId, Proposed, RaftGroupId, RaftNodeId, RpcError, limits, wire,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -128,4 +128,27 @@ pub(crate) enum HeartbeatReply {
     StaleEpoch,
     /// Ask there.
     NotController { leader: Option<NodeName> },
+}
+
+/// `LOG_CLAIMS`: how far do your logs of these leaderless partitions reach?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClaimsRequest {
+    /// Each with the partition epoch at which it has no leader.
+    pub(crate) partitions: Vec<(PartitionId, PartitionEpoch)>,
+}
+
+/// How far a replica's log reaches, by (last epoch, end): the longer log has more of what was
+/// committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogClaim {
+    pub(crate) last_epoch: Option<LeaderEpoch>,
+    pub(crate) log_end: Offset,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClaimsReply {
+    /// The life of the broker that answers.
+    pub(crate) node_epoch: NodeEpoch,
+    /// In the order asked; `None` where it has not applied that partition epoch, or has no sound log.
+    pub(crate) claims: Vec<Option<LogClaim>>,
 }

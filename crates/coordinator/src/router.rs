@@ -9,6 +9,7 @@ use rivven_raft_store::RaftHandle;
 use crate::controller::Controller;
 use crate::formation::Former;
 use crate::proposals::MetadataProposer;
+use crate::recovery::Recovery;
 use crate::state::StateWatch;
 
 pub(crate) struct Router {
@@ -16,6 +17,7 @@ pub(crate) struct Router {
     pub(crate) former: Arc<Former>,
     pub(crate) controller: Arc<Controller>,
     pub(crate) proposer: MetadataProposer,
+    pub(crate) recovery: Arc<Recovery>,
     pub(crate) state: StateWatch,
     pub(crate) replication: Arc<OnceLock<ReplicationManager>>,
 }
@@ -42,6 +44,7 @@ impl RpcHandler for Router {
             ),
             RpcKind::PROPOSE => self.proposer.answer(peer, request, &self.state.current()),
             RpcKind::BROKER_HEARTBEAT => self.controller.answer(peer, &request.meta),
+            RpcKind::LOG_CLAIMS => self.recovery.answer(&request.meta),
             RpcKind::RAFT_APPEND
             | RpcKind::RAFT_VOTE
             | RpcKind::RAFT_PRE_VOTE

@@ -15,7 +15,7 @@ Options:
   --help         Print this and exit
 
 Environment:
-  RUST_LOG       Log filter, for example `info,rivven_isr=debug` (default: info,openraft=warn)
+  RUST_LOG       Log filter, for example `info,rivven_isr=debug` (default: info,openraft=error)
 
 Signals: SIGTERM and SIGINT hand the leaderships over, flush and stop; a second one stops at once.
 

@@ -6,8 +6,9 @@ use rivven_cluster::coordinator::ClusterCoordinator;
 use rivven_cluster::metrics::PrometheusHandle;
 use tracing_subscriber::EnvFilter;
 
-/// What is logged unless `RUST_LOG` says otherwise: openraft tells each vote at the level info.
-const DEFAULT_FILTER: &str = "info,openraft=warn";
+/// What is logged unless `RUST_LOG` says otherwise: openraft tells each vote at the level
+/// info and each failed heartbeat at warn, which the transport and the failure detector say once.
+const DEFAULT_FILTER: &str = "info,openraft=error";
 
 /// Logs to standard error; `RUST_LOG` filters.
 pub(crate) fn install_logging() {

@@ -36,7 +36,7 @@ async fn raft_consensus_as_in_the_seed() -> Result<(), Box<dyn std::error::Error
 
     // Without members it waits to be told them, and says so.
     let refused = node
-        .propose(rivven_raft_store::KvCommand::put("k", "v")?.encode()?)
+        .propose(rivven_raft_store::KvCommand::put("k", "v").encode()?)
         .await;
     assert_eq!(refused.unwrap_err(), ProposeError::NotInitialized);
     assert_eq!(node.handle().group(), RaftGroupId::METADATA);
@@ -51,7 +51,7 @@ async fn raft_consensus_as_in_the_seed() -> Result<(), Box<dyn std::error::Error
     };
     let mut node = RaftNode::with_config(config.clone()).await?;
     node.start().await?;
-    node.propose(rivven_raft_store::KvCommand::put("k", "v")?.encode()?)
+    node.propose(rivven_raft_store::KvCommand::put("k", "v").encode()?)
         .await?;
     node.shutdown().await;
     drop(node);
@@ -151,7 +151,7 @@ async fn isr_replication_as_in_the_seed() -> Result<(), Box<dyn std::error::Erro
     produce.acks = Acks::Leader;
     assert_eq!(manager.produce(produce).await?.base_offset, Offset::ZERO);
     let status = partition.status().expect("it exists");
-    assert_eq!(status.leader_epoch, Some(LeaderEpoch::new(0)));
+    assert_eq!(status.leader_epoch, LeaderEpoch::new(0));
     assert_eq!(status.log_end, Offset::new(1)?);
     assert_eq!(
         status.high_watermark,

@@ -82,6 +82,8 @@ pub struct PartitionStatus {
     pub log_end: Offset,
     /// The end of what is on stable storage here.
     pub durable_end: Offset,
+    /// The last entry of the log's epoch table.
+    pub last_epoch: Option<LeaderEpoch>,
     /// The committed in-sync set.
     pub isr: Vec<BrokerId>,
     /// Whether the committed in-sync set is under `min.insync.replicas`.
@@ -107,6 +109,7 @@ impl PartitionStatus {
             log_start: Offset::ZERO,
             log_end: Offset::ZERO,
             durable_end: Offset::ZERO,
+            last_epoch: None,
             isr: Vec::new(),
             under_min_isr: false,
             replicas: Vec::new(),

@@ -351,7 +351,7 @@ fn raft(place: &Place<'_>, raft: model::Raft) -> Result<RaftTiming, ConfigError>
         election_timeout_max_ms: place.in_range(
             raft.election_timeout_max_ms,
             "cluster.raft.election_timeout_max_ms",
-            30..=120_000,
+            30..=60_000,
             default.election_timeout_max_ms,
         )?,
         snapshot_threshold: place.in_range(
