@@ -95,10 +95,14 @@ async fn swim_gossip_as_in_the_seed() -> Result<(), Box<dyn std::error::Error>> 
             .iter()
             .any(|m| m.info.name.as_str() == "node-2")
     );
+    let learnt = async {
+        let mut views = seed.events();
+        let knows = views.wait_for(|v| v.members.iter().any(|m| m.info.name.as_str() == "node-1"));
+        knows.await.is_ok()
+    };
     assert!(
-        seed.members()
-            .iter()
-            .any(|m| m.info.name.as_str() == "node-1")
+        tokio::time::timeout(Duration::from_secs(10), learnt).await?,
+        "the seed knows it too"
     );
     Ok(())
 }
@@ -123,7 +127,7 @@ async fn isr_replication_as_in_the_seed() -> Result<(), Box<dyn std::error::Erro
     let manager = ReplicationManager::new(node_id, config);
     let partition = manager.get_or_create(partition_id, is_leader);
 
-    // A replica that is not assigned moves nothing: the peer's silent Ok was a lost record.
+    // A replica that is not assigned moves nothing, and the caller is told.
     let refused = manager
         .handle_replica_fetch(&partition_id, &replica_id, fetch_offset)
         .await;
@@ -132,7 +136,12 @@ async fn isr_replication_as_in_the_seed() -> Result<(), Box<dyn std::error::Erro
         "{refused:?}"
     );
 
-    // acks=all with one in-sync replica is no acks=all: the answer says so before the append.
+    // The cluster assigns a second replica, which is not in sync yet.
+    manager
+        .apply(assignment(partition_id, &[1, 2], &[1]))
+        .await?;
+
+    // acks=all with too few in-sync replicas is no acks=all: refused before the append.
     let batch = BatchBuilder::new(0)
         .record(0, None, Some(b"record"))
         .build()?;
@@ -150,8 +159,13 @@ async fn isr_replication_as_in_the_seed() -> Result<(), Box<dyn std::error::Erro
     );
     produce.acks = Acks::Leader;
     assert_eq!(manager.produce(produce).await?.base_offset, Offset::ZERO);
+
+    // Handle follower fetch and update ISR
+    manager
+        .handle_replica_fetch(&partition_id, &replica_id, fetch_offset)
+        .await?;
+
     let status = partition.status().expect("it exists");
-    assert_eq!(status.leader_epoch, LeaderEpoch::new(0));
     assert_eq!(status.log_end, Offset::new(1)?);
     assert_eq!(
         status.high_watermark,
@@ -160,6 +174,39 @@ async fn isr_replication_as_in_the_seed() -> Result<(), Box<dyn std::error::Erro
     );
     manager.shutdown().await;
     Ok(())
+}
+
+/// The cluster's record of a partition that broker 1 leads.
+fn assignment(id: PartitionId, replicas: &[i32], isr: &[i32]) -> rivven_isr::MetadataUpdate {
+    use rivven_core_types::{Durability, NodeEpoch, PartitionEpoch, PartitionState, RecoveryState};
+
+    let brokers = |ids: &[i32]| ids.iter().copied().map(BrokerId::new).collect::<Vec<_>>();
+    let name = |id: &BrokerId| format!("node-{id}").parse().expect("valid");
+    rivven_isr::MetadataUpdate {
+        local: rivven_isr::LocalBroker {
+            id: BrokerId::new(1),
+            node_epoch: NodeEpoch::new(1),
+        },
+        brokers: brokers(replicas)
+            .iter()
+            .map(|b| (*b, (name(b), NodeEpoch::new(1))))
+            .collect(),
+        ineligible: std::collections::BTreeSet::new(),
+        changed: vec![PartitionState {
+            id,
+            replicas: brokers(replicas),
+            isr: brokers(isr),
+            elr: Vec::new(),
+            last_known_isr: Vec::new(),
+            leader: Some(BrokerId::new(1)),
+            leader_epoch: LeaderEpoch::new(1),
+            partition_epoch: PartitionEpoch::new(1),
+            recovery: RecoveryState::Recovered,
+            min_isr: 2,
+            durability: Durability::Fsync,
+        }],
+        removed: Vec::new(),
+    }
 }
 
 #[test]
