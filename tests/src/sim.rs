@@ -1,13 +1,24 @@
-//! Whole nodes in one thread on a paused clock, with an in-memory network and in-memory disks.
+//! Whole nodes in one thread on a paused clock, with in-memory network and in-memory disks.
 //!
 //! The nodes are the real ones: coordinator, openraft on redb, replication, segment log, SWIM. Only
 //! the ports are others. Nothing here sleeps in real time: the paused tokio clock jumps to the next
 //! timer as soon as nothing else can run.
+//!
+//! [`SimCluster`] is the cluster for a test that plays its own scenario; [`run_swarm`] plays a seed:
+//! clients, faults drawn from the seed, recovery, and a check of every invariant.
 
+mod clients;
 mod clock;
+mod disk_thread;
+mod history;
+mod nemesis;
 mod network;
+mod stage;
+mod swarm;
 mod world;
 
 pub use clock::TokioClock;
-pub use network::SimNetwork;
-pub use world::{SimCluster, SimNode};
+pub use network::{SimNetwork, Traffic, Weather};
+pub use stage::Violation;
+pub use swarm::{SwarmOptions, SwarmReport, run_swarm};
+pub use world::{Boot, SimCluster, SimNode};

@@ -1,4 +1,7 @@
-//! An in-memory network: RPC and datagrams with a seeded latency, and nodes that can be cut off.
+//! An in-memory network: RPC and datagrams with a seeded latency, loss, stalls and one-way cuts.
+//!
+//! A message is a task of the world: it outlives its sender and the sender's patience, so a request
+//! that its caller has given up may still be executed, as with a real network.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -12,14 +15,56 @@ use rivven_core_types::{
     Address, BoxFuture, ClusterId, Datagram, NodeName, PeerIdentity, PeerRpc, Reply, Rng, RpcError,
     RpcHandler, RpcRequest, RpcResponse,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 /// Datagrams that wait for a receiver; more are lost, as in a socket buffer.
 const DATAGRAM_QUEUE: usize = 1024;
 /// Shortest one-way latency, in microseconds.
 const MIN_LATENCY_MICROS: u64 = 100;
-/// Spread of the one-way latency, in microseconds.
-const LATENCY_SPREAD_MICROS: u64 = 900;
+/// Longest time for which a stalled message is held, in milliseconds.
+const MAX_STALL_MILLIS: u64 = 4_000;
+
+/// How the links behave that are not cut. Shares are in thousandths of the messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Weather {
+    /// Spread of the one-way latency, in microseconds.
+    pub latency_spread_micros: u64,
+    /// Requests that are held for up to 4 seconds and then executed all the same.
+    pub stalled_requests: u64,
+    /// Requests that never arrive.
+    pub lost_requests: u64,
+    /// Answers that never arrive: the request was executed.
+    pub lost_answers: u64,
+    /// Datagrams that never arrive.
+    pub lost_datagrams: u64,
+    /// Datagrams that arrive twice.
+    pub doubled_datagrams: u64,
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self {
+            latency_spread_micros: 900,
+            stalled_requests: 0,
+            lost_requests: 0,
+            lost_answers: 0,
+            lost_datagrams: 0,
+            doubled_datagrams: 0,
+        }
+    }
+}
+
+/// What the network has done so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Calls that were sent.
+    pub calls: u64,
+    /// Datagrams that were sent.
+    pub datagrams: u64,
+    /// Messages that were lost, stalled or doubled, or ran into a cut.
+    pub disturbed: u64,
+}
 
 #[derive(Default)]
 struct Host {
@@ -33,8 +78,21 @@ struct World {
     rng: Rng,
     hosts: BTreeMap<SocketAddr, Host>,
     addresses: BTreeMap<NodeName, SocketAddr>,
-    /// Pairs between which nothing passes, in either direction.
+    /// Ordered pairs: nothing passes from the first to the second.
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
+    weather: Weather,
+    traffic: Traffic,
+}
+
+impl World {
+    fn chance(&mut self, thousandths: u64) -> bool {
+        thousandths > 0 && self.rng.below(1000) < thousandths
+    }
+
+    fn latency(&mut self) -> Duration {
+        let spread = self.weather.latency_spread_micros;
+        Duration::from_micros(MIN_LATENCY_MICROS + self.rng.below(spread))
+    }
 }
 
 /// The network between simulated nodes. Clones share it.
@@ -55,15 +113,21 @@ impl SimNetwork {
             hosts: BTreeMap::new(),
             addresses: BTreeMap::new(),
             cut: BTreeSet::new(),
+            weather: Weather::default(),
+            traffic: Traffic::default(),
         };
         Self(Arc::new(Mutex::new(world)))
     }
 
     /// What a node at `address` binds its network with.
+    /// Only one life may use it: [`Self::kill`] and the next factory make it useless.
     pub fn factory(&self, address: SocketAddr) -> Arc<dyn NetworkFactory> {
+        self.kill(address);
+        let generation = self.world().hosts.entry(address).or_default().generation;
         Arc::new(SimFactory {
             network: self.clone(),
             address,
+            generation,
         })
     }
 
@@ -78,40 +142,71 @@ impl SimNetwork {
         }
     }
 
-    /// Cuts or restores the link between two nodes.
+    /// Cuts or restores the link between two nodes, in both directions.
     pub fn set_link(&self, a: SocketAddr, b: SocketAddr, up: bool) {
+        self.set_way(a, b, up);
+        self.set_way(b, a, up);
+    }
+
+    /// Cuts or restores what goes from `from` to `to`.
+    pub fn set_way(&self, from: SocketAddr, to: SocketAddr, up: bool) {
         let mut world = self.world();
-        for pair in [(a, b), (b, a)] {
-            if up {
-                world.cut.remove(&pair);
-            } else {
-                world.cut.insert(pair);
-            }
+        if up {
+            world.cut.remove(&(from, to));
+        } else {
+            world.cut.insert((from, to));
         }
+    }
+
+    /// Restores all links.
+    pub fn restore_links(&self) {
+        self.world().cut.clear();
+    }
+
+    /// Sets how the links behave from now on.
+    pub fn set_weather(&self, weather: Weather) {
+        self.world().weather = weather;
+    }
+
+    /// What the network has done so far.
+    pub fn traffic(&self) -> Traffic {
+        self.world().traffic
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn latency(&self) -> Duration {
-        let micros = MIN_LATENCY_MICROS + self.world().rng.below(LATENCY_SPREAD_MICROS);
-        Duration::from_micros(micros)
+    fn is_alive(&self, address: SocketAddr, generation: u64) -> bool {
+        let world = self.world();
+        let host = world.hosts.get(&address);
+        host.is_some_and(|h| h.generation == generation)
     }
 
-    fn connected(&self, from: SocketAddr, generation: u64, to: SocketAddr) -> bool {
-        let world = self.world();
-        let alive = world
-            .hosts
-            .get(&from)
-            .is_some_and(|h| h.generation == generation);
-        alive && !world.cut.contains(&(from, to))
+    /// How a message from `from` to `to` fares; `None` if it never arrives.
+    fn send(&self, from: SocketAddr, to: SocketAddr, lost: u64, stalled: u64) -> Option<Duration> {
+        let mut world = self.world();
+        let mut latency = world.latency();
+        if world.cut.contains(&(from, to)) || world.chance(lost) {
+            world.traffic.disturbed += 1;
+            return None;
+        }
+        if world.chance(stalled) {
+            world.traffic.disturbed += 1;
+            latency += Duration::from_millis(world.rng.below(MAX_STALL_MILLIS));
+        }
+        Some(latency)
+    }
+
+    fn is_cut(&self, from: SocketAddr, to: SocketAddr) -> bool {
+        self.world().cut.contains(&(from, to))
     }
 }
 
 struct SimFactory {
     network: SimNetwork,
     address: SocketAddr,
+    generation: u64,
 }
 
 impl NetworkFactory for SimFactory {
@@ -119,20 +214,22 @@ impl NetworkFactory for SimFactory {
         &self,
         identity: NetworkIdentity,
     ) -> BoxFuture<'static, Result<BoundNetwork, CoordinatorError>> {
-        let (network, address) = (self.network.clone(), self.address);
+        let (network, address, generation) = (self.network.clone(), self.address, self.generation);
         Box::pin(async move {
             let (sender, receiver) = mpsc::channel(DATAGRAM_QUEUE);
             let mut world = network.world();
             world.addresses.insert(identity.name.clone(), address);
             let host = world.hosts.entry(address).or_default();
-            host.generation += 1;
+            if host.generation != generation {
+                let dead = "the simulated process is dead".to_owned();
+                return Err(CoordinatorError::InvalidRequest(dead));
+            }
             host.datagrams = Some(sender);
             host.identity = Some(PeerIdentity {
                 name: identity.name,
                 incarnation: identity.incarnation,
                 cluster: identity.cluster,
             });
-            let generation = host.generation;
             drop(world);
             let rpc = SimRpc {
                 network: network.clone(),
@@ -153,6 +250,8 @@ impl NetworkFactory for SimFactory {
     }
 }
 
+type Answer = Result<(PeerIdentity, RpcResponse), RpcError>;
+
 #[derive(Clone)]
 struct SimRpc {
     network: SimNetwork,
@@ -161,57 +260,91 @@ struct SimRpc {
 }
 
 impl SimRpc {
-    async fn deliver(
+    async fn deliver(self, to: SocketAddr, peer: NodeName, request: RpcRequest) -> Answer {
+        let waited = request.deadline;
+        let deadline = Instant::now() + waited;
+        if self.network.is_alive(self.address, self.generation) {
+            let (answer, answered) = oneshot::channel();
+            let message = self.clone().carry(to, peer.clone(), request, answer);
+            drop(tokio::spawn(message));
+            if let Ok(Ok(outcome)) = tokio::time::timeout_at(deadline, answered).await {
+                return outcome;
+            }
+        }
+        // Silence is only known for what it is when the time is over.
+        tokio::time::sleep_until(deadline).await;
+        Err(RpcError::Timeout { peer, waited })
+    }
+
+    /// One message and its answer. Says nothing when either is lost.
+    async fn carry(
         self,
         to: SocketAddr,
         peer: NodeName,
         request: RpcRequest,
-    ) -> Result<(PeerIdentity, RpcResponse), RpcError> {
-        let waited = request.deadline;
-        let lost = RpcError::Timeout {
-            peer: peer.clone(),
-            waited,
+        answer: oneshot::Sender<Answer>,
+    ) {
+        let from = self.identity();
+        let weather = {
+            let mut world = self.network.world();
+            world.traffic.calls += 1;
+            world.weather
         };
-        let passes = || self.network.connected(self.address, self.generation, to);
-        let exchange = async {
-            tokio::time::sleep(self.network.latency()).await;
-            let (from, target) = {
-                let world = self.network.world();
-                let from = world
-                    .hosts
-                    .get(&self.address)
-                    .and_then(|h| h.identity.clone());
-                let target = world
-                    .hosts
-                    .get(&to)
-                    .and_then(|h| Some((h.handler.clone()?, h.identity.clone()?, h.generation)));
-                (from, target)
-            };
-            let (Some(from), Some((handler, identity, generation)), true) =
-                (from, target, passes())
-            else {
-                return None;
-            };
-            let response = match handler.handle(&from, request) {
-                Reply::Now(response) => response,
-                Reply::Later(response) => response.await,
-            };
-            tokio::time::sleep(self.network.latency()).await;
-            let same_life = self
-                .network
-                .world()
-                .hosts
-                .get(&to)
-                .is_some_and(|h| h.generation == generation);
-            (same_life && passes()).then_some(response.map(|r| (identity, r)))
+        let lost = weather.lost_requests;
+        let Some(latency) = self
+            .network
+            .send(self.address, to, lost, weather.stalled_requests)
+        else {
+            return;
         };
-        match tokio::time::timeout(waited, exchange).await {
-            Ok(Some(outcome)) => outcome,
-            Ok(None) => {
-                let reason = "no route in the simulated network".to_owned();
-                Err(RpcError::Unreachable { peer, reason })
+        tokio::time::sleep(latency).await;
+        if self.network.is_cut(self.address, to) {
+            return;
+        }
+        let target = self.network.world().hosts.get(&to).and_then(|host| {
+            let (handler, identity) = (host.handler.clone()?, host.identity.clone()?);
+            Some((handler, identity, host.generation))
+        });
+        let (Some(from), Some((handler, identity, generation))) = (from, target) else {
+            let reason = "connection refused in the simulated network".to_owned();
+            drop(answer.send(Err(RpcError::Unreachable { peer, reason })));
+            return;
+        };
+        let patience = request.deadline;
+        let response = match handler.handle(&from, request) {
+            Reply::Now(response) => response,
+            Reply::Later(response) => match tokio::time::timeout(patience, response).await {
+                Ok(response) => response,
+                Err(_elapsed) => return,
+            },
+        };
+        // A dead node answers nobody.
+        if !self.network.is_alive(to, generation) {
+            return;
+        }
+        let lost = weather.lost_answers;
+        if let Some(latency) = self.network.send(to, self.address, lost, 0) {
+            tokio::time::sleep(latency).await;
+            if !self.network.is_cut(to, self.address) {
+                // The caller may have given up.
+                drop(answer.send(response.map(|response| (identity, response))));
             }
-            Err(_) => Err(lost),
+        }
+    }
+
+    fn identity(&self) -> Option<PeerIdentity> {
+        let world = self.network.world();
+        let host = world.hosts.get(&self.address)?;
+        host.identity
+            .clone()
+            .filter(|_| host.generation == self.generation)
+    }
+
+    fn own_host(&self, change: impl FnOnce(&mut Host)) {
+        let mut world = self.network.world();
+        let host = world.hosts.get_mut(&self.address);
+        if let Some(host) = host.filter(|host| host.generation == self.generation) {
+            change(host);
         }
     }
 }
@@ -235,9 +368,7 @@ impl PeerRpc for SimRpc {
 
 impl ClusterNetwork for SimRpc {
     fn serve(&self, handler: Arc<dyn RpcHandler>) {
-        if let Some(host) = self.network.world().hosts.get_mut(&self.address) {
-            host.handler = Some(handler);
-        }
+        self.own_host(|host| host.handler = Some(handler));
     }
 
     fn add_peer(&self, _name: NodeName, _address: Address) {
@@ -245,14 +376,11 @@ impl ClusterNetwork for SimRpc {
     }
 
     fn set_cluster_id(&self, cluster: ClusterId) {
-        let mut world = self.network.world();
-        let identity = world
-            .hosts
-            .get_mut(&self.address)
-            .and_then(|h| h.identity.as_mut());
-        if let Some(identity) = identity {
-            identity.cluster = Some(cluster);
-        }
+        self.own_host(|host| {
+            if let Some(identity) = &mut host.identity {
+                identity.cluster = Some(cluster);
+            }
+        });
     }
 
     fn call_address(
@@ -270,7 +398,10 @@ impl ClusterNetwork for SimRpc {
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {
-        self.network.kill(self.address);
+        // A later life of the node must not be taken off with this one.
+        if self.network.is_alive(self.address, self.generation) {
+            self.network.kill(self.address);
+        }
         Box::pin(async {})
     }
 }
@@ -282,26 +413,41 @@ struct SimDatagram {
     receiver: tokio::sync::Mutex<mpsc::Receiver<(Vec<u8>, SocketAddr)>>,
 }
 
+impl SimDatagram {
+    fn launch(&self, payload: &[u8], to: SocketAddr, lost: u64) {
+        let Some(latency) = self.network.send(self.address, to, lost, 0) else {
+            return;
+        };
+        let (network, payload, from) = (self.network.clone(), payload.to_vec(), self.address);
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(latency).await;
+            let world = network.world();
+            let target = world.hosts.get(&to).and_then(|h| h.datagrams.as_ref());
+            if let Some(target) = target {
+                // A full buffer or a dead receiver loses the datagram, as UDP does.
+                drop(target.try_send((payload, from)));
+            }
+        }));
+    }
+}
+
 impl Datagram for SimDatagram {
     fn send_to<'a>(
         &'a self,
         payload: &'a [u8],
         to: SocketAddr,
     ) -> BoxFuture<'a, std::io::Result<()>> {
-        if self.network.connected(self.address, self.generation, to) {
-            let target = self
-                .network
-                .world()
-                .hosts
-                .get(&to)
-                .and_then(|h| h.datagrams.clone());
-            let (latency, payload, from) = (self.network.latency(), payload.to_vec(), self.address);
-            if let Some(target) = target {
-                tokio::spawn(async move {
-                    tokio::time::sleep(latency).await;
-                    // A full buffer or a dead receiver loses the datagram, as UDP does.
-                    drop(target.try_send((payload, from)));
-                });
+        if self.network.is_alive(self.address, self.generation) {
+            let (weather, doubled) = {
+                let mut world = self.network.world();
+                world.traffic.datagrams += 1;
+                let weather = world.weather;
+                let doubled = world.chance(weather.doubled_datagrams);
+                world.traffic.disturbed += u64::from(doubled);
+                (weather, doubled)
+            };
+            for _ in 0..=u8::from(doubled) {
+                self.launch(payload, to, weather.lost_datagrams);
             }
         }
         Box::pin(async { Ok(()) })

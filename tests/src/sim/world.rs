@@ -1,4 +1,10 @@
 //! A simulated cluster: nodes by number, each with a disk that outlives it.
+//!
+//! # How a node dies
+//! At the instant of a crash its network generation and its disk handle become invalid, so nothing
+//! that its tasks still do reaches the world, and its I/O tasks are aborted where they stand. The rest
+//! of its tasks are shut down in the background; that only frees memory. A client that gets an answer
+//! must ask whether the life that gave it is still the current one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,18 +15,22 @@ use rivven_coordinator::{
     CoordinatorPorts, NewTopic, RaftTiming, SessionConfig, TopicDefaults,
 };
 use rivven_core_types::test_util::{MemVfs, SeededEntropy};
-use rivven_core_types::{Address, Durability, InvalidId, NodeInfo, NodeName, Rng, TopicName};
+use rivven_core_types::{
+    Address, BrokerId, Durability, InvalidId, NodeInfo, NodeName, Rng, TopicName,
+};
 use rivven_isr::ReplicationConfig;
-use rivven_raft_store::InlineExecutor;
 use rivven_swim::{SwimConfig, SwimSecurity};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::clock::TokioClock;
+use super::disk_thread::{DiskPace, DiskThreads};
 use super::network::SimNetwork;
 
 /// Pause between two looks at a condition, in simulated time.
 const POLL: Duration = Duration::from_millis(5);
+/// How long the remains of a dead node may take to go away.
+const CLEANUP: Duration = Duration::from_secs(30);
 
 /// A node that runs or has run.
 #[derive(Debug)]
@@ -31,6 +41,39 @@ pub struct SimNode {
     pub disk: MemVfs,
     /// The node itself, while it lives.
     pub coordinator: Option<ClusterCoordinator>,
+    /// Which life of the node this is; grows at every crash and every start.
+    pub life: u64,
+    starting: bool,
+    pace: Arc<DiskPace>,
+    threads: Arc<DiskThreads>,
+}
+
+impl SimNode {
+    /// Whether it lives or is about to.
+    pub const fn is_up(&self) -> bool {
+        self.starting || self.coordinator.is_some()
+    }
+
+    /// From now on a round of I/O takes up to `millis`; 0 makes the disk fast again.
+    pub fn slow_disk(&self, millis: u64) {
+        self.pace.set(millis);
+    }
+}
+
+/// A start that is under way: the node's configuration and its ports.
+#[derive(Debug)]
+pub struct Boot {
+    /// The life that this start is to be.
+    pub life: u64,
+    config: CoordinatorConfig,
+    ports: CoordinatorPorts,
+}
+
+impl Boot {
+    /// Runs the start.
+    pub async fn run(self) -> Result<ClusterCoordinator, CoordinatorError> {
+        ClusterCoordinator::start(self.config, self.ports).await
+    }
 }
 
 /// A cluster of simulated nodes.
@@ -46,20 +89,32 @@ pub struct SimCluster {
 }
 
 impl SimCluster {
-    /// Starts `count` blank nodes; all randomness comes from `seed`.
-    pub async fn start(count: u16, seed: u64) -> Result<Self, CoordinatorError> {
-        let nodes = (0..count).map(|n| SimNode {
-            address: SocketAddr::from(([127, 0, 0, 1], 9000 + n)),
-            disk: MemVfs::new(),
-            coordinator: None,
+    /// `count` blank nodes that have not been started; all randomness comes from `seed`.
+    pub fn stopped(count: u16, seed: u64) -> Self {
+        let nodes = (0..count).map(|n| {
+            let pace = Arc::new(DiskPace::new(seed ^ (u64::from(n) << 32)));
+            SimNode {
+                address: SocketAddr::from(([127, 0, 0, 1], 9000 + n)),
+                disk: MemVfs::new(),
+                coordinator: None,
+                life: 0,
+                starting: false,
+                threads: Arc::new(DiskThreads::new(Arc::clone(&pace))),
+                pace,
+            }
         });
-        let mut cluster = Self {
+        Self {
             nodes: nodes.collect(),
             network: SimNetwork::new(seed),
             seed,
             lives: 0,
             rng: Rng::new(seed ^ 0x5eed),
-        };
+        }
+    }
+
+    /// Starts `count` blank nodes; all randomness comes from `seed`.
+    pub async fn start(count: u16, seed: u64) -> Result<Self, CoordinatorError> {
+        let mut cluster = Self::stopped(count, seed);
         for n in 0..cluster.nodes.len() {
             cluster.boot(n).await?;
         }
@@ -68,40 +123,82 @@ impl SimCluster {
 
     /// Starts node `n` on its disk.
     pub async fn boot(&mut self, n: usize) -> Result<(), CoordinatorError> {
+        let boot = self.begin_boot(n)?;
+        let life = boot.life;
+        let started = boot.run().await?;
+        self.end_boot(n, life, started);
+        Ok(())
+    }
+
+    /// Begins a start of node `n`, which must be down.
+    pub fn begin_boot(&mut self, n: usize) -> Result<Boot, CoordinatorError> {
         self.lives += 1;
         let config = self
             .config(n)
             .map_err(|e| CoordinatorError::InvalidRequest(e.to_string()))?;
         let node = &mut self.nodes[n];
+        node.life = self.lives;
+        node.starting = true;
+        node.threads = Arc::new(DiskThreads::new(Arc::clone(&node.pace)));
         let ports = CoordinatorPorts {
             vfs: Arc::new(node.disk.clone()),
             clock: Arc::new(TokioClock::new()),
             entropy: Arc::new(SeededEntropy::new(
                 self.seed.wrapping_mul(1000) + self.lives,
             )),
-            io: Arc::new(InlineExecutor),
+            io: node.threads.clone(),
             network: self.network.factory(node.address),
             control: Handle::current(),
             data: Handle::current(),
         };
-        node.coordinator = Some(ClusterCoordinator::start(config, ports).await?);
-        Ok(())
+        Ok(Boot {
+            life: node.life,
+            config,
+            ports,
+        })
+    }
+
+    /// Takes the outcome of a start; false if the node was killed meanwhile.
+    pub fn end_boot(&mut self, n: usize, life: u64, started: ClusterCoordinator) -> bool {
+        let node = &mut self.nodes[n];
+        if node.life != life {
+            bury(started);
+            return false;
+        }
+        node.starting = false;
+        node.coordinator = Some(started);
+        true
+    }
+
+    /// Takes note of a start that has failed.
+    pub fn give_up_boot(&mut self, n: usize, life: u64) {
+        if self.nodes[n].life == life {
+            self.kill(n);
+        }
     }
 
     /// Kills node `n` as `kill -9` does: what it wrote stays in the page cache.
     pub fn kill(&mut self, n: usize) {
-        let node = &mut self.nodes[n];
-        self.network.kill(node.address);
-        node.disk = node.disk.restart_process();
-        node.coordinator = None;
+        self.nodes[n].disk = self.nodes[n].disk.restart_process();
+        self.end_life(n);
     }
 
     /// Cuts the power of node `n`: unsynced writes are lost in part or whole.
     pub fn lose_power(&mut self, n: usize) {
+        self.nodes[n].disk = self.nodes[n].disk.lose_power(&mut self.rng);
+        self.end_life(n);
+    }
+
+    fn end_life(&mut self, n: usize) {
+        self.lives += 1;
         let node = &mut self.nodes[n];
+        node.life = self.lives;
+        node.starting = false;
         self.network.kill(node.address);
-        node.disk = node.disk.lose_power(&mut self.rng);
-        node.coordinator = None;
+        node.threads.kill();
+        if let Some(dead) = node.coordinator.take() {
+            bury(dead);
+        }
     }
 
     /// The nodes that live.
@@ -117,6 +214,14 @@ impl SimCluster {
             node.coordinator
                 .as_ref()
                 .is_some_and(|c| c.health().is_leader)
+        })
+    }
+
+    /// The number of the living node that has registered as `broker`.
+    pub fn node_of(&self, broker: BrokerId) -> Option<usize> {
+        self.nodes.iter().position(|node| {
+            let local = node.coordinator.as_ref().and_then(|c| c.session().local);
+            local.is_some_and(|local| local.id == broker)
         })
     }
 
@@ -171,4 +276,12 @@ impl SimCluster {
             topic_defaults: TopicDefaults::default(),
         })
     }
+}
+
+/// Frees what is left of a dead node.
+fn bury(dead: ClusterCoordinator) {
+    drop(tokio::spawn(async move {
+        // Its tasks can reach nothing; one that does not end in time is a leak, not a ghost.
+        drop(tokio::time::timeout(CLEANUP, dead.shutdown()).await);
+    }));
 }

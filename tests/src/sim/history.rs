@@ -1,0 +1,215 @@
+//! What clients have tried and seen, and what the nodes have said: the material of the checks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rivven_core_types::{BrokerId, LeaderEpoch, Offset, PartitionId, PartitionState};
+
+/// A record as a client knows it: which producer wrote it, and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Value {
+    pub(super) producer: i64,
+    pub(super) sequence: i32,
+}
+
+impl Value {
+    pub(super) fn encode(self, padding: usize) -> String {
+        let fill = "x".repeat(padding);
+        format!("{}:{}:{fill}", self.producer, self.sequence)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        let mut parts = text.split(':');
+        Some(Self {
+            producer: parts.next()?.parse().ok()?,
+            sequence: parts.next()?.parse().ok()?,
+        })
+    }
+}
+
+/// One partition as the clients know it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Acknowledged records and where they were said to be.
+    pub(super) acked: BTreeMap<Value, Offset>,
+    /// Everything that was ever sent.
+    pub(super) sent: BTreeSet<Value>,
+    /// What consumers have read.
+    pub(super) read: BTreeMap<Offset, Value>,
+}
+
+/// Everything that was seen.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    pub(super) partitions: BTreeMap<PartitionId, Seen>,
+    leaders: BTreeMap<(PartitionId, LeaderEpoch), BrokerId>,
+    acting: BTreeMap<(PartitionId, LeaderEpoch), BrokerId>,
+    records: BTreeMap<(PartitionId, i32), PartitionState>,
+    hashes: BTreeMap<u64, u64>,
+    producer_ids: BTreeSet<i64>,
+    /// Greatest index that any node has applied.
+    pub(super) applied: u64,
+    /// Changes of leadership.
+    pub(super) leader_changes: u64,
+    /// Changes of an in-sync set without a change of leader.
+    pub(super) isr_changes: u64,
+    /// Whether some partition had no more than one in-sync replica.
+    pub(super) shrunk_to_one: u64,
+    /// Whether some partition had no leader.
+    pub(super) leaderless: u64,
+}
+
+impl History {
+    pub(super) fn seen(&mut self, partition: PartitionId) -> &mut Seen {
+        self.partitions.entry(partition).or_default()
+    }
+
+    pub(super) fn acked(&self) -> usize {
+        self.partitions.values().map(|seen| seen.acked.len()).sum()
+    }
+
+    pub(super) fn read(&self) -> usize {
+        self.partitions.values().map(|seen| seen.read.len()).sum()
+    }
+
+    /// A consumer read `value` at `offset`.
+    pub(super) fn on_read(
+        &mut self,
+        partition: PartitionId,
+        offset: Offset,
+        value: Value,
+    ) -> Result<(), String> {
+        let seen = self.seen(partition);
+        if !seen.sent.contains(&value) {
+            return Err(format!("{partition} has {value:?} at {offset}: never sent"));
+        }
+        match seen.read.insert(offset, value) {
+            Some(before) if before != value => Err(format!(
+                "{partition} at {offset}: consumers have read {before:?} and {value:?}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node has applied metadata up to `index`, and its state has this hash.
+    pub(super) fn on_hash(&mut self, index: u64, hash: u64) -> Result<(), String> {
+        self.applied = self.applied.max(index);
+        let known = *self.hashes.entry(index).or_insert(hash);
+        if known == hash {
+            Ok(())
+        } else {
+            Err(format!("at index {index}: {known:016x} and {hash:016x}"))
+        }
+    }
+
+    /// A node holds this record of a partition. True if it is new to everybody.
+    pub(super) fn on_record(&mut self, record: &PartitionState) -> Result<bool, String> {
+        if let Some(leader) = record.leader {
+            let key = (record.id, record.leader_epoch);
+            let known = *self.leaders.entry(key).or_insert(leader);
+            if known != leader {
+                return Err(format!("{key:?}: the metadata names {known} and {leader}"));
+            }
+            if !record.isr.contains(&leader) {
+                return Err(format!("the leader is not in sync: {record:?}"));
+            }
+        }
+        let key = (record.id, record.partition_epoch.get());
+        if let Some(known) = self.records.get(&key) {
+            return if known == record {
+                Ok(false)
+            } else {
+                Err(format!("one partition epoch, two records: {known:?} and {record:?}"))
+            };
+        }
+        let earlier = self.records.range(..key).next_back();
+        if let Some((_, earlier)) = earlier.filter(|((id, _), _)| *id == record.id) {
+            if earlier.leader != record.leader {
+                self.leader_changes += 1;
+            } else if earlier.isr != record.isr {
+                self.isr_changes += 1;
+            }
+        }
+        self.leaderless += u64::from(record.leader.is_none());
+        self.shrunk_to_one += u64::from(record.isr.len() <= 1);
+        self.records.insert(key, record.clone());
+        Ok(true)
+    }
+
+    /// A node acts as leader.
+    pub(super) fn on_acting(
+        &mut self,
+        partition: PartitionId,
+        epoch: LeaderEpoch,
+        broker: BrokerId,
+    ) -> Result<(), String> {
+        let known = *self.acting.entry((partition, epoch)).or_insert(broker);
+        if known == broker {
+            Ok(())
+        } else {
+            Err(format!("{partition} epoch {epoch}: {known} and {broker} both act as leader"))
+        }
+    }
+
+    /// A producer id was handed out.
+    pub(super) fn on_producer_id(&mut self, id: i64) -> Result<(), String> {
+        if self.producer_ids.insert(id) {
+            Ok(())
+        } else {
+            Err(format!("producer id {id} was handed out twice"))
+        }
+    }
+}
+
+/// Checks the final log of one partition against what the clients know.
+pub(super) fn check_log(
+    partition: PartitionId,
+    seen: &Seen,
+    log: &[(Offset, Value)],
+) -> Result<(), (&'static str, String)> {
+    let mut positions: BTreeMap<Value, Offset> = BTreeMap::new();
+    let mut last: BTreeMap<i64, i32> = BTreeMap::new();
+    for (n, (offset, value)) in log.iter().enumerate() {
+        if i64::try_from(n) != Ok(offset.get()) {
+            return Err(("offsets are dense", format!("{partition}: {offset} at {n}")));
+        }
+        if !seen.sent.contains(value) {
+            return Err(("no phantom record", format!("{partition} {offset}: {value:?}")));
+        }
+        if let Some(first) = positions.insert(*value, *offset) {
+            let detail = format!("{partition}: {value:?} at {first} and {offset}");
+            return Err(("no record twice", detail));
+        }
+        let expected = last.get(&value.producer).map_or(0, |last| last + 1);
+        if value.sequence != expected {
+            let detail = format!("{partition} {offset}: {value:?} where {expected} was due");
+            return Err(("order per producer", detail));
+        }
+        last.insert(value.producer, value.sequence);
+    }
+    for (value, said) in &seen.acked {
+        match positions.get(value) {
+            None => {
+                let detail = format!(
+                    "{partition}: {value:?} was acknowledged at {said}; the log ends at {}",
+                    log.len()
+                );
+                return Err(("no acknowledged record lost", detail));
+            }
+            Some(at) if at != said => {
+                let detail = format!("{partition}: {value:?} acknowledged at {said}, is at {at}");
+                return Err(("an acknowledgement names the offset", detail));
+            }
+            Some(_) => {}
+        }
+    }
+    let now: BTreeMap<Offset, Value> = log.iter().copied().collect();
+    for (offset, value) in &seen.read {
+        if now.get(offset) != Some(value) {
+            let found = now.get(offset);
+            let detail = format!("{partition} {offset}: read {value:?}, is {found:?}");
+            return Err(("what was read stays", detail));
+        }
+    }
+    Ok(())
+}

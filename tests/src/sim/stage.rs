@@ -1,0 +1,197 @@
+//! What everybody in a simulated run shares: the cluster, the history, the story, the verdict.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rivven_coordinator::ClusterCoordinator;
+use rivven_core_types::{PartitionId, Rng};
+use tokio::time::Instant;
+
+use super::history::History;
+use super::world::SimCluster;
+
+/// Most lines that a story keeps.
+const MAX_STORY_LINES: usize = 100_000;
+
+/// A broken invariant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which invariant.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub detail: String,
+    /// When, in simulated milliseconds.
+    pub at_millis: u64,
+}
+
+#[derive(Debug, Default)]
+struct Story {
+    lines: Vec<String>,
+    hash: u64,
+}
+
+/// A living node, as a client sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) number: usize,
+    pub(super) life: u64,
+    pub(super) coordinator: ClusterCoordinator,
+}
+
+/// What everybody shares. Locks are never held across a wait.
+#[derive(Debug)]
+pub(super) struct Stage {
+    started: Instant,
+    cluster: Mutex<SimCluster>,
+    history: Mutex<History>,
+    story: Mutex<Story>,
+    violation: Mutex<Option<Violation>>,
+    rng: Mutex<Rng>,
+    counters: Mutex<BTreeMap<String, u64>>,
+    keep_story: bool,
+    /// Set when the faults have ended: nodes that stop are started again at once.
+    pub(super) healing: AtomicBool,
+    /// Set when producers write no new records but finish what they have begun.
+    pub(super) draining: AtomicBool,
+    /// Writes that have not been acknowledged yet.
+    pub(super) unacked: AtomicU64,
+}
+
+impl Stage {
+    pub(super) fn new(cluster: SimCluster, seed: u64, keep_story: bool) -> Arc<Self> {
+        Arc::new(Self {
+            started: Instant::now(),
+            cluster: Mutex::new(cluster),
+            history: Mutex::default(),
+            story: Mutex::new(Story {
+                lines: Vec::new(),
+                hash: 0xcbf2_9ce4_8422_2325,
+            }),
+            violation: Mutex::default(),
+            rng: Mutex::new(Rng::new(seed ^ 0x57a6e)),
+            counters: Mutex::default(),
+            keep_story,
+            healing: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            unacked: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn cluster(&self) -> MutexGuard<'_, SimCluster> {
+        self.cluster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An independent generator for one actor.
+    pub(super) fn fork_rng(&self) -> Rng {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        Rng::new(rng.next_u64())
+    }
+
+    pub(super) fn millis(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Adds a line to the story.
+    pub(super) fn tell(&self, line: impl AsRef<str>) {
+        let millis = self.millis();
+        let line = format!("{:>4}.{:03} {}", millis / 1000, millis % 1000, line.as_ref());
+        let mut story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
+        story.hash = line.bytes().fold(story.hash, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        });
+        if self.keep_story && story.lines.len() < MAX_STORY_LINES {
+            story.lines.push(line);
+        }
+    }
+
+    pub(super) fn story(&self) -> (Vec<String>, u64) {
+        let story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
+        (story.lines.clone(), story.hash)
+    }
+
+    pub(super) fn count(&self, what: &str) {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counters.get_mut(what) {
+            *count += 1;
+        } else {
+            counters.insert(what.to_owned(), 1);
+        }
+    }
+
+    pub(super) fn counters(&self) -> BTreeMap<String, u64> {
+        self.counters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Records a broken invariant; the first one counts.
+    pub(super) fn violate(&self, invariant: &'static str, detail: impl Into<String>) {
+        let detail = detail.into();
+        self.tell(format!("VIOLATION {invariant}: {detail}"));
+        let at_millis = self.millis();
+        let mut violation = self
+            .violation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        violation.get_or_insert(Violation {
+            invariant,
+            detail,
+            at_millis,
+        });
+    }
+
+    pub(super) fn violation(&self) -> Option<Violation> {
+        self.violation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn living(&self) -> Vec<Node> {
+        let cluster = self.cluster();
+        let nodes = cluster.nodes.iter().enumerate();
+        nodes
+            .filter_map(|(number, node)| {
+                Some(Node {
+                    number,
+                    life: node.life,
+                    coordinator: node.coordinator.clone()?,
+                })
+            })
+            .collect()
+    }
+
+    /// Whether an answer of this node still counts: a dead process has sent nothing.
+    pub(super) fn is_alive(&self, node: &Node) -> bool {
+        self.cluster().nodes[node.number].life == node.life
+    }
+
+    /// A short name for a partition in the story.
+    pub(super) fn label(&self, partition: PartitionId) -> String {
+        let topic = partition.topic.to_string();
+        format!("{}/{}", topic.get(..4).unwrap_or("?"), partition.index)
+    }
+
+    /// Waits until `condition` holds, or `limit` is over, or an invariant is broken.
+    pub(super) async fn wait(&self, limit: Duration, condition: impl Fn(&Self) -> bool) -> bool {
+        let until = Instant::now() + limit;
+        while !condition(self) {
+            if Instant::now() >= until || self.violation().is_some() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        true
+    }
+}
