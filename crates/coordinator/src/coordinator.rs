@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rivven_core_types::{BrokerId, ClusterId, Incarnation, MonoTime, ProducerId};
 use rivven_core_types::{Clock, Entropy, LogStore, SharedIoExecutor, TopicId, Vfs};
-use rivven_isr::{LocalBroker, ReplicationManager, ReplicationPorts};
+use rivven_isr::{LocalBroker, ReplicaRole, ReplicationManager, ReplicationPorts};
 use rivven_metadata::ClusterState;
 use rivven_raft_store::{Identity, RaftHandle, RaftNode, RaftState, RaftStatus};
 use rivven_swim::{ClusterTag, Membership, SwimPorts};
@@ -429,7 +429,17 @@ impl ClusterCoordinator {
 
     /// How the cluster is doing.
     pub fn health(&self) -> ClusterHealth {
-        ClusterHealth::new(&self.cluster_state(), &self.raft_status(), self.session())
+        let statuses = self.replication().map(|r| r.statuses()).unwrap_or_default();
+        let failed = statuses
+            .iter()
+            .filter(|p| p.role == ReplicaRole::Offline)
+            .count();
+        ClusterHealth::new(
+            &self.cluster_state(),
+            &self.raft_status(),
+            self.session(),
+            failed,
+        )
     }
 
     /// Creates a topic and waits until this node has applied it.

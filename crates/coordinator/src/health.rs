@@ -41,10 +41,17 @@ pub struct ClusterHealth {
     pub under_replicated_partitions: usize,
     /// Partitions with fewer in-sync replicas than `min.insync.replicas`.
     pub under_min_isr_partitions: usize,
+    /// Partition logs of this node that have failed (disk error or corruption).
+    pub failed_local_logs: usize,
 }
 
 impl ClusterHealth {
-    pub(crate) fn new(state: &ClusterState, raft: &RaftStatus, session: SessionStatus) -> Self {
+    pub(crate) fn new(
+        state: &ClusterState,
+        raft: &RaftStatus,
+        session: SessionStatus,
+        failed_local_logs: usize,
+    ) -> Self {
         let node_count = state.broker_count();
         let healthy_nodes = state.brokers().filter(|b| b.is_active()).count();
         let offline_partitions = state.leaderless().count();
@@ -71,6 +78,7 @@ impl ClusterHealth {
             offline_partitions,
             under_replicated_partitions,
             under_min_isr_partitions,
+            failed_local_logs,
         }
     }
 }

@@ -134,6 +134,7 @@ impl Admin {
             ("controller known", health.has_controller),
             ("registered", session.local.is_some()),
             ("not fenced", !session.fenced),
+            ("logs sound", health.failed_local_logs == 0),
             (
                 "no failure",
                 self.coordinator.watch_failure().borrow().is_none(),
@@ -161,7 +162,8 @@ impl Admin {
             HealthState::Degraded => "degraded",
             HealthState::Unhealthy => "unhealthy",
         };
-        let quoted = |text: Option<String>| text.map_or("null".to_owned(), |t| format!("\"{t}\""));
+        let or_null = |text: Option<String>| text.unwrap_or_else(|| "null".to_owned());
+        let quoted = |text: Option<String>| or_null(text.map(|t| format!("\"{t}\"")));
         let body = format!(
             "{{\"node\":\"{}\",\"broker\":{},\"node_epoch\":{},\"cluster\":{},\"health\":\"{verdict}\",\
              \"controller\":{},\"term\":{},\"applied\":{},\"metadata_hash\":\"{:016x}\",\
@@ -169,8 +171,8 @@ impl Admin {
              \"offline_partitions\":{},\"under_replicated_partitions\":{},\
              \"under_min_isr_partitions\":{},\"fenced\":{}}}\n",
             self.coordinator.config().node.name,
-            local.map_or("null".to_owned(), |l| l.id.to_string()),
-            local.map_or("null".to_owned(), |l| l.node_epoch.to_string()),
+            or_null(local.map(|l| l.id.to_string())),
+            or_null(local.map(|l| l.node_epoch.to_string())),
             quoted(state.cluster_id().map(|id| id.to_string())),
             quoted(raft.leader.map(|leader| leader.to_string())),
             raft.term,

@@ -12,7 +12,8 @@ const DEFAULT_FILTER: &str = "info,openraft=error";
 
 /// Logs to standard error; `RUST_LOG` filters.
 pub(crate) fn install_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -43,6 +44,7 @@ pub(crate) async fn feed(
             .set(count(health.under_replicated_partitions));
         metrics::gauge!("rivven_cluster_under_min_isr_partitions")
             .set(count(health.under_min_isr_partitions));
+        metrics::gauge!("rivven_broker_failed_logs").set(count(health.failed_local_logs));
         metrics::gauge!("rivven_broker_fenced").set(if health.is_active { 0.0 } else { 1.0 });
         metrics::gauge!("rivven_raft_has_leader").set(f64::from(u8::from(health.has_controller)));
         recorder.run_upkeep();

@@ -89,7 +89,7 @@ fn lies_about_count_and_length_are_refused() {
         b[57..61].copy_from_slice(&3i32.to_be_bytes());
         b[23..27].copy_from_slice(&2i32.to_be_bytes());
     });
-    let batch = RecordBatch::split_from(&mut one_more.clone()).unwrap();
+    let batch = RecordBatch::split_from(&mut { one_more }).unwrap();
     assert!(matches!(
         batch.verify_records(),
         Err(BatchError::Inconsistent(_))
@@ -98,7 +98,7 @@ fn lies_about_count_and_length_are_refused() {
         b[57..61].copy_from_slice(&1i32.to_be_bytes());
         b[23..27].copy_from_slice(&0i32.to_be_bytes());
     });
-    let batch = RecordBatch::split_from(&mut one_less.clone()).unwrap();
+    let batch = RecordBatch::split_from(&mut { one_less }).unwrap();
     assert!(matches!(
         batch.verify_records(),
         Err(BatchError::Inconsistent(_))
