@@ -7,7 +7,7 @@ use rivven_core_types::{
     Address, BoxFuture, ClusterId, Datagram, Entropy, Incarnation, NodeName, PeerIdentity, PeerRpc,
     RpcError, RpcHandler, RpcRequest, RpcResponse,
 };
-use rivven_swim::UdpDatagram;
+use rivven_swim::{SwimError, UdpDatagram};
 use rivven_transport::{Security, Transport, TransportConfig, TransportLimits, TransportRuntimes};
 
 use crate::error::CoordinatorError;
@@ -106,7 +106,12 @@ impl NetworkFactory for SocketNetwork {
                 limits: this.limits,
             };
             let transport = Transport::bind(config, this.runtimes, this.entropy.0).await?;
-            let datagram = UdpDatagram::bind(transport.local_addr()).await?;
+            let address = transport.local_addr();
+            let unbound = |source| SwimError::Bind {
+                address: format!("the UDP address {address}"),
+                source,
+            };
+            let datagram = UdpDatagram::bind(address).await.map_err(unbound)?;
             Ok(BoundNetwork {
                 rpc: Arc::new(transport),
                 datagram: Arc::new(datagram),

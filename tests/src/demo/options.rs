@@ -86,7 +86,8 @@ impl DemoOptions {
                         .parse()
                         .ok()
                         .filter(|runs| (1..=MAX_RUNS).contains(runs));
-                    this.runs = runs.ok_or(format!("--runs {text}: not within 1..={MAX_RUNS}"))?;
+                    this.runs =
+                        runs.ok_or_else(|| format!("--runs {text}: not within 1..={MAX_RUNS}"))?;
                 }
                 _ => return Err(format!("unknown argument {name:?}")),
             }

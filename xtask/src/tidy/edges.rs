@@ -60,7 +60,10 @@ pub(super) fn check(packages: &[Package]) -> Vec<Finding> {
             if other == "xtask" || (!other.starts_with("rivven-")) {
                 continue;
             }
-            let tests_only = dependency.kind == Kind::Dev && other == CORE && name != CORE;
+            // The facade declares the test of three node processes, which the harness carries out.
+            let harnessed = name == "rivven-cluster" && other == HARNESS;
+            let tests_only =
+                dependency.kind == Kind::Dev && (harnessed || (other == CORE && name != CORE));
             if !tests_only && may_see(name, other) != Some(true) {
                 let kind = match dependency.kind {
                     Kind::Normal => "depends on",
@@ -142,6 +145,14 @@ mod tests {
                 assert_eq!(check_one(name, other, kind, &[]), 1, "{name} {other}");
             }
         }
+    }
+
+    #[test]
+    fn only_the_tests_of_the_facade_see_the_harness() {
+        let found = |name, kind| check_one(name, HARNESS, kind, &[]);
+        assert_eq!(found("rivven-cluster", Kind::Dev), 0);
+        assert_eq!(found("rivven-cluster", Kind::Normal), 1);
+        assert_eq!(found("rivven-coordinator", Kind::Dev), 1);
     }
 
     #[test]
