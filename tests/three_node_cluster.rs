@@ -1,6 +1,12 @@
 //! Three real node processes: they elect a controller, commit, lose nodes to kill -9, and lose nothing
 //! that was acknowledged. Run it by itself with
 //! `cargo test -p rivven-cluster --test three_node_cluster -- --nocapture`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -106,7 +112,7 @@ async fn three_processes_elect_commit_and_survive_kill_9() {
 
     // Kill -9 of the controller: another one is elected, in a later term, and commits.
     let controller = cluster.controller(LIMIT).await.unwrap();
-    pass(&cluster, cluster.node_mut(controller).kill());
+    cluster.kill(controller).unwrap();
     let next = cluster.controller(LIMIT).await.unwrap();
     assert_ne!(next, controller);
     let term = cluster.node(next).status().await.unwrap().term;
@@ -130,7 +136,7 @@ async fn three_processes_elect_commit_and_survive_kill_9() {
     let records = some_flights(0, 3_000);
     let acknowledged = produce(&cluster, &topic, &records).await;
     for node in 0..3 {
-        pass(&cluster, cluster.node_mut(node).kill());
+        cluster.kill(node).unwrap();
     }
     for node in 0..3 {
         cluster.spawn(node).unwrap();
@@ -221,7 +227,7 @@ async fn records_written_while_their_leader_is_killed_are_there_once_and_in_orde
         .await
         .unwrap();
     let victim = cluster.node_of_broker(leader).await.unwrap();
-    pass(&cluster, cluster.node_mut(victim).kill());
+    cluster.kill(victim).unwrap();
     let (producer, written) = pass(&cluster, writing.await.unwrap());
     let progress = pass(&cluster, producer.finish().await);
     assert_eq!(progress.acked(), written);

@@ -1,9 +1,16 @@
 //! Why a step of the harness failed, in words for the person who reads the test's output.
 
 /// What went wrong, with as much of the cluster's own words as helps.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Failure(String);
+
+// What `unwrap` prints in a test: logs with their line breaks.
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 impl Failure {
     /// A failure with this text.

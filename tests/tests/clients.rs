@@ -1,6 +1,12 @@
 //! Real clients that nobody here wrote: kcat and confluent-kafka produce and consume against a cluster
 //! of processes, also while a leader is killed. A client that is not installed is reported as skipped;
 //! with its name in the environment variable REQUIRE its absence is a failure.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;

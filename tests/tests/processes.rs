@@ -1,4 +1,10 @@
 //! What the real binary does with bad input: each is a clear error and an exit status, none a panic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
 
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
