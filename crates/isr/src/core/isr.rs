@@ -139,6 +139,27 @@ impl PartitionReplica {
         self.propose(&isr, None, view, out);
     }
 
+    /// Takes back a refused expansion by proposing the committed set.
+    ///
+    /// The refusal says nothing about copies of the proposal that are still under way (a call is
+    /// repeated after a time-out): one of them is accepted if the replica becomes eligible first. Only a
+    /// new partition epoch makes them all void, so until then the replica counts.
+    fn withdraw(&mut self, view: &ClusterView, out: &mut Vec<Output>) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let Some(pending) = &leader.pending else {
+            return;
+        };
+        let joiner = pending
+            .adds
+            .filter(|adds| pending.proposal.new_isr.iter().any(|m| m.broker == *adds));
+        if joiner.is_some() {
+            let committed = self.state.isr.clone();
+            self.propose(&committed, joiner, view, out);
+        }
+    }
+
     fn propose(
         &mut self,
         isr: &[BrokerId],
@@ -216,11 +237,9 @@ impl PartitionReplica {
         match answer {
             Some(Ok(_)) => {}
             Some(Err(AlterPartitionError::IneligibleReplica)) => {
-                // Certainly not applied: back to the committed set, and leave the controller in peace
-                // for a while.
-                leader.pending = None;
+                pending.phase = Phase::RepeatAt(retry_at);
                 leader.expand_not_before = retry_at;
-                self.advance_high_watermark(now, view, log, out);
+                self.withdraw(view, out);
             }
             None | Some(Err(AlterPartitionError::NotController)) => {
                 pending.phase = Phase::RepeatAt(retry_at);

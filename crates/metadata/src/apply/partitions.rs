@@ -51,13 +51,15 @@ fn alter_one(
         lost: None,
         recovery: proposal.recovery,
     };
-    match change_isr(old, &change, |b| state.is_active(b)) {
-        Some(new) => {
-            state.put_partition(new.clone(), index);
-            Ok(new)
-        }
-        None => Ok(old.clone()),
-    }
+    let new = change_isr(old, &change, |b| state.is_active(b)).unwrap_or_else(|| {
+        // The same set again. The partition epoch moves all the same: it is how a leader withdraws a
+        // proposal of which a copy may still be under way.
+        let mut new = old.clone();
+        new.partition_epoch = old.partition_epoch.next().unwrap_or(old.partition_epoch);
+        new
+    });
+    state.put_partition(new.clone(), index);
+    Ok(new)
 }
 
 /// The checks of KIP-497, KIP-841 and KIP-903, in the order of Kafka's controller: what the sender

@@ -178,13 +178,26 @@ fn two_changes_on_one_partition_epoch_cannot_both_win() {
 }
 
 #[test]
-fn the_same_isr_again_changes_nothing() {
+fn the_same_isr_again_moves_the_partition_epoch_and_so_voids_every_other_copy() {
     let mut c = Cluster::with_brokers(3);
     let p = c.topic(1, &[1, 2, 3], 1);
+    let small = c.proposal(p, &[1, 2]);
+    assert!(c.propose(1, small).is_ok());
     let before = c.partition(p);
-    let proposal = c.proposal(p, &[3, 1, 2]);
-    assert_eq!(c.propose(1, proposal), Ok(before.clone()));
-    assert_eq!(c.partition(p), before);
+    let expansion = c.proposal(p, &[1, 2, 3]);
+    let withdrawal = c.proposal(p, &[2, 1]);
+    let after = c.propose(1, withdrawal).unwrap();
+    assert_eq!(Some(after.partition_epoch), before.partition_epoch.next());
+    assert_eq!(
+        (after.leader_epoch, &after.isr),
+        (before.leader_epoch, &before.isr)
+    );
+    assert_eq!(c.partition(p), after);
+    assert_eq!(
+        c.propose(1, expansion),
+        Err(AlterPartitionError::InvalidUpdateVersion),
+        "a copy of the withdrawn proposal that comes late"
+    );
 }
 
 #[test]

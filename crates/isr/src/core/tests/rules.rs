@@ -182,10 +182,45 @@ fn an_expansion_that_the_controller_applied_counts_before_its_answer_arrives() {
     sync(&mut a, &mut b);
     sync(&mut a, &mut b);
     assert_eq!(a.high_watermark(), at(2), "the joiner does not have it yet");
-    // Refused as ineligible: certainly not applied, so only the committed set counts.
-    let refused = Some(Err(AlterPartitionError::IneligibleReplica));
+    a.core.alter_answered(
+        a.now,
+        &proposal,
+        Some(Ok(with_isr(&small, &[1, 2]))),
+        &a.view,
+        &mut a.log,
+        &mut a.out,
+    );
+    assert_eq!(a.high_watermark(), at(3), "committed without the joiner");
+}
+
+#[test]
+fn a_refused_joiner_counts_until_the_partition_epoch_has_moved() {
+    // A copy of the proposal may be under way and be accepted once the replica is eligible again.
+    let ([mut a, mut b, mut c], small) = joining();
+    sync(&mut a, &mut c);
+    let proposal = a.proposals().pop().expect("node 3 holds everything");
+    let _id = a.produce(&plain("x"), Acks::All);
+    a.flush();
+    a.advance(LAG * 3);
+    let refused = || Some(Err(AlterPartitionError::IneligibleReplica));
     a.core
-        .alter_answered(a.now, &proposal, refused, &a.view, &mut a.log, &mut a.out);
+        .alter_answered(a.now, &proposal, refused(), &a.view, &mut a.log, &mut a.out);
+    sync(&mut a, &mut b);
+    sync(&mut a, &mut b);
+    assert_eq!(a.high_watermark(), at(2), "the joiner does not have it yet");
+    let withdrawal = a.proposals().pop().expect("the committed set again");
+    assert_eq!(members(&withdrawal), vec![broker(1), broker(2)]);
+    a.core.alter_answered(
+        a.now,
+        &withdrawal,
+        refused(),
+        &a.view,
+        &mut a.log,
+        &mut a.out,
+    );
+    assert_eq!(a.proposals().len(), 2, "not at once again");
+    assert_eq!(a.high_watermark(), at(2));
+    a.apply(&with_isr(&small, &[1, 2]));
     assert_eq!(a.high_watermark(), at(3));
     assert_eq!(a.core.state.isr, small.isr);
 }
