@@ -155,10 +155,15 @@ fn is_test_line(source: &Source, line: usize) -> bool {
     })
 }
 
+/// The simulator runs on nothing but a paused clock.
+const SIMULATOR: &str = "tests/src/sim";
+
 fn check_sleeps(source: &Source) -> Vec<Finding> {
     let code = &source.masks.code;
     // With tokio's clock paused a sleep takes no time and hides no race.
-    let is_paused = code.contains("start_paused") || code.contains("time::pause()");
+    let is_paused = code.contains("start_paused")
+        || code.contains("time::pause()")
+        || source.path.starts_with(SIMULATOR);
     let lines: Vec<&str> = source.text.lines().collect();
     let mut findings = Vec::new();
     for word in ["sleep(", "sleep_until(", "sleep_ms("] {
@@ -285,6 +290,9 @@ mod tests {
         ] {
             assert!(rules(PATH, &wrap(good)).is_empty(), "{good}");
         }
+        let simulated = "tokio::time::sleep(d).await;";
+        assert!(rules("tests/src/sim/network.rs", simulated).is_empty());
+        assert_eq!(rules("tests/src/wait.rs", simulated), ["sleep"]);
         let real = wrap("tokio::time::pause();\nthread::sleep(d);");
         assert_eq!(
             rules(PATH, &real),
