@@ -341,6 +341,7 @@ pub(super) fn update(id: BrokerId, changed: Vec<PartitionState>) -> MetadataUpda
 pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     let waiting = async {
         while !holds() {
+            // sleep-ok: polls a condition, with a deadline around it.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
