@@ -1,12 +1,17 @@
 //! Three whole nodes on a paused clock, with in-memory network and disks: the smoke test of every
-//! port. Simulated seconds cost real milliseconds.
+//! port, and a short swarm. Simulated seconds cost real milliseconds.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test says by panicking what it found"
+)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rivven_core_types::{BatchBuilder, Offset, PartitionId, ProducerEpoch, ProducerId};
 use rivven_isr::{Acks, Fetch, FetchPartition, Produce};
-use rivven_tests::sim::SimCluster;
+use rivven_tests::sim::{SimCluster, SwarmOptions, run_swarm};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -160,4 +165,33 @@ async fn power_loss_of_every_node_loses_no_acknowledged_record() {
         })
         .await;
     assert!(agreed, "the metadata of all nodes must agree: {hashes:?}");
+}
+
+/// Seeds of the swarm that always run; each is a cluster under its own mix of faults.
+const SWARM_SEEDS: std::ops::Range<u64> = 1..16;
+
+#[test]
+fn no_seed_of_the_swarm_breaks_an_invariant() {
+    let options = SwarmOptions {
+        seconds: 10,
+        ..SwarmOptions::default()
+    };
+    let (mut acked, mut faults, mut leader_changes, mut disturbed) = (0, 0, 0, 0);
+    for seed in SWARM_SEEDS {
+        let report = run_swarm(seed, options).unwrap();
+        assert_eq!(
+            report.violation, None,
+            "seed {seed}: see `sim --replay {seed} --secs 10`"
+        );
+        assert!(report.acked > 0, "seed {seed} has written nothing");
+        acked += report.acked;
+        faults += report.faults();
+        leader_changes += report.leader_changes;
+        disturbed += report.disturbed;
+    }
+    // A swarm in which nothing happens proves nothing.
+    assert!(acked > 2_000, "{acked} records acknowledged");
+    assert!(faults > 100, "{faults} faults");
+    assert!(leader_changes > 50, "{leader_changes} leader changes");
+    assert!(disturbed > 1_000, "{disturbed} messages disturbed");
 }

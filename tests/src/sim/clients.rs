@@ -125,11 +125,8 @@ impl Producer {
     }
 
     fn batch(&self, stage: &Stage, rng: &mut Rng, first: i32, records: i32) -> Option<RecordBatch> {
-        let mut batch = BatchBuilder::new(0).producer(
-            ProducerId::new(self.id),
-            ProducerEpoch::new(0),
-            first,
-        );
+        let mut batch =
+            BatchBuilder::new(0).producer(ProducerId::new(self.id), ProducerEpoch::new(0), first);
         for sequence in first..first + records {
             let value = Value {
                 producer: self.id,
@@ -277,7 +274,10 @@ impl Consumer {
         };
         if latest < *end {
             let node = node.number + 1;
-            let detail = format!("{}: {end} was followed by {latest} of node {node}", self.partition);
+            let detail = format!(
+                "{}: {end} was followed by {latest} of node {node}",
+                self.partition
+            );
             stage.violate("the visible end never goes back", detail);
         }
         *end = latest;
@@ -331,7 +331,10 @@ impl Consumer {
             Err(detail) => stage.violate("a fetch returns whole batches", detail),
         }
         if *position > fetched.high_watermark {
-            let detail = format!("{}: read up to {position}, {}", self.partition, fetched.high_watermark);
+            let detail = format!(
+                "{}: read up to {position}, {}",
+                self.partition, fetched.high_watermark
+            );
             stage.violate("nobody reads above the high watermark", detail);
         }
         Some(())

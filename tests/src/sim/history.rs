@@ -119,7 +119,9 @@ impl History {
             return if known == record {
                 Ok(false)
             } else {
-                Err(format!("one partition epoch, two records: {known:?} and {record:?}"))
+                Err(format!(
+                    "one partition epoch, two records: {known:?} and {record:?}"
+                ))
             };
         }
         let earlier = self.records.range(..key).next_back();
@@ -147,7 +149,9 @@ impl History {
         if known == broker {
             Ok(())
         } else {
-            Err(format!("{partition} epoch {epoch}: {known} and {broker} both act as leader"))
+            Err(format!(
+                "{partition} epoch {epoch}: {known} and {broker} both act as leader"
+            ))
         }
     }
 
@@ -174,7 +178,10 @@ pub(super) fn check_log(
             return Err(("offsets are dense", format!("{partition}: {offset} at {n}")));
         }
         if !seen.sent.contains(value) {
-            return Err(("no phantom record", format!("{partition} {offset}: {value:?}")));
+            return Err((
+                "no phantom record",
+                format!("{partition} {offset}: {value:?}"),
+            ));
         }
         if let Some(first) = positions.insert(*value, *offset) {
             let detail = format!("{partition}: {value:?} at {first} and {offset}");

@@ -20,6 +20,7 @@ enum Fault {
     Storm,
     KillController,
     KillLeader,
+    KillOnJoin,
     Isolate,
     IsolateController,
     IsolateLeader,
@@ -32,7 +33,7 @@ enum Fault {
     Stop,
 }
 
-const ALL: [Fault; 17] = [
+const ALL: [Fault; 18] = [
     Fault::Kill,
     Fault::PowerLoss,
     Fault::KillAll,
@@ -40,6 +41,7 @@ const ALL: [Fault; 17] = [
     Fault::Storm,
     Fault::KillController,
     Fault::KillLeader,
+    Fault::KillOnJoin,
     Fault::Isolate,
     Fault::IsolateController,
     Fault::IsolateLeader,
@@ -114,7 +116,7 @@ impl Nemesis {
             Fault::Kill => self.crash(node, false),
             Fault::PowerLoss => self.crash(node, true),
             Fault::KillAll => (0..self.nodes()).for_each(|n| self.crash(n, false)),
-            Fault::PowerLossOfAll => (0..self.nodes()).for_each(|n| self.crash(n, true)),
+            Fault::PowerLossOfAll => self.lose_all_power(),
             Fault::Storm => self.storm(node),
             Fault::KillController => {
                 let power = self.rng.below(2) == 0;
@@ -126,6 +128,7 @@ impl Nemesis {
                 let leader = self.leader().unwrap_or(node);
                 self.crash(leader, power);
             }
+            Fault::KillOnJoin => self.kill_on_join(),
             Fault::Isolate => self.isolate(node),
             Fault::IsolateController => {
                 let controller = self.stage.cluster().controller();
@@ -158,6 +161,67 @@ impl Nemesis {
         let down = self.length();
         crash(&self.stage, n, power);
         restart_after(&self.stage, n, down);
+    }
+
+    /// Kills the next leaders whose in-sync set grows, at the moment when the controller has committed
+    /// it and the leader may not know.
+    fn kill_on_join(&mut self) {
+        let (length, down) = (self.length(), self.length());
+        let stage = Arc::clone(&self.stage);
+        stage.tell(format!("for {length:?} leaders die when a replica joins"));
+        drop(tokio::spawn(async move {
+            let Some(watched) = stage.living().into_iter().next() else {
+                return;
+            };
+            let mut states = watched.coordinator.watch_cluster_state();
+            let mut before = watched.coordinator.cluster_state();
+            let watch = async {
+                while states.changed().await.is_ok() {
+                    let now = Arc::clone(&states.borrow_and_update());
+                    let grown = now.changed_since(&before).into_iter().find_map(|id| {
+                        let (old, new) = (before.partition(&id)?, now.partition(&id)?);
+                        (new.isr.len() > old.isr.len()).then_some(new.leader?)
+                    });
+                    before = now;
+                    let leader = grown.and_then(|broker| stage.cluster().node_of(broker));
+                    if let Some(leader) = leader {
+                        crash(&stage, leader, false);
+                        restart_after(&stage, leader, down);
+                    }
+                }
+            };
+            // It ends with its time, or with the node that was watched.
+            drop(tokio::time::timeout(length, watch).await);
+        }));
+    }
+
+    /// Half of the time the disks are slow when it happens, so that much is not synced anywhere.
+    fn lose_all_power(&mut self) {
+        let nodes = self.nodes();
+        if self.rng.below(2) == 0 {
+            (0..nodes).for_each(|n| self.crash(n, true));
+            return;
+        }
+        let (length, down) = (
+            Duration::from_millis(50 + self.rng.below(500)),
+            self.length(),
+        );
+        let slow = 20 + self.rng.below(200);
+        let stage = Arc::clone(&self.stage);
+        stage.tell(format!(
+            "all disks take up to {slow} ms, then the power goes"
+        ));
+        drop(tokio::spawn(async move {
+            let pace = |millis| {
+                let cluster = stage.cluster();
+                cluster.nodes.iter().for_each(|node| node.slow_disk(millis));
+            };
+            pace(slow);
+            tokio::time::sleep(length).await;
+            (0..nodes).for_each(|n| crash(&stage, n, true));
+            pace(0);
+            (0..nodes).for_each(|n| restart_after(&stage, n, down));
+        }));
     }
 
     fn storm(&mut self, n: usize) {
@@ -240,6 +304,7 @@ impl Nemesis {
         let weather = Weather {
             latency_spread_micros: 900 << self.rng.below(8),
             stalled_requests: self.rng.below(2) * self.rng.below(100),
+            stalled_proposals: self.rng.below(2) * self.rng.below(600),
             lost_requests: self.rng.below(2) * self.rng.below(200),
             lost_answers: self.rng.below(2) * self.rng.below(200),
             lost_datagrams: self.rng.below(2) * self.rng.below(500),
@@ -270,13 +335,18 @@ impl Nemesis {
     }
 
     fn break_disk(&mut self, n: usize) {
-        const FAULTS: [DiskFault; 3] =
-            [DiskFault::FailSync, DiskFault::FailWrite, DiskFault::Full];
+        const FAULTS: [DiskFault; 3] = [DiskFault::FailSync, DiskFault::FailWrite, DiskFault::Full];
         let fault = FAULTS[usize::try_from(self.rng.below(3)).unwrap_or(0)];
-        let pattern = if self.rng.below(2) == 0 { "/data" } else { "/data/logs" };
+        let pattern = if self.rng.below(2) == 0 {
+            "/data"
+        } else {
+            "/data/logs"
+        };
         let (length, power) = (self.length(), self.rng.below(2) == 0);
-        self.stage
-            .tell(format!("{fault:?} under {pattern} of node {} for {length:?}", n + 1));
+        self.stage.tell(format!(
+            "{fault:?} under {pattern} of node {} for {length:?}",
+            n + 1
+        ));
         self.stage.cluster().nodes[n].disk.inject(pattern, fault);
         let stage = Arc::clone(&self.stage);
         drop(tokio::spawn(async move {

@@ -13,7 +13,7 @@ use rivven_coordinator::{
 };
 use rivven_core_types::{
     Address, BoxFuture, ClusterId, Datagram, NodeName, PeerIdentity, PeerRpc, Reply, Rng, RpcError,
-    RpcHandler, RpcRequest, RpcResponse,
+    RpcHandler, RpcKind, RpcRequest, RpcResponse,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -32,6 +32,8 @@ pub struct Weather {
     pub latency_spread_micros: u64,
     /// Requests that are held for up to 4 seconds and then executed all the same.
     pub stalled_requests: u64,
+    /// Proposals to the controller that are held in the same way: late copies of in-sync sets.
+    pub stalled_proposals: u64,
     /// Requests that never arrive.
     pub lost_requests: u64,
     /// Answers that never arrive: the request was executed.
@@ -47,6 +49,7 @@ impl Default for Weather {
         Self {
             latency_spread_micros: 900,
             stalled_requests: 0,
+            stalled_proposals: 0,
             lost_requests: 0,
             lost_answers: 0,
             lost_datagrams: 0,
@@ -290,11 +293,14 @@ impl SimRpc {
             world.traffic.calls += 1;
             world.weather
         };
-        let lost = weather.lost_requests;
-        let Some(latency) = self
-            .network
-            .send(self.address, to, lost, weather.stalled_requests)
-        else {
+        let (lost, stalled) = match request.kind {
+            RpcKind::PROPOSE => (
+                weather.lost_requests,
+                weather.stalled_requests.max(weather.stalled_proposals),
+            ),
+            _ => (weather.lost_requests, weather.stalled_requests),
+        };
+        let Some(latency) = self.network.send(self.address, to, lost, stalled) else {
             return;
         };
         tokio::time::sleep(latency).await;

@@ -100,7 +100,12 @@ impl Stage {
     /// Adds a line to the story.
     pub(super) fn tell(&self, line: impl AsRef<str>) {
         let millis = self.millis();
-        let line = format!("{:>4}.{:03} {}", millis / 1000, millis % 1000, line.as_ref());
+        let line = format!(
+            "{:>4}.{:03} {}",
+            millis / 1000,
+            millis % 1000,
+            line.as_ref()
+        );
         let mut story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
         story.hash = line.bytes().fold(story.hash, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -86,7 +86,10 @@ pub struct SwarmReport {
 impl SwarmReport {
     /// How many faults were played, messages not counted.
     pub fn faults(&self) -> u64 {
-        let faults = self.counters.iter().filter(|(k, _)| k.starts_with("fault: "));
+        let faults = self
+            .counters
+            .iter()
+            .filter(|(k, _)| k.starts_with("fault: "));
         faults.map(|(_, n)| n).sum()
     }
 }
@@ -139,7 +142,7 @@ async fn play(seed: u64, options: SwarmOptions) -> SwarmReport {
 
 /// Waits for the cluster and creates the topics.
 async fn form(stage: &Arc<Stage>) -> Option<Vec<PartitionId>> {
-    if !stage.wait(RECOVERY_LIMIT, |s| whole(s)).await {
+    if !stage.wait(RECOVERY_LIMIT, whole).await {
         stage.violate("a cluster forms", diagnose(stage));
         return None;
     }
@@ -149,7 +152,10 @@ async fn form(stage: &Arc<Stage>) -> Option<Vec<PartitionId>> {
         let count = 1 + u32::try_from(rng.below(2)).unwrap_or(0);
         let topic = SimCluster::topic(&format!("topic-{n}"), count).ok()?;
         let node = stage.living().into_iter().next()?;
-        let created = node.coordinator.create_topic(&topic, Duration::from_secs(10)).await;
+        let created = node
+            .coordinator
+            .create_topic(&topic, Duration::from_secs(10))
+            .await;
         match created {
             Ok(id) => partitions.extend((0..count).map(|index| PartitionId::new(id, index))),
             Err(error) => {
@@ -203,7 +209,11 @@ async fn administrate(stage: Arc<Stage>) {
         if rng.below(8) == 0 && n < 40 {
             if let Ok(topic) = SimCluster::topic(&format!("more-{n}"), 1) {
                 let created = node.coordinator.create_topic(&topic, deadline).await;
-                stage.count(if created.is_ok() { "topics created" } else { "topics refused" });
+                stage.count(if created.is_ok() {
+                    "topics created"
+                } else {
+                    "topics refused"
+                });
             }
         } else if let Ok(id) = node.coordinator.next_producer_id(deadline).await
             && stage.is_alive(node)
@@ -248,7 +258,10 @@ async fn observe(stage: Arc<Stage>) {
         }
         let now = stage.cluster().controller();
         if now != controller && now.is_some() {
-            stage.tell(format!("node {} is the controller", now.map_or(0, |n| n + 1)));
+            stage.tell(format!(
+                "node {} is the controller",
+                now.map_or(0, |n| n + 1)
+            ));
             stage.count("controllers");
             controller = now;
         }
@@ -293,7 +306,10 @@ async fn recover(stage: &Arc<Stage>, partitions: &[PartitionId]) {
     // Undoings of faults that are still under way must not count as faults in peace.
     tokio::time::sleep(Duration::from_millis(20)).await;
     restart_offline(stage);
-    if !stage.wait(RECOVERY_LIMIT, |s| whole(s) && replicated(s)).await {
+    if !stage
+        .wait(RECOVERY_LIMIT, |s| whole(s) && replicated(s))
+        .await
+    {
         stage.violate("everything recovers by itself", diagnose(stage));
         return;
     }
@@ -316,7 +332,10 @@ async fn recover(stage: &Arc<Stage>, partitions: &[PartitionId]) {
     if !stage.wait(RECOVERY_LIMIT, read).await {
         stage.violate("consumers reach the end", diagnose(stage));
     }
-    if !stage.wait(RECOVERY_LIMIT, |s| whole(s) && replicated(s) && level(s)).await {
+    if !stage
+        .wait(RECOVERY_LIMIT, |s| whole(s) && replicated(s) && level(s))
+        .await
+    {
         stage.violate("replicas become equal", diagnose(stage));
     }
 }
