@@ -19,7 +19,6 @@ use crate::identity::Identity;
 use crate::instance::{Context, Store};
 use crate::kv::{KvReader, KvStateMachine};
 use crate::machine::guard;
-use crate::runtime;
 use crate::status::{RaftState, Voter};
 use crate::supervisor::Shared;
 
@@ -163,7 +162,7 @@ impl RaftNode {
         self.shared.adopt(Arc::new(instance));
         let (stop, stopped) = oneshot::channel();
         let supervise = Arc::clone(&self.shared).supervise(stopped);
-        let supervisor = hooks.enter(async { runtime::spawn(supervise) }).await;
+        let supervisor = hooks.spawn(supervise);
         self.stage = Stage::Running { stop, supervisor };
         if self.shared.context.config.standalone {
             let alone = self.start_alone().await;

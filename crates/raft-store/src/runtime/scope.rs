@@ -34,13 +34,25 @@ pub enum RuntimeHooks {
 }
 
 impl RuntimeHooks {
-    /// Runs a call into the node as the node.
-    pub(crate) fn enter<F: Future>(&self, call: F) -> TaskLocalFuture<Option<NodeScope>, F> {
-        let scope = match self {
+    fn scope(&self) -> Option<NodeScope> {
+        match self {
             Self::Production => None,
             Self::Simulated(scope) => Some(scope.clone()),
-        };
-        enter(scope, call)
+        }
+    }
+
+    /// Runs a call into the node as the node.
+    pub(crate) fn enter<F: Future>(&self, call: F) -> TaskLocalFuture<Option<NodeScope>, F> {
+        enter(self.scope(), call)
+    }
+
+    /// Spawns a task of the node.
+    pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        spawn_in(self.scope(), task)
     }
 }
 
@@ -163,9 +175,7 @@ impl NodeScope {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let handle = tokio::spawn(CURRENT.scope(Some(self.clone()), task));
-        self.own(handle.abort_handle());
-        handle
+        spawn_in(Some(self.clone()), task)
     }
 
     fn own(&self, task: AbortHandle) {
@@ -229,8 +239,15 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    // One instantiation serves both cases: openraft's tasks are large.
-    let scope = current();
+    spawn_in(current(), task)
+}
+
+/// One instantiation serves production and the simulator: openraft's tasks are large.
+fn spawn_in<F>(scope: Option<NodeScope>, task: F) -> JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
     let handle = tokio::spawn(CURRENT.scope(scope.clone(), task));
     if let Some(scope) = scope {
         scope.own(handle.abort_handle());
