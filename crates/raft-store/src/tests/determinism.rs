@@ -23,7 +23,7 @@ struct Outcome {
     acked: usize,
     terms: usize,
     power_losses: u64,
-    installed: bool,
+    installed: u64,
 }
 
 struct World {
@@ -40,7 +40,8 @@ struct World {
 fn edit(config: &mut RaftNodeConfig, options: &mut RaftNodeOptions) {
     config.snapshot_threshold = 25;
     options.limits.logs_kept_behind_snapshot = 5;
-    options.limits.snapshot_chunk_bytes = 200;
+    // A lost chunk costs the whole transfer, so a lossy network needs few of them.
+    options.limits.snapshot_chunk_bytes = 8000;
     options.limits.tail_cache_bytes = 1000;
 }
 
@@ -168,7 +169,8 @@ impl World {
     async fn strike_any_for_long(&mut self) {
         let name = self.any();
         let machine = self.power_loss(&name);
-        self.write(40).await;
+        // More than openraft keeps before it purges, so that only a snapshot can help.
+        self.write(300).await;
         self.restart(&name, machine).await;
     }
 
@@ -257,13 +259,12 @@ fn run(seed: u64, bad_clocks: bool) -> Outcome {
         }
         world.check().await;
         let (trace, terms) = world.net.trace();
-        let snapshot = |n: &TestNode| n.handle().status().snapshot.is_some();
         Outcome {
             trace,
             acked: world.acked.len(),
             terms,
             power_losses: world.power_losses,
-            installed: world.nodes.values().all(snapshot),
+            installed: world.net.installed(),
         }
     })
 }
@@ -278,11 +279,12 @@ fn replay(seeds: std::ops::Range<u64>, bad_clocks: bool) -> Vec<Outcome> {
         assert_eq!(first, second, "seed {seed} parts at event {parted}");
         let hash = first.trace.last().unwrap();
         println!(
-            "seed {seed}: {} events, {} acked, {} terms, {} power losses, hash {hash:016x}",
+            "seed {seed}: {} events, {} acked, {} terms, {} power losses, {} installed, hash {hash:016x}",
             first.trace.len(),
             first.acked,
             first.terms,
             first.power_losses,
+            first.installed,
         );
         outcomes.push(first);
     }
@@ -291,7 +293,7 @@ fn replay(seeds: std::ops::Range<u64>, bad_clocks: bool) -> Vec<Outcome> {
     assert_eq!(hashes.len(), outcomes.len(), "two seeds gave the same run");
     // A run in which nothing happens proves nothing.
     assert!(outcomes.iter().all(|o| o.acked > 50 && o.terms > 1));
-    assert!(outcomes.iter().any(|o| o.installed));
+    assert!(outcomes.iter().any(|o| o.installed > 0));
     outcomes
 }
 

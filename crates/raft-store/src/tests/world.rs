@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use rivven_core_types::{
 use tokio::time::Instant;
 
 use crate::machine::guard;
-use crate::messages::{AppendMessage, decode_request};
+use crate::messages::{AppendMessage, SnapshotAnswer, decode_answer, decode_request};
 use crate::{
     Identity, InlineExecutor, KvReader, KvStateMachine, NodeScope, RaftHandle, RaftLimits,
     RaftNode, RaftNodeConfig, RaftNodeOptions, RaftStoreError, RuntimeHooks, Voter,
@@ -54,6 +55,7 @@ pub(super) struct Net {
     handlers: Arc<Mutex<BTreeMap<NodeName, (RaftHandle, NodeScope)>>>,
     cut: Arc<Mutex<std::collections::BTreeSet<Key>>>,
     seed: u64,
+    installed: Arc<AtomicU64>,
     chaos: Option<Arc<Mutex<Chaos>>>,
 }
 
@@ -118,6 +120,11 @@ impl Net {
             chaos: Some(Arc::new(Mutex::new(chaos))),
             ..Self::default()
         }
+    }
+
+    /// How many snapshots were sent to the last chunk and installed.
+    pub(super) fn installed(&self) -> u64 {
+        self.installed.load(Ordering::Relaxed)
     }
 
     /// From now on nothing is lost.
@@ -224,6 +231,11 @@ impl PeerRpc for Port {
                 waited,
             };
             let answer = answer.await.map_err(|_| peer_died())??;
+            if kind == u64::from(RpcKind::RAFT_SNAPSHOT.0)
+                && let Ok(SnapshotAnswer::Installed(_)) = decode_answer(&answer)
+            {
+                net.installed.fetch_add(1, Ordering::Relaxed);
+            }
             let parts = [&answer.meta[..], &answer.body[..]];
             let back = net.hop(!kind, (&peer, &from), parts).await;
             back.ok_or_else(peer_died).map(|()| answer)
