@@ -118,7 +118,10 @@ pub fn compare_replicas(data_dirs: &[&Path], read: &[ReadPartition]) -> Result<(
 
 #[cfg(test)]
 mod tests {
-    use rivven_core_types::{PartitionId, TopicId};
+    use std::sync::Arc;
+
+    use rivven_core_types::{BatchBuilder, LeaderEpoch, OsVfs, PartitionId, ReplicaLog, TopicId};
+    use rivven_segment_log::{SegmentLogConfig, SegmentLogStore};
 
     use super::*;
     use crate::kafka::ReadRecord;
@@ -205,5 +208,43 @@ mod tests {
             read(1, &[("", "2"), ("", "4")]),
         ];
         assert_eq!(judge(&input, &wrong).order_violations, 1);
+    }
+
+    /// A data directory whose log of partition 0 holds these values, one batch each.
+    fn data_dir(values: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let store = SegmentLogStore::open(
+            dir.path().join("logs"),
+            Arc::new(OsVfs),
+            SegmentLogConfig::default(),
+        );
+        let (mut log, _) = store.unwrap().open_log(read(0, &[]).id).unwrap();
+        let epoch = LeaderEpoch::new(0);
+        log.assign_epoch(epoch, log.log_end()).unwrap();
+        for value in values {
+            let batch = BatchBuilder::new(0).record(0, None, Some(value.as_bytes()));
+            log.append_as_leader(epoch, &batch.build().unwrap())
+                .unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn replicas_must_agree_up_to_the_high_watermark_and_reach_it() {
+        let same = [data_dir(&["1", "2"]), data_dir(&["1", "2", "tail"])];
+        let other = data_dir(&["1", "x"]);
+        let short = data_dir(&["1"]);
+        let two = [read(0, &[("", "1"), ("", "2")])];
+        let compare = |dirs: &[&Path]| compare_replicas(dirs, &two).map_err(|e| e.to_string());
+        assert_eq!(compare(&[same[0].path(), same[1].path()]), Ok(()));
+        let error = compare(&[same[0].path(), other.path()]).unwrap_err();
+        assert!(error.contains("differs"), "{error}");
+        let error = compare(&[same[0].path(), short.path()]).unwrap_err();
+        assert!(
+            error.contains("ends at 1, before the high watermark 2"),
+            "{error}"
+        );
+        let nothing = tempfile::tempdir().unwrap();
+        assert!(compare(&[same[0].path(), nothing.path()]).is_err());
     }
 }

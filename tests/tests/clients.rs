@@ -1,12 +1,7 @@
 //! Real clients that nobody here wrote: kcat and confluent-kafka produce and consume against a cluster
 //! of processes, also while a leader is killed. A client that is not installed is reported as skipped;
 //! with its name in the environment variable REQUIRE its absence is a failure.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "helpers of tests"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
@@ -41,7 +36,9 @@ fn is_there(tool: &str, package: &str, found: bool) -> bool {
         "REQUIRE names {tool}, but {package} is not installed"
     );
     if !found {
-        println!("SKIPPED {tool}: {package} is not installed");
+        // Past the capture of the test harness: a skip must be seen in a run that passes.
+        let text = format!("SKIPPED {tool}: {package} is not installed\n");
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
     }
     found
 }

@@ -11,6 +11,7 @@ use rivven_core_types::{
 
 use crate::error::RaftStoreError;
 use crate::executor::ThreadExecutor;
+use crate::runtime::RuntimeHooks;
 
 /// Greatest heartbeat interval and election timeout, in milliseconds.
 const MAX_TIMEOUT_MS: u64 = 60_000;
@@ -200,6 +201,8 @@ pub struct RaftNodeOptions {
     pub io: SharedIoExecutor,
     /// Bounds.
     pub limits: RaftLimits,
+    /// Whence time, randomness and tasks come.
+    pub runtime: RuntimeHooks,
 }
 
 impl Default for RaftNodeOptions {
@@ -210,6 +213,7 @@ impl Default for RaftNodeOptions {
             entropy: Arc::new(OsEntropy),
             io: Arc::new(ThreadExecutor),
             limits: RaftLimits::default(),
+            runtime: RuntimeHooks::default(),
         }
     }
 }
@@ -220,6 +224,7 @@ impl fmt::Debug for RaftNodeOptions {
             .field("group", &self.group)
             .field("vfs", &self.vfs)
             .field("limits", &self.limits)
+            .field("runtime", &self.runtime)
             .finish_non_exhaustive()
     }
 }

@@ -23,13 +23,14 @@ impl IoExecutor for ThreadExecutor {
     }
 }
 
-/// Runs tasks on the current tokio runtime. For the simulator only, whose disk does not block: a
+/// Runs tasks on the current tokio runtime, within the [`NodeScope`](crate::NodeScope) of whoever
+/// asks. For the simulator only, whose disk does not block: a
 /// foreign thread would let a paused clock run ahead of the I/O.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct InlineExecutor;
 
 impl IoExecutor for InlineExecutor {
     fn spawn(&self, _name: &str, task: BoxFuture<'static, ()>) {
-        drop(tokio::spawn(task));
+        drop(crate::runtime::spawn(task));
     }
 }

@@ -13,15 +13,14 @@ use rivven_core_types::{
     BoxFuture, LogIndex, NodeName, PeerIdentity, ProposeError, Proposed, Proposer, RaftGroupId,
     Reply, RpcError, RpcHandler, RpcKind, RpcRequest, Term,
 };
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::RaftStoreError;
 use crate::instance::Instance;
 use crate::messages::raft_group_of;
 use crate::observe;
 use crate::receiver::Incall;
-use crate::status::{RaftState, RaftStatus, Voter};
+use crate::runtime::{RaftInstant, timeout, timeout_at};
+use crate::status::{RaftState, RaftStatus, StatusWatch, Voter};
 use crate::supervisor::Shared;
 use crate::types::{Command, PeerNode, TypeConfig};
 
@@ -56,6 +55,11 @@ impl RaftHandle {
         Self { shared }
     }
 
+    /// Runs a call into the core as this node.
+    fn enter<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
+        self.shared.context.options.runtime.enter(call)
+    }
+
     /// The group.
     pub fn group(&self) -> RaftGroupId {
         self.shared.group()
@@ -79,8 +83,8 @@ impl RaftHandle {
     }
 
     /// Follows the status, across restarts of the core.
-    pub fn watch_status(&self) -> watch::Receiver<RaftStatus> {
-        self.shared.status.subscribe()
+    pub fn watch_status(&self) -> StatusWatch {
+        StatusWatch::new(self.shared.status.receiver())
     }
 
     /// Whether the group has members, so that it must not be initialized again.
@@ -125,7 +129,7 @@ impl RaftHandle {
             return Err(RaftStoreError::NotInitializable(reason.to_owned()));
         }
         let instance = self.running()?;
-        match instance.raft.initialize(nodes).await {
+        match self.enter(instance.raft.initialize(nodes)).await {
             Ok(()) => Ok(()),
             Err(RaftError::APIError(error)) => {
                 Err(RaftStoreError::NotInitializable(error.to_string()))
@@ -142,7 +146,11 @@ impl RaftHandle {
     /// [`ProposeError::NotLeader`]: ask the leader. [`ProposeError::NotInitialized`].
     /// [`ProposeError::Unavailable`]: no quorum or no answer before `deadline`; retriable.
     pub async fn read_barrier(&self, deadline: Duration) -> Result<LogIndex, ProposeError> {
-        let until = Instant::now() + deadline;
+        self.enter(self.confirm_leadership(deadline)).await
+    }
+
+    async fn confirm_leadership(&self, deadline: Duration) -> Result<LogIndex, ProposeError> {
+        let until = RaftInstant::after(deadline);
         let instance = self.instance().map_err(unavailable)?;
         self.check_initialized()?;
         let late = || unavailable(format!("no quorum confirmed the read within {deadline:?}"));
@@ -155,8 +163,8 @@ impl RaftHandle {
             Err(error) => return Err(unavailable(error)),
         };
         let index = LogIndex::new(linearizer.read_log_id().index());
-        let left = until.saturating_duration_since(Instant::now());
-        match linearizer.try_await_ready(&instance.raft, Some(left)).await {
+        let ready = linearizer.try_await_ready(&instance.raft, Some(until.left()));
+        match ready.await {
             Ok(Ok(_)) => Ok(index),
             Ok(Err(_)) => Err(late()),
             Err(error) => Err(unavailable(error)),
@@ -200,10 +208,10 @@ impl RaftHandle {
         what: &str,
         condition: impl FnMut(&RaftStatus) -> bool,
     ) -> Result<RaftStatus, RaftStoreError> {
-        let mut status = self.shared.status.subscribe();
-        match timeout(deadline, status.wait_for(condition)).await {
-            Ok(Ok(status)) => Ok(status.clone()),
-            Ok(Err(_)) => Err(RaftStoreError::Unavailable("the node is gone".to_owned())),
+        let mut status = self.watch_status();
+        let wait = async { timeout(deadline, status.wait_for(condition)).await };
+        match self.enter(wait).await {
+            Ok(status) => status,
             Err(_) => Err(RaftStoreError::Timeout(what.to_owned())),
         }
     }
@@ -214,12 +222,9 @@ impl RaftHandle {
     /// # Errors
     /// [`RaftStoreError::Unavailable`] or [`RaftStoreError::Raft`].
     pub async fn trigger_snapshot(&self) -> Result<(), RaftStoreError> {
-        self.running()?
-            .raft
-            .trigger()
-            .snapshot()
-            .await
-            .map_err(core_error)
+        let instance = self.running()?;
+        let ask = async { instance.raft.trigger().snapshot().await };
+        self.enter(ask).await.map_err(core_error)
     }
 
     /// Hands leadership to the voter `to`. Returns when the request is on its way; follow
@@ -241,7 +246,8 @@ impl RaftHandle {
             .ok_or_else(|| RaftStoreError::UnknownMember(to.clone()))?
             .raft_id;
         let transfer = async { instance.raft.trigger().transfer_leader(id.get()).await };
-        match timeout(LOCAL_DEADLINE, transfer).await {
+        let transfer = async { timeout(LOCAL_DEADLINE, transfer).await };
+        match self.enter(transfer).await {
             Ok(done) => done.map_err(core_error),
             Err(_) => Err(RaftStoreError::Timeout(
                 "the transfer to be accepted".to_owned(),
@@ -307,7 +313,7 @@ impl RaftHandle {
         let instance = self.instance().map_err(RpcError::Refused)?;
         let own_id = self.shared.context.raft_id();
         let peer = peer.name.clone();
-        Ok(async move {
+        let answer = async move {
             let call = Incall {
                 raft: &instance.raft,
                 log: &instance.store.log,
@@ -315,7 +321,8 @@ impl RaftHandle {
                 peer: peer.as_str(),
             };
             instance.receiver.answer(call, request).await
-        })
+        };
+        Ok(self.enter(answer))
     }
 }
 
@@ -330,7 +337,9 @@ impl Proposer for RaftHandle {
     ) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
         let this = self.clone();
         Box::pin(async move {
-            let outcome = this.propose_here(group, command, deadline).await;
+            let hooks = this.shared.context.options.runtime.clone();
+            let call = this.propose_here(group, command, deadline);
+            let outcome = hooks.enter(call).await;
             observe::proposal(group, &outcome);
             outcome
         })

@@ -17,6 +17,7 @@ use crate::log_store::{LogStore, Memory};
 use crate::machine::{Core, Machine, Prototype, guard};
 use crate::network::Network;
 use crate::receiver::Receiver;
+use crate::runtime::carry;
 use crate::snapshot::SnapshotDir;
 use crate::types::TypeConfig;
 use crate::worker::Worker;
@@ -207,7 +208,7 @@ impl Context {
         let memory = Arc::new(Mutex::new(Memory::new(stored, limits.tail_cache_bytes)));
         let (queue, receiver) = mpsc::channel(limits.max_queued_writes);
         let writer = Writer::new(Arc::clone(&db), Arc::clone(&memory), self.group());
-        io.spawn("raft-log", Box::pin(writer.run(receiver)));
+        io.spawn("raft-log", Box::pin(carry(writer.run(receiver))));
         let reader = Worker::spawn(io, "raft-read", db);
         let log = LogStore::new(memory, queue, reader, limits.max_append_bytes);
         let cluster = guard(&self.identity).cluster_id;

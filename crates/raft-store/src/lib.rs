@@ -31,6 +31,8 @@
 //! - A data directory that has lost its store does not start under its old Raft id.
 //! - The log is purged only behind a snapshot that is durable and recorded.
 //! - No blocking call runs on an asynchronous worker once a node is open.
+//! - Under a [`NodeScope`] a node's timers, randomness, wake-ups and I/O depend on the seed and on
+//!   what it is told alone: on a paused clock the same run repeats itself exactly.
 //!
 //! # Sources
 //! Ongaro and Ousterhout, "In Search of an Understandable Consensus Algorithm" (2014), sections 5, 7
@@ -53,6 +55,7 @@ mod network;
 mod node;
 mod observe;
 mod receiver;
+mod runtime;
 mod snapshot;
 mod status;
 mod supervisor;
@@ -74,4 +77,5 @@ pub use kv::{
 };
 pub use messages::raft_group_of;
 pub use node::RaftNode;
-pub use status::{Member, RaftState, RaftStatus, Voter};
+pub use runtime::{NodeScope, RuntimeHooks};
+pub use status::{Member, RaftState, RaftStatus, StatusWatch, Voter};

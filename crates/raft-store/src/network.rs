@@ -22,6 +22,7 @@ use crate::messages::{
     AppendAnswer, AppendMessage, SnapshotAnswer, SnapshotMessage, TransferAnswer, TransferMessage,
     VoteAnswer, VoteMessage, decode_answer, encode_entries, encode_request,
 };
+use crate::runtime::timeout;
 use crate::snapshot::{SnapshotDir, SnapshotFile};
 use crate::types::{PeerNode, TypeConfig, Vote};
 use crate::worker::Worker;
@@ -112,7 +113,7 @@ impl Peer {
         };
         let answer = self.network.rpc.call(&self.name, request);
         // The port keeps the deadline; this one keeps a faulty transport from holding a lane.
-        match tokio::time::timeout(deadline, answer).await {
+        match timeout(deadline, answer).await {
             Ok(response) => decode_answer(&response?),
             Err(_) => Err(RpcError::Timeout {
                 peer: self.name.clone(),
@@ -264,7 +265,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        let send = tokio::time::timeout(option.hard_ttl(), self.send(vote, snapshot));
+        let send = timeout(option.hard_ttl(), self.send(vote, snapshot));
         tokio::select! {
             biased;
             closed = cancel => Err(StreamingError::Closed(closed)),

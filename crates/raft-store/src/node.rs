@@ -127,7 +127,7 @@ impl RaftNode {
             prototype: Arc::new(Mutex::new(state_machine)),
             rpc,
         });
-        let store = context.open().await?;
+        let store = context.options.runtime.enter(context.open()).await?;
         let shared = Arc::new(Shared::new(context));
         Ok(Self {
             shared,
@@ -156,10 +156,13 @@ impl RaftNode {
             }
             Stage::Closed => return Err(refuse("it was shut down or could not be started")),
         };
-        let instance = self.shared.context.run(*store).await?;
+        let context = &self.shared.context;
+        let hooks = context.options.runtime.clone();
+        let instance = hooks.enter(context.run(*store)).await?;
         self.shared.adopt(Arc::new(instance));
         let (stop, stopped) = oneshot::channel();
-        let supervisor = tokio::spawn(Arc::clone(&self.shared).supervise(stopped));
+        let supervise = Arc::clone(&self.shared).supervise(stopped);
+        let supervisor = hooks.spawn(supervise);
         self.stage = Stage::Running { stop, supervisor };
         if self.shared.context.config.standalone {
             let alone = self.start_alone().await;
@@ -204,7 +207,10 @@ impl RaftNode {
     /// Ends the core, makes everything queued durable and closes the store. Idempotent.
     pub async fn shutdown(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Closed) {
-            Stage::Opened(store) => store.close().await,
+            Stage::Opened(store) => {
+                let hooks = self.shared.context.options.runtime.clone();
+                hooks.enter(store.close()).await;
+            }
             Stage::Running { stop, supervisor } => {
                 // An error means that the supervisor has ended by itself.
                 stop.send(()).unwrap_or_default();

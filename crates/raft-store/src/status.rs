@@ -1,6 +1,11 @@
 //! What a node knows about its group.
 
+use std::ops::Deref;
+
 use rivven_core_types::{Address, LogIndex, NodeName, RaftGroupId, RaftNodeId, Term};
+
+use crate::error::RaftStoreError;
+use crate::runtime::WatchReceiver;
 
 /// A first voter, as [`crate::RaftHandle::initialize`] takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,4 +71,54 @@ pub struct RaftStatus {
     pub restarts: u64,
     /// Why the node failed, in state [`RaftState::Failed`].
     pub failure: Option<String>,
+}
+
+/// Follows the status of a node, across restarts of its core. Followers of one node wake in the order
+/// in which they began to follow it.
+#[derive(Debug, Clone)]
+pub struct StatusWatch(WatchReceiver<RaftStatus>);
+
+impl StatusWatch {
+    pub(crate) const fn new(receiver: WatchReceiver<RaftStatus>) -> Self {
+        Self(receiver)
+    }
+
+    /// The newest status. Do not hold it across an await: the node waits for it to publish another.
+    pub fn borrow(&self) -> impl Deref<Target = RaftStatus> + '_ {
+        self.0.borrow()
+    }
+
+    /// As [`StatusWatch::borrow`]; [`StatusWatch::changed`] then waits for a newer one.
+    pub fn borrow_and_update(&mut self) -> impl Deref<Target = RaftStatus> + '_ {
+        self.0.borrow_seen()
+    }
+
+    /// Waits for a status that was not seen yet, and marks it as seen. Safe to cancel.
+    ///
+    /// # Errors
+    /// [`RaftStoreError::Unavailable`] when the node and all its handles are gone.
+    pub async fn changed(&mut self) -> Result<(), RaftStoreError> {
+        let gone = |_| RaftStoreError::Unavailable("the node is gone".to_owned());
+        self.0.next().await.map_err(gone)
+    }
+
+    /// Waits for a status that satisfies `condition`, beginning with the present one; returns it.
+    /// Safe to cancel.
+    ///
+    /// # Errors
+    /// As [`StatusWatch::changed`].
+    pub async fn wait_for(
+        &mut self,
+        mut condition: impl FnMut(&RaftStatus) -> bool,
+    ) -> Result<RaftStatus, RaftStoreError> {
+        loop {
+            {
+                let status = self.0.borrow_seen();
+                if condition(&status) {
+                    return Ok(status.clone());
+                }
+            }
+            self.changed().await?;
+        }
+    }
 }

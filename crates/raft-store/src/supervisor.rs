@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::async_runtime::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{RaftMetrics, ServerState};
 use rivven_core_types::{LogIndex, RaftGroupId, RaftNodeId, Term};
-use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::RaftStoreError;
 use crate::instance::{Context, Instance};
 use crate::observe;
+use crate::runtime::{RaftInstant, WatchSender};
 use crate::status::{Member, RaftState, RaftStatus};
 use crate::types::{PeerNode, TypeConfig};
 
@@ -28,7 +29,7 @@ const RESTART_WINDOW: Duration = Duration::from_secs(60);
 pub(crate) struct Shared {
     pub(crate) context: Arc<Context>,
     pub(crate) instance: ArcSwapOption<Instance>,
-    pub(crate) status: watch::Sender<RaftStatus>,
+    pub(crate) status: WatchSender<RaftStatus>,
     pub(crate) proposals: Semaphore,
 }
 
@@ -99,7 +100,7 @@ impl Shared {
     pub(crate) fn new(context: Arc<Context>) -> Self {
         let group = context.group();
         let proposals = Semaphore::new(context.options.limits.max_inflight_proposals);
-        let status = watch::Sender::new(RaftStatus {
+        let status = WatchSender::new(RaftStatus {
             group,
             ..RaftStatus::default()
         });
@@ -147,7 +148,7 @@ impl Shared {
 
     fn publish(&self) {
         let now = self.status_now();
-        self.status.send_if_modified(|before| {
+        self.status.modify_if(|before| {
             observe::status(before, &now);
             let changed = *before != now;
             *before = now;
@@ -156,10 +157,11 @@ impl Shared {
     }
 
     fn set_state(&self, state: RaftState, failure: Option<String>) {
-        self.status.send_modify(|status| {
+        self.status.modify_if(|status| {
             status.state = state;
             status.leader = None;
             status.failure = failure;
+            true
         });
     }
 
@@ -194,15 +196,15 @@ impl Shared {
     async fn restart(
         &self,
         failure: Option<String>,
-        restarts: &mut VecDeque<Instant>,
+        restarts: &mut VecDeque<RaftInstant>,
     ) -> Result<(), String> {
         if let Some(reason) = failure {
             return Err(reason);
         }
-        let now = Instant::now();
+        let now = RaftInstant::now();
         while restarts
             .front()
-            .is_some_and(|at| now.duration_since(*at) > RESTART_WINDOW)
+            .is_some_and(|at| now - *at > RESTART_WINDOW)
         {
             restarts.pop_front();
         }
@@ -220,7 +222,10 @@ impl Shared {
         );
         let reopened = async { self.context.run(self.context.open().await?).await };
         let instance = reopened.await.map_err(|e: RaftStoreError| e.to_string())?;
-        self.status.send_modify(|status| status.restarts += 1);
+        self.status.modify_if(|status| {
+            status.restarts += 1;
+            true
+        });
         self.adopt(Arc::new(instance));
         Ok(())
     }

@@ -25,7 +25,7 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = openraft::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Command, u64, PeerNode>;
     type Entry = openraft::Entry<CommittedLeaderId<u64>, Self::Payload>;
-    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    type AsyncRuntime = crate::runtime::NodeRuntime;
     type Responder<T>
         = openraft::impls::OneshotResponder<Self, T>
     where

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use rivven_core_types::IoExecutor;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::runtime::carry;
+
 /// Most jobs that wait; more make their senders wait.
 const MAX_QUEUED_JOBS: usize = 256;
 
@@ -52,7 +54,7 @@ impl<S: Send + Sync + 'static> Worker<S> {
                 }
             }
         };
-        io.spawn(name, Box::pin(task));
+        io.spawn(name, Box::pin(carry(task)));
         Self(tx)
     }
 

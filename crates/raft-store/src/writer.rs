@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::db::{Change, SharedDb};
 use crate::log_store::{Memory, lock};
 use crate::observe;
+use crate::runtime::sync_delay;
 use crate::types::TypeConfig;
 
 /// Most operations in one transaction.
@@ -76,6 +77,7 @@ impl Writer {
     pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Op>) {
         let mut batch = Vec::new();
         while queue.recv_many(&mut batch, MAX_BATCH_OPS).await > 0 {
+            sync_delay().await;
             if let Some(closed) = self.step(std::mem::take(&mut batch)) {
                 drop(self);
                 drop(queue);

@@ -56,7 +56,7 @@ pub(super) async fn keep(mut cluster: ProcessCluster, teller: &Teller) {
     );
     lines.push("To stop it and to remove its files:".to_owned());
     lines.push(format!(
-        "  kill {}; rm -r {}",
+        "  kill {}; sleep 5; rm -r {}",
         pids.join(" "),
         dir.display()
     ));

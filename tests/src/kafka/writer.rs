@@ -23,9 +23,10 @@ const PRODUCE_VERSION: i16 = 9;
 const MAX_IN_FLIGHT: usize = 5;
 /// Time-out in produce requests.
 const REQUEST_TIMEOUT_MS: i32 = 10_000;
-/// The pause after the first failure; it doubles up to the longest.
+/// The pause after the first failure; it doubles up to the longest, which is short because it adds to
+/// the failover times that are measured here.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// The code of a batch that is in the log already.
 const DUPLICATE_SEQUENCE_NUMBER: i16 = 46;
 

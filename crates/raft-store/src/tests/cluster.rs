@@ -86,6 +86,7 @@ impl Cluster {
     async fn power_loss(&mut self, name: &NodeName, seed: u64) -> MemVfs {
         self.net.detach(name);
         let node = self.nodes.remove(name).unwrap();
+        node.scope.crash();
         let vfs = node.vfs.lose_power(&mut Rng::new(seed));
         drop(node);
         vfs

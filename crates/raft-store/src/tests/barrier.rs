@@ -1,0 +1,160 @@
+//! What a follower answers to a snapshot is durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::EntryPayload;
+use rivven_core_types::test_util::MemVfs;
+use rivven_core_types::{
+    Address, Incarnation, Lane, LogIndex, PeerIdentity, RaftGroupId, Reply, Rng, RpcError,
+    RpcHandler, RpcKind, RpcRequest, RpcResponse, StateMachine,
+};
+use serde::Serialize;
+
+use super::world::{DEADLINE, Net, TestNode, name};
+use crate::messages::{
+    AppendAnswer, AppendMessage, SnapshotAnswer, SnapshotMessage, decode_answer, encode_entries,
+    encode_request,
+};
+use crate::snapshot::{SnapshotDir, SnapshotHeader};
+use crate::types::{
+    Command, Entry, LastMembership, LogId, LogIdRecord, Membership, PeerNode, VoteRecord,
+};
+use crate::{KvCommand, KvStateMachine, RaftHandle};
+
+const GROUP: RaftGroupId = RaftGroupId::METADATA;
+const LEADER: u64 = 7;
+
+fn at(index: u64) -> LogIdRecord {
+    LogIdRecord { term: 1, index }
+}
+
+fn vote() -> VoteRecord {
+    VoteRecord {
+        term: 1,
+        node: LEADER,
+        committed: true,
+    }
+}
+
+async fn send<M: Serialize>(
+    handle: RaftHandle,
+    kind: RpcKind,
+    message: M,
+    body: Bytes,
+) -> Result<RpcResponse, RpcError> {
+    let leader = PeerIdentity {
+        name: name("node-2"),
+        incarnation: Incarnation::from_bytes([0; 16]),
+        cluster: None,
+    };
+    let request = RpcRequest {
+        kind,
+        lane: Lane::Control,
+        meta: encode_request(GROUP, &message)?,
+        body,
+        deadline: DEADLINE,
+    };
+    match handle.handle(&leader, request) {
+        Reply::Now(answer) => answer,
+        Reply::Later(answer) => answer.await,
+    }
+}
+
+fn membership(own: u64) -> Membership {
+    let node = |text: &str| PeerNode {
+        name: name(text),
+        address: Address::new(text, 1).unwrap(),
+    };
+    let nodes = BTreeMap::from([(own, node("node-1")), (LEADER, node("node-2"))]);
+    Membership::new(vec![BTreeSet::from([own, LEADER])], nodes).unwrap()
+}
+
+fn entry(own: u64, index: u64) -> Entry {
+    let command = KvCommand::put(index.to_le_bytes().to_vec(), "v");
+    let payload = match index {
+        0 => EntryPayload::Membership(membership(own)),
+        _ => EntryPayload::Normal(Command(command.encode().unwrap())),
+    };
+    Entry {
+        log_id: at(index).into(),
+        payload,
+    }
+}
+
+fn snapshot_file(header: &SnapshotHeader) -> Bytes {
+    let vfs = std::sync::Arc::new(MemVfs::new());
+    let dir = SnapshotDir::open(vfs, "/leader".as_ref(), GROUP, 1 << 20).unwrap();
+    let file = dir.write(header, &*KvStateMachine::new().freeze()).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.bytes).unwrap()];
+    let source = dir.open_file(&file.path).unwrap();
+    source.read_exact_at(&mut bytes, 0).unwrap();
+    bytes.into()
+}
+
+/// openraft answers at once to a snapshot that is not ahead of what is committed here, even when
+/// that has not reached the disk. The leader books the answer as durable and never sends those
+/// entries again, so that after a power loss the follower would be stuck for ever.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_is_not_needed_is_confirmed_only_when_the_log_is_durable() {
+    let node = TestNode::start(&Net::default(), "node-1", MemVfs::new(), |_, _| {})
+        .await
+        .unwrap();
+    let (handle, target) = (node.handle(), node.voter.raft_id.get());
+    let append = |prev: Option<u64>, commit: u64| AppendMessage {
+        target,
+        vote: vote(),
+        prev: prev.map(at),
+        commit: Some(at(commit)),
+    };
+    let first = encode_entries(&[entry(target, 0)]).unwrap();
+    let answer = send(handle.clone(), RpcKind::RAFT_APPEND, append(None, 0), first).await;
+    let answer: AppendAnswer = decode_answer(&answer.unwrap()).unwrap();
+    assert!(matches!(answer, AppendAnswer::Success), "{answer:?}");
+
+    node.scope.set_sync_delay(Duration::from_secs(10));
+    let entries: Vec<_> = (1..=25).map(|index| entry(target, index)).collect();
+    let body = encode_entries(&entries).unwrap();
+    let message = append(Some(0), 20);
+    let waiting = tokio::spawn(send(handle.clone(), RpcKind::RAFT_APPEND, message, body));
+    let committed = |s: &crate::RaftStatus| s.committed >= Some(LogIndex::new(20));
+    handle
+        .wait_status(DEADLINE, "the commit index", committed)
+        .await
+        .unwrap();
+    assert!(!waiting.is_finished(), "the disk is slow");
+
+    let id: LogId = at(0).into();
+    let header = SnapshotHeader {
+        group: GROUP.get(),
+        cluster: None,
+        last: Some(at(18)),
+        membership: (&LastMembership::new(Some(id), membership(target))).into(),
+    };
+    let file = snapshot_file(&header);
+    let message = SnapshotMessage {
+        target,
+        vote: vote(),
+        last: header.last,
+        membership: header.membership.clone(),
+        transfer: 1,
+        offset: 0,
+        total: file.len() as u64,
+    };
+    let answer = send(handle, RpcKind::RAFT_SNAPSHOT, message, file).await;
+    let answer: SnapshotAnswer = decode_answer(&answer.unwrap()).unwrap();
+    assert!(matches!(answer, SnapshotAnswer::Installed(_)), "{answer:?}");
+
+    node.scope.crash();
+    let vfs = node.vfs.lose_power(&mut Rng::new(1));
+    drop(node);
+    let node = TestNode::start(&Net::default(), "node-1", vfs, |_, _| {})
+        .await
+        .unwrap();
+    let last = node.handle().status().last_log;
+    assert!(
+        last >= Some(LogIndex::new(18)),
+        "confirmed up to 18, kept {last:?}"
+    );
+}
