@@ -228,19 +228,32 @@ async fn a_node_that_was_away_too_long_gets_a_snapshot_in_chunks() {
         .unwrap()
         .clone();
     let vfs = cluster.power_loss(&away, 3).await;
-    cluster.write(&leader, 200).await;
-    let snapshot = |s: &crate::RaftStatus| s.snapshot.is_some_and(|i| i.get() > 150);
-    let handle = cluster.nodes[&leader].handle();
+    // More than a purge batch beyond what is kept, so that the log that it needs is gone. The one who
+    // replicates to it holds its own purge back: the other survivor must be the leader.
+    cluster.write(&leader, 700).await;
+    let other = cluster
+        .nodes
+        .keys()
+        .find(|n| **n != leader && **n != away)
+        .unwrap()
+        .clone();
+    let snapshot = |s: &crate::RaftStatus| s.snapshot.is_some_and(|i| i.get() > 600);
+    let handle = cluster.nodes[&other].handle();
     handle
         .wait_status(DEADLINE, "a snapshot", snapshot)
         .await
         .unwrap();
+    let old_leader = cluster.power_loss(&leader, 5).await;
     cluster.restart(&away, vfs).await;
-    cluster.check().await;
-    assert!(
-        cluster.nodes[&away].handle().status().snapshot.is_some(),
-        "it was not sent one"
+    assert_eq!(
+        cluster.leader(None).await,
+        other,
+        "the node that was away has too short a log"
     );
+    cluster.write(&other, 5).await;
+    assert!(cluster.net.installed() > 0, "it was not sent a snapshot");
+    cluster.restart(&leader, old_leader).await;
+    cluster.check().await;
     // What it got is durable.
     let vfs = cluster.power_loss(&away, 4).await;
     cluster.restart(&away, vfs).await;

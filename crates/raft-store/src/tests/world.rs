@@ -154,6 +154,7 @@ impl Net {
             None => Some(Duration::from_millis(1)),
             Some(chaos) => guard(chaos).fate(),
         };
+        // sleep-ok: the simulated one-way latency, on a paused clock.
         tokio::time::sleep(fate?).await;
         if self.blocked(from, to) {
             return None;
