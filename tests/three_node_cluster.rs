@@ -253,3 +253,74 @@ async fn records_written_while_their_leader_is_killed_are_there_once_and_in_orde
     pass(&cluster, compare_replicas(&dirs, &read));
     cluster.check_no_panic().unwrap();
 }
+
+/// How long frozen followers are watched. Nothing may happen in this time, so there is nothing else to
+/// wait for; an acknowledgement that needs no follower comes within milliseconds.
+const FROZEN: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_no_follower_holds_is_not_acknowledged_and_its_leaders_death_loses_nothing() {
+    let mut cluster = started().await;
+    let client = KafkaClient::new(cluster.bootstrap());
+    let topic = pass(
+        &cluster,
+        client.create_topic("flights", 1, 3, 2, LIMIT).await,
+    );
+    cluster.wait_in_sync(LIMIT).await.unwrap();
+    let producer = Producer::start(&client, &topic, &ProducerOptions::default()).await;
+    let mut producer = pass(&cluster, producer);
+    let progress = producer.progress();
+    let records = some_flights(0, 600);
+    for (number, record) in records.iter().enumerate().take(300) {
+        pass(&cluster, producer.send(number, record).await);
+    }
+    let acked = cluster.until("300 records are acknowledged", LIMIT, async |_| {
+        let acked = progress.acked();
+        if acked == 300 {
+            Ok(())
+        } else {
+            Err(Failure::new(format!("{acked} are")))
+        }
+    });
+    acked.await.unwrap();
+
+    // The followers hold still; the leader writes alone, and may not say that it is done.
+    let (leader, _) = topic.partitions[0].leader.unwrap();
+    let leading = cluster.node_of_broker(leader).await.unwrap();
+    let followers: Vec<usize> = (0..3).filter(|node| *node != leading).collect();
+    for node in &followers {
+        cluster.node(*node).freeze().unwrap();
+    }
+    for (number, record) in records.iter().enumerate().skip(300) {
+        pass(&cluster, producer.send(number, record).await);
+    }
+    rivven_tests::wait::pause(FROZEN).await;
+    assert!(progress.in_flight(Some(leader)) > 0);
+    assert_eq!(
+        progress.acked(),
+        300,
+        "acknowledged although no follower holds it"
+    );
+
+    // The leader dies with them; the followers go on without them, and take them from the producer.
+    cluster.kill(leading).unwrap();
+    for node in &followers {
+        cluster.node(*node).thaw().unwrap();
+    }
+    let progress = pass(&cluster, producer.finish().await);
+    assert_eq!(progress.acked(), records.len());
+    cluster.spawn(leading).unwrap();
+    cluster.wait_in_sync(LIMIT).await.unwrap();
+    let read = read_all(&client, "flights", &progress.highest_offsets(), LIMIT).await;
+    let read = pass(&cluster, read);
+    let verdict = judge(&records, &read);
+    assert!(verdict.is_clean(), "{verdict:?}");
+    for node in 0..3 {
+        cluster.stop(node, LIMIT).await.unwrap();
+    }
+    // The old leader's own tail is cut off: its log is that of the others.
+    let dirs: Vec<_> = cluster.nodes().iter().map(|node| node.data_dir()).collect();
+    let dirs: Vec<_> = dirs.iter().map(std::path::PathBuf::as_path).collect();
+    pass(&cluster, compare_replicas(&dirs, &read));
+    cluster.check_no_panic().unwrap();
+}

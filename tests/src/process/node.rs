@@ -182,12 +182,24 @@ impl NodeProcess {
 
     /// SIGTERM; [`Self::wait_exit`] tells how it ended.
     pub fn terminate(&self) -> Result<(), Failure> {
-        let pid = self
-            .pid()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .and_then(Pid::from_raw);
+        self.signal(Signal::TERM)
+    }
+
+    /// SIGSTOP: the process keeps its connections and does nothing.
+    pub fn freeze(&self) -> Result<(), Failure> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT: the process goes on as if nothing had happened.
+    pub fn thaw(&self) -> Result<(), Failure> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let pid = self.pid().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| Failure::new(format!("{} is not running", self.name)))?;
-        kill_process(pid, Signal::TERM).doing(|| format!("SIGTERM to {}", self.name))
+        kill_process(pid, signal).doing(|| format!("{signal:?} to {}", self.name))
     }
 
     /// Waits until the process has ended by itself.
