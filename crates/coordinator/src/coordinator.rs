@@ -589,10 +589,7 @@ async fn watch_raft(inner: Arc<Inner>) {
         .wait_for(|status| status.state == RaftState::Failed)
         .await;
     if let Ok(status) = failed {
-        let reason = status
-            .failure
-            .clone()
-            .unwrap_or_else(|| "unknown".to_owned());
+        let reason = status.failure.unwrap_or_else(|| "unknown".to_owned());
         let error = rivven_core_types::ProposeError::Unavailable { reason };
         inner.failure.send_replace(Some(Arc::new(error.into())));
     }
