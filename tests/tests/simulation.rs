@@ -7,9 +7,13 @@
 )]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use rivven_core_types::{BatchBuilder, Offset, PartitionId, ProducerEpoch, ProducerId};
+use rivven_core_types::test_util::MemVfs;
+use rivven_core_types::{
+    BatchBuilder, Offset, OpenMode, PartitionId, ProducerEpoch, ProducerId, Vfs,
+};
 use rivven_isr::{Acks, Fetch, FetchPartition, Produce};
 use rivven_tests::sim::{SimCluster, SwarmOptions, run_swarm};
 
@@ -169,6 +173,52 @@ async fn power_loss_of_every_node_loses_no_acknowledged_record() {
 
 /// Seeds of the swarm that always run; each is a cluster under its own mix of faults.
 const SWARM_SEEDS: std::ops::Range<u64> = 1..16;
+
+/// What a process leaves behind that dies in the middle of an append: half a batch at the end of the
+/// active segment.
+fn tear_tail(disk: &MemVfs, partition: PartitionId) {
+    let dir = PathBuf::from(format!("/data/logs/{partition}"));
+    let mut segments = disk.read_dir(&dir).unwrap().into_iter();
+    let segment = segments
+        .rfind(|p| p.extension().is_some_and(|e| e == "log"))
+        .unwrap();
+    let file = disk.open(&segment, OpenMode::ReadWrite).unwrap();
+    file.write_all_at(&[0x5a; 100], file.len().unwrap())
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_whose_holders_all_lost_a_tail_recovers_once_all_are_back() {
+    let (mut cluster, partitions) = formed(3).await;
+    let partition = partitions[0];
+    for i in 0..20 {
+        write(&cluster, partition, i, &format!("value-{i}")).await;
+    }
+    for n in 0..3 {
+        cluster.kill(n);
+        tear_tail(&cluster.nodes[n].disk, partition);
+    }
+    // Two of three are not enough: the third might hold a record that nobody else has.
+    cluster.boot(0).await.unwrap();
+    cluster.boot(1).await.unwrap();
+    assert!(cluster.wait(LIMIT, all_active).await);
+    cluster.wait(Duration::from_secs(5), |_| false).await;
+    let leader_of = |c: &SimCluster| {
+        let state = c.living().next().unwrap().cluster_state();
+        state.partition(&partition).unwrap().leader
+    };
+    assert_eq!(
+        leader_of(&cluster),
+        None,
+        "every holder is lossy, and one is missing"
+    );
+    cluster.boot(2).await.unwrap();
+    let led = cluster.wait(LIMIT, |c| leader_of(c).is_some()).await;
+    assert!(led, "the longest log of the whole last ISR must lead");
+    write(&cluster, partition, 20, "value-20").await;
+    let expected: Vec<_> = (0..=20).map(|i| format!("value-{i}")).collect();
+    assert_eq!(read(&cluster, partition).await, expected);
+}
 
 #[test]
 fn no_seed_of_the_swarm_breaks_an_invariant() {
