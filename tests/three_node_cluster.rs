@@ -294,8 +294,14 @@ async fn a_record_that_no_follower_holds_is_not_acknowledged_and_its_leaders_dea
     for (number, record) in records.iter().enumerate().skip(300) {
         pass(&cluster, producer.send(number, record).await);
     }
+    let asked = cluster.until("the leader is asked to write", LIMIT, async |_| {
+        if progress.in_flight(Some(leader)) > 0 || progress.acked() > 300 {
+            return Ok(());
+        }
+        Err(Failure::new("nothing is in flight"))
+    });
+    asked.await.unwrap();
     rivven_tests::wait::pause(FROZEN).await;
-    assert!(progress.in_flight(Some(leader)) > 0);
     assert_eq!(
         progress.acked(),
         300,
