@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    Clock, NodeName, PeerIdentity, Proposer, RaftGroupId, Reply, RpcError, RpcResponse, Term,
+    Clock, NodeName, PeerIdentity, ProposeError, Proposer, RaftGroupId, Reply, RpcError,
+    RpcResponse, Term,
 };
 use rivven_metadata::{Command, CommandResult};
 use rivven_raft_store::{RaftHandle, RaftState};
@@ -87,6 +88,11 @@ impl Controller {
                 }
                 Ok(Ok(result)) => tracing::info!(?command, ?result, "session changed"),
                 Ok(Err(error)) => tracing::error!(%error, "unreadable result"),
+                // Elected a moment ago, or deposed: the next look at the status tells which.
+                Err(error @ ProposeError::NotLeader { .. }) => {
+                    tracing::debug!(%error, ?command, "not the leader to commit this");
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(%error, ?command, "cannot commit a session command");
                     return;
