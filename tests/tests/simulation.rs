@@ -174,6 +174,28 @@ async fn power_loss_of_every_node_loses_no_acknowledged_record() {
 /// Seeds of the swarm that always run; each is a cluster under its own mix of faults.
 const SWARM_SEEDS: std::ops::Range<u64> = 1..16;
 
+#[tokio::test(start_paused = true)]
+async fn a_broker_whose_log_directory_was_removed_does_not_lead_with_nothing() {
+    let (mut cluster, partitions) = formed(4).await;
+    let partition = partitions[0];
+    for i in 0..20 {
+        write(&cluster, partition, i, &format!("value-{i}")).await;
+    }
+    for n in 0..3 {
+        cluster.kill(n);
+    }
+    let dir = PathBuf::from(format!("/data/logs/{partition}"));
+    cluster.nodes[0].disk.remove_dir_all(&dir).unwrap();
+    // The two that start first are enough to serve, and one of them has lost everything.
+    cluster.boot(0).await.unwrap();
+    cluster.boot(1).await.unwrap();
+    assert!(cluster.wait(LIMIT, all_active).await);
+    cluster.boot(2).await.unwrap();
+    write(&cluster, partition, 20, "value-20").await;
+    let expected: Vec<_> = (0..=20).map(|i| format!("value-{i}")).collect();
+    assert_eq!(read(&cluster, partition).await, expected);
+}
+
 /// What a process leaves behind that dies in the middle of an append: half a batch at the end of the
 /// active segment.
 fn tear_tail(disk: &MemVfs, partition: PartitionId) {

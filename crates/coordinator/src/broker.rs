@@ -1,17 +1,17 @@
 //! The broker's side of its session: registers with the controller, then sends heartbeats.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    Clock, Lane, LogDirId, LogStore, NodeInfo, PartitionId, PeerRpc, RpcError, RpcKind, RpcRequest,
-    SharedIoExecutor,
+    BrokerId, Clock, Incarnation, Lane, LogDirId, LogStore, NodeInfo, PartitionId, PartitionState,
+    PeerRpc, RaftNodeId, RpcError, RpcKind, RpcRequest, SharedIoExecutor,
 };
-use rivven_core_types::{Incarnation, RaftNodeId};
 use rivven_isr::{LocalBroker, ReplicaRole, ReplicationManager};
-use rivven_metadata::{Command, CommandResult};
+use rivven_metadata::{ClusterState, Command, CommandResult};
 use rivven_raft_store::{RaftHandle, RaftState};
 use tokio::sync::watch;
 
@@ -35,6 +35,22 @@ pub(crate) struct DiskInventory {
     pub(crate) partitions: Vec<PartitionId>,
     /// Those whose logs lost bytes, or cannot be read.
     pub(crate) lossy: Vec<PartitionId>,
+}
+
+impl DiskInventory {
+    /// The partitions whose records `broker` should hold by the metadata, but of which there is not
+    /// even a directory: somebody has removed it while the node was down. A log that is gone has cut
+    /// nothing, so that only the metadata can tell.
+    pub(crate) fn missing(&self, broker: BrokerId, state: &ClusterState) -> Vec<PartitionId> {
+        let holds = |p: &&PartitionState| {
+            [&p.isr, &p.elr, &p.last_known_isr]
+                .iter()
+                .any(|list| list.contains(&broker))
+        };
+        let here: BTreeSet<_> = self.partitions.iter().collect();
+        let held = state.partitions_of(broker).filter(holds).map(|p| p.id);
+        held.filter(|id| !here.contains(id)).collect()
+    }
 }
 
 /// Opens every log once, so that recovery has run before this broker says what it holds (D9).

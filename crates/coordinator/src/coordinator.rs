@@ -269,7 +269,18 @@ impl ClusterCoordinator {
         });
         let inventory = broker::take_inventory(&inner.ports.io, &logs).await?;
         let session = self.broker_session(controller);
-        let local = session.register(&inventory.lossy).await;
+        let mut local = session.register(&inventory.lossy).await;
+        // Nothing elects this broker before its first heartbeat: there is still time to correct what
+        // it said it holds.
+        let missing = inventory.missing(local.id, &inner.state.current());
+        if !missing.is_empty() {
+            tracing::error!(
+                logs = missing.len(),
+                "logs that this broker should hold are gone"
+            );
+            let lossy = [inventory.lossy.clone(), missing].concat();
+            local = session.register(&lossy).await;
+        }
         blocking::run(&inner.ports.io, "rivven-recovery", {
             let (logs, lossy) = (Arc::clone(&logs), inventory.lossy.clone());
             move || {
