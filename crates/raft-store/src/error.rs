@@ -46,8 +46,9 @@ pub enum RaftStoreError {
     /// under the same Raft id could vote twice in one term (the Raft paper, section 5.2, needs a
     /// durable vote), so it refuses.
     #[error(
-        "the Raft store {} of incarnation {incarnation} is lost: {reason}; restore it, or move the \
-         whole data directory away so that the node rejoins as a new incarnation",
+        "the Raft store {} of incarnation {incarnation} is lost: {reason}; restore it. Only once the \
+         cluster has removed this member: move the whole data directory away, and the node rejoins \
+         as a new incarnation",
         path.display()
     )]
     StoreLost {
