@@ -1,5 +1,7 @@
 //! As much JSON as `cargo metadata` and the reports need.
 
+use std::fmt;
+
 use crate::Failure;
 
 /// Deepest nesting accepted.
@@ -57,6 +59,29 @@ impl Json {
             Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) | Self::List(_) => &[],
         };
         members.iter().map(|(name, _)| name.as_str())
+    }
+}
+
+impl fmt::Display for Json {
+    /// Writes the value on one line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Bool(value) => value.fmt(f),
+            Self::Number(text) => f.write_str(text),
+            Self::Text(text) => f.write_str(&quote(text)),
+            Self::List(items) => {
+                let items: Vec<_> = items.iter().map(Self::to_string).collect();
+                write!(f, "[{}]", items.join(","))
+            }
+            Self::Object(members) => {
+                let members: Vec<_> = members
+                    .iter()
+                    .map(|(key, value)| format!("{}:{value}", quote(key)))
+                    .collect();
+                write!(f, "{{{}}}", members.join(","))
+            }
+        }
     }
 }
 

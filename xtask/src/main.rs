@@ -7,6 +7,7 @@
 )]
 
 mod args;
+mod bench;
 mod ci;
 mod demo;
 mod deny;
@@ -51,13 +52,14 @@ pub(crate) struct Command {
 }
 
 /// Every command, in the order in which the help lists them.
-pub(crate) const COMMANDS: [Command; 6] = [
+pub(crate) const COMMANDS: [Command; 7] = [
     ci::COMMAND,
     tidy::COMMAND,
     deny::COMMAND,
     test::COMMAND,
     features::COMMAND,
     demo::COMMAND,
+    bench::COMMAND,
 ];
 
 fn usage() -> String {

@@ -1,19 +1,41 @@
 //! What a command found, as the JSON line that `--json` prints.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use crate::json::quote;
+use crate::json::{Json, quote};
 
 /// One figure or verdict of a command.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(crate) case: String,
-    pub(crate) metric: &'static str,
-    /// A whole number, or one with a decimal point.
+    metric: Cow<'static, str>,
+    /// A number as JSON writes it.
     pub(crate) value: String,
-    pub(crate) unit: &'static str,
+    unit: Cow<'static, str>,
     /// `None` for a figure without a verdict, and for what was skipped.
     pub(crate) ok: Option<bool>,
+    /// Further members, such as a target and a baseline.
+    pub(crate) more: Vec<(String, Json)>,
+}
+
+impl Case {
+    /// A figure without a verdict.
+    pub(crate) fn new(
+        case: impl Into<String>,
+        metric: impl Into<Cow<'static, str>>,
+        value: String,
+        unit: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            case: case.into(),
+            metric: metric.into(),
+            value,
+            unit: unit.into(),
+            ok: None,
+            more: Vec::new(),
+        }
+    }
 }
 
 /// What a command found.
@@ -46,24 +68,15 @@ impl Report {
 
     /// Adds a verdict.
     pub(crate) fn check(&mut self, case: impl Into<String>, ok: bool) {
-        self.cases.push(Case {
-            case: case.into(),
-            metric: "passed",
-            value: u8::from(ok).to_string(),
-            unit: "bool",
-            ok: Some(ok),
-        });
+        let mut verdict = Case::new(case, "passed", u8::from(ok).to_string(), "bool");
+        verdict.ok = Some(ok);
+        self.cases.push(verdict);
     }
 
     /// Adds a count without a verdict.
     pub(crate) fn count(&mut self, case: impl Into<String>, metric: &'static str, value: usize) {
-        self.cases.push(Case {
-            case: case.into(),
-            metric,
-            value: value.to_string(),
-            unit: "count",
-            ok: None,
-        });
+        self.cases
+            .push(Case::new(case, metric, value.to_string(), "count"));
     }
 
     pub(crate) fn is_ok(&self) -> bool {
@@ -85,10 +98,13 @@ impl Report {
                 json,
                 "{comma}{{\"case\":{},\"metric\":{},\"value\":{},\"unit\":{}",
                 quote(&case.case),
-                quote(case.metric),
+                quote(&case.metric),
                 case.value,
-                quote(case.unit)
+                quote(&case.unit)
             );
+            for (key, value) in &case.more {
+                let _infallible = write!(json, ",{}:{value}", quote(key));
+            }
             if let Some(ok) = case.ok {
                 json.push_str(if ok { ",\"ok\":true" } else { ",\"ok\":false" });
             }

@@ -1,0 +1,134 @@
+//! `cargo xtask bench`: figures in release, with their baselines in the same run.
+//!
+//! A bench prints one JSON object per figure on a line of its own; what it says to people goes to
+//! standard error. This command collects the figures into the one report that scripts read.
+
+use crate::args::Args;
+use crate::json::Json;
+use crate::process::{cargo, run_lines};
+use crate::report::{Case, Report};
+use crate::workspace::root;
+use crate::{Command, Failure};
+
+pub(crate) const COMMAND: Command = Command {
+    name: "bench",
+    about: "measures in release, each figure with its target and baseline",
+    help: "Usage: cargo xtask bench [name] [--compare] [--json] [arguments of the bench]\n\n\
+        Without a name it lists what there is. --compare also runs the peers that are installed.\n\
+        A figure that misses its target makes the exit code 1. Figures of a busy machine are noisy:\n\
+        compare ratios within one run, and medians of several.",
+    passes_on: false,
+    run,
+};
+
+/// One bench.
+struct Bench {
+    name: &'static str,
+    about: &'static str,
+    package: &'static str,
+    target: Target,
+    features: &'static [&'static str],
+}
+
+/// Where a bench lives.
+#[allow(
+    dead_code,
+    reason = "each kind of target is used as soon as one bench needs it"
+)]
+enum Target {
+    /// `benches/<name>.rs` of a crate that needs no cluster.
+    Bench(&'static str),
+    /// A program of the tests package that starts processes.
+    Program(&'static str),
+}
+
+/// Every bench, in the order of the crates' layers.
+const BENCHES: [Bench; 0] = [];
+
+fn run(args: &Args) -> Result<Report, Failure> {
+    let Some((name, rest)) = args.rest.split_first() else {
+        for bench in &BENCHES {
+            println!("{:<12} {}", bench.name, bench.about);
+        }
+        return Ok(Report::new("bench"));
+    };
+    let Some(bench) = BENCHES.iter().find(|bench| bench.name == name) else {
+        let names: Vec<_> = BENCHES.iter().map(|bench| bench.name).collect();
+        let known = names.join(", ");
+        return Err(Failure::new(format!(
+            "there is no bench {name:?}; there are: {known}"
+        )));
+    };
+    let mut command = cargo(&root()?);
+    match bench.target {
+        Target::Bench(target) => command.args(["bench", "--quiet", "--bench", target]),
+        Target::Program(target) => command.args(["run", "--quiet", "--release", "--bin", target]),
+    };
+    command.args(["--package", bench.package]);
+    if !bench.features.is_empty() {
+        command.args(["--features", &bench.features.join(",")]);
+    }
+    command.arg("--").args(rest);
+    let mut report = Report::new(bench.name);
+    let mut odd = Vec::new();
+    let ok = run_lines(&mut command, |line| match figure(line) {
+        Some(case) => report.cases.push(case),
+        None if line.is_empty() => (),
+        None => odd.push(line.to_owned()),
+    })?;
+    if let Some(line) = odd.first() {
+        return Err(Failure::new(format!("not a figure: {line:?}")));
+    }
+    if report.cases.is_empty() {
+        return Err(Failure::new("the bench printed no figure"));
+    }
+    if !ok {
+        report.check("the bench ran to its end", false);
+    }
+    Ok(report)
+}
+
+/// A line of a bench as a figure, or `None` if it is not one.
+fn figure(line: &str) -> Option<Case> {
+    let json = Json::parse(line).ok()?;
+    let Json::Number(value) = json.get("value") else {
+        return None;
+    };
+    let ok = match json.get("ok") {
+        Json::Bool(ok) => Some(*ok),
+        Json::Null => None,
+        Json::Number(_) | Json::Text(_) | Json::List(_) | Json::Object(_) => return None,
+    };
+    let mut case = Case::new(
+        json.get("case").as_text()?,
+        json.get("metric").as_text()?.to_owned(),
+        value.clone(),
+        json.get("unit").as_text()?.to_owned(),
+    );
+    case.ok = ok;
+    for key in json.keys() {
+        if !["case", "metric", "value", "unit", "ok"].contains(&key) {
+            case.more.push((key.to_owned(), json.get(key).clone()));
+        }
+    }
+    Some(case)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_keeps_its_target_and_baseline() {
+        let line = r#"{"case":"echo x32","metric":"rate","value":1.5e3,"unit":"req/s","target":1000,"ratio":0.5,"ok":true}"#;
+        let mut report = Report::new("transport");
+        report.cases.push(figure(line).unwrap());
+        let json = Json::parse(&report.to_json()).unwrap();
+        let result = &json.get("results").items()[0];
+        assert_eq!(result.get("target"), &Json::Number("1000".to_owned()));
+        assert_eq!(result.get("value"), &Json::Number("1.5e3".to_owned()));
+        assert_eq!(result.get("ok"), &Json::Bool(true));
+        assert!(figure("warming up").is_none());
+        assert!(figure(r#"{"case":"x","metric":"m","value":"fast","unit":"u"}"#).is_none());
+    }
+}
