@@ -4,6 +4,7 @@ mod docs;
 mod edges;
 mod lexer;
 mod manifests;
+mod planted;
 mod sources;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ pub(crate) const COMMAND: Command = Command {
     about: "checks the rules of the workspace that no compiler knows",
     help: "Usage: cargo xtask tidy [--json]\n\n\
         Layers (who may depend on whom), manifests, profiles, file lengths, forbidden words, sleeps\n\
-        and ignored tests, commands named in README.md, invariants in docs/architecture.md.\n\
+        and ignored tests, commands named in README.md, invariants in docs/architecture.md, planted bugs.\n\
         A test may sleep if a comment beside it says `sleep-ok: <why>`: a poll with a deadline, or a\n\
         simulated delay on a paused clock that another file pauses.",
     passes_on: false,
@@ -47,7 +48,7 @@ impl Finding {
 }
 
 /// The rules, in the order in which they are reported.
-const RULES: [&str; 11] = [
+const RULES: [&str; 12] = [
     "layers",
     "package-name",
     "manifest",
@@ -58,6 +59,7 @@ const RULES: [&str; 11] = [
     "ignored-test",
     "readme-command",
     "invariant-test",
+    "planted-bug",
     "top-level",
 ];
 
@@ -78,6 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
         ),
         manifests::check_top_level(&entries(&workspace.root)?),
         sources::check(&sources),
+        planted::check(&sources),
         docs::check_readme(&read_optional_at(&workspace, "README.md"), &workspace),
         docs::check_invariants(
             &read_optional_at(&workspace, "docs/architecture.md"),

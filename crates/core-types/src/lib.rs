@@ -24,6 +24,7 @@ mod entropy;
 mod epochs;
 mod ids;
 mod node;
+mod planted;
 mod replica_log;
 mod rpc;
 mod state_machine;
@@ -47,6 +48,9 @@ pub use ids::{
     ProducerEpoch, ProducerId, RackId, RaftGroupId, RaftNodeId, TopicId, TopicName,
 };
 pub use node::{Address, NodeInfo};
+pub use planted::{PLANTED_BUGS, PlantedBug, planted};
+#[cfg(feature = "planted")]
+pub use planted::{PlantError, PlantedBugGuard, plant};
 pub use replica_log::{
     Appended, EpochEnd, FlushTicket, LogError, LogSlice, LogStore, OpenedLog, ReplicaLog,
     TimestampedOffset,

@@ -53,6 +53,29 @@ impl Source {
         Finding::new(rule, format!("{}:{}", self.path, line + 1), text)
     }
 
+    /// The first argument of each call outside tests that begins with `call`, if it is a literal
+    /// string, with its line.
+    pub(super) fn strings_after(&self, call: &str) -> Vec<(usize, String)> {
+        let lines: Vec<&str> = self.text.lines().collect();
+        let mut found = Vec::new();
+        for (line, code) in self.masks.code.lines().enumerate() {
+            if !code.contains(call) || is_test_line(self, line) {
+                continue;
+            }
+            let rest = lines.get(line..).unwrap_or_default();
+            let text = rest.iter().take(2).copied().collect::<Vec<_>>().join("\n");
+            let first = text.lines().next().map_or(0, str::len);
+            for (at, call) in text.match_indices(call).filter(|(at, _)| *at < first) {
+                let argument = text.get(at + call.len()..).unwrap_or_default();
+                let literal = argument.trim_start().strip_prefix('"');
+                if let Some((name, _)) = literal.and_then(|rest| rest.split_once('"')) {
+                    found.push((line, name.to_owned()));
+                }
+            }
+        }
+        found
+    }
+
     /// The names of the functions in test code.
     pub(super) fn test_functions(&self) -> impl Iterator<Item = &str> {
         let found = self.masks.code.match_indices("fn ");

@@ -1,7 +1,7 @@
 //! The follower's side: where to fetch from, and what to do with what came.
 
 use rivven_core_types::{
-    BrokerId, Durability, EpochEnd, LeaderEpoch, LogError, MonoTime, Offset, ReplicaLog,
+    BrokerId, Durability, EpochEnd, LeaderEpoch, LogError, MonoTime, Offset, ReplicaLog, planted,
     split_batches,
 };
 
@@ -138,6 +138,11 @@ impl PartitionReplica {
             }
             Some(EpochEnd { end, .. }) => end.min(log_end),
             None => leader_end.min(log_end),
+        };
+        let target = if planted("isr.truncate-to-high-watermark") {
+            self.high_watermark.min(log_end)
+        } else {
+            target
         };
         // KAFKA-10706: also when nothing is above it, so that epochs without records go.
         let _end = log.truncate_to(target)?;

@@ -1,0 +1,160 @@
+//! Bugs that can be switched on, to prove that the tests would find them.
+//!
+//! A tester that finds nothing proves nothing until it is known to find what is there. Code under
+//! test asks [`planted`] at the place where a known mistake could be made and makes it if the answer
+//! is yes:
+//!
+//! ```
+//! # fn truncate_to(_: u64) {}
+//! # let (epoch_end, high_watermark) = (7, 3);
+//! use rivven_core_types::planted;
+//!
+//! let end = if planted("isr.truncate-to-high-watermark") { high_watermark } else { epoch_end };
+//! truncate_to(end);
+//! ```
+//!
+//! Without the feature `planted` the answer is the constant `false` and the compiler removes the
+//! branch. With it a tester plants one bug at a time, by its name in [`PLANTED_BUGS`], for its own
+//! thread: testers on other threads are not disturbed.
+
+/// A mistake that can be planted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlantedBug {
+    /// `crate.what-is-wrong`, as given to [`planted`].
+    pub name: &'static str,
+    /// The rule that it breaks, and how.
+    pub breaks: &'static str,
+}
+
+const fn bug(name: &'static str, breaks: &'static str) -> PlantedBug {
+    PlantedBug { name, breaks }
+}
+
+/// Every bug that can be planted, in the order of the names.
+pub const PLANTED_BUGS: &[PlantedBug] = &[bug(
+    "isr.truncate-to-high-watermark",
+    "KIP-101: a follower cuts its log at its high watermark instead of the epoch's end",
+)];
+
+#[cfg(not(feature = "planted"))]
+mod switch {
+    /// Whether the bug of this name is planted: never, without the feature `planted`.
+    #[inline]
+    #[must_use]
+    pub const fn planted(_name: &'static str) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "planted")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::PLANTED_BUGS;
+
+    thread_local! {
+        static PLANTED: Cell<Option<&'static str>> = const { Cell::new(None) };
+        static HITS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// Whether the bug of this name is planted in this thread.
+    #[must_use]
+    pub fn planted(name: &'static str) -> bool {
+        let is_planted = PLANTED.get() == Some(name);
+        if is_planted {
+            HITS.set(HITS.get() + 1);
+        }
+        is_planted
+    }
+
+    /// A planted bug; it is gone when this is dropped. Tied to the thread that planted it.
+    #[derive(Debug)]
+    #[must_use = "the bug is gone when this is dropped"]
+    pub struct PlantedBugGuard {
+        /// Not `Send`: the switch belongs to the thread.
+        _thread: std::marker::PhantomData<*const ()>,
+    }
+
+    impl PlantedBugGuard {
+        /// How often the mistake was made since it was planted.
+        #[must_use]
+        pub fn hits(&self) -> u64 {
+            HITS.get()
+        }
+    }
+
+    impl Drop for PlantedBugGuard {
+        fn drop(&mut self) {
+            PLANTED.set(None);
+        }
+    }
+
+    /// No bug of this name is listed, or another is planted already. Nothing has changed.
+    #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+    #[error("cannot plant {name:?}: {reason}")]
+    pub struct PlantError {
+        /// The name that was given.
+        pub name: String,
+        /// What is in the way.
+        pub reason: &'static str,
+    }
+
+    /// Plants the bug of this name in this thread.
+    ///
+    /// # Errors
+    /// If the name is not in [`PLANTED_BUGS`], or a bug is planted already. Nothing has changed then.
+    pub fn plant(name: &str) -> Result<PlantedBugGuard, PlantError> {
+        let refuse = |reason| PlantError {
+            name: name.to_owned(),
+            reason,
+        };
+        let bug = PLANTED_BUGS.iter().find(|bug| bug.name == name);
+        let bug = bug.ok_or_else(|| refuse("no bug of this name is listed"))?;
+        if PLANTED.get().is_some() {
+            return Err(refuse("another bug is planted in this thread"));
+        }
+        HITS.set(0);
+        PLANTED.set(Some(bug.name));
+        Ok(PlantedBugGuard {
+            _thread: std::marker::PhantomData,
+        })
+    }
+}
+
+pub use switch::*;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_in_order_without_doubles_and_says_what_breaks() {
+        assert!(PLANTED_BUGS.windows(2).all(|w| w[0].name < w[1].name));
+        for bug in PLANTED_BUGS {
+            let (part, what) = bug.name.split_once('.').unwrap();
+            assert!(!part.is_empty() && !what.is_empty() && !bug.breaks.is_empty());
+        }
+    }
+
+    #[cfg(feature = "planted")]
+    #[test]
+    fn a_bug_is_planted_in_its_thread_until_its_guard_goes() {
+        const NAME: &str = "isr.truncate-to-high-watermark";
+        assert!(!planted(NAME));
+        let guard = plant(NAME).unwrap();
+        assert!(planted(NAME) && planted(NAME) && !planted("isr.another"));
+        assert_eq!(guard.hits(), 2);
+        assert!(plant(NAME).is_err());
+        let elsewhere = std::thread::spawn(|| planted(NAME)).join().unwrap();
+        assert!(!elsewhere);
+        drop(guard);
+        assert!(!planted(NAME));
+        assert!(plant("isr.unheard-of").is_err());
+    }
+
+    #[cfg(not(feature = "planted"))]
+    #[test]
+    fn nothing_can_be_planted_without_the_feature() {
+        const { assert!(!planted("isr.truncate-to-high-watermark")) };
+    }
+}
