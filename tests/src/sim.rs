@@ -15,9 +15,10 @@ mod nemesis;
 mod network;
 mod stage;
 mod swarm;
+mod trace;
 mod world;
 
-pub use clock::TokioClock;
+pub use clock::SimClock;
 pub use network::{SimNetwork, Traffic, Weather};
 pub use stage::Violation;
 pub use swarm::{SwarmOptions, SwarmReport, run_swarm};

@@ -8,7 +8,7 @@ use rivven_core_types::{BrokerId, ClusterId, Incarnation, MonoTime, ProducerId};
 use rivven_core_types::{Clock, Entropy, LogStore, SharedIoExecutor, TopicId, Vfs};
 use rivven_isr::{LocalBroker, ReplicaRole, ReplicationManager, ReplicationPorts};
 use rivven_metadata::ClusterState;
-use rivven_raft_store::{Identity, RaftHandle, RaftNode, RaftState, RaftStatus};
+use rivven_raft_store::{Identity, RaftHandle, RaftNode, RaftState, RaftStatus, RuntimeHooks};
 use rivven_swim::{ClusterTag, Membership, SwimPorts};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -53,6 +53,9 @@ pub struct CoordinatorPorts {
     pub network: Arc<dyn NetworkFactory>,
     /// Runs consensus, membership, sessions.
     pub control: Handle,
+    /// Whose clock, randomness and fate the Raft nodes have: the operating system's, or those of a
+    /// simulated node.
+    pub runtime: RuntimeHooks,
     /// Runs record I/O. Another runtime than `control`, so that a stalled disk or a flood of records
     /// never delays a heartbeat (D8).
     pub data: Handle,
@@ -393,7 +396,7 @@ impl ClusterCoordinator {
     }
 
     /// Follows the cluster metadata.
-    pub fn watch_cluster_state(&self) -> watch::Receiver<Arc<ClusterState>> {
+    pub fn watch_cluster_state(&self) -> rivven_core_types::watch::Receiver<Arc<ClusterState>> {
         self.inner.state.subscribe()
     }
 
@@ -516,6 +519,13 @@ impl ClusterCoordinator {
         {
             tracing::debug!(%error, "nobody took note of the leave");
         }
+        self.abandon().await;
+    }
+
+    /// Stops without telling anybody and without handing anything over; frees what the node holds.
+    /// For a node whose network and disk have been taken away.
+    pub async fn abandon(&self) {
+        let inner = &self.inner;
         inner.swim_shutdown.send_replace(true);
         let tasks = std::mem::take(
             &mut *inner
@@ -584,6 +594,7 @@ async fn follow_addresses(inner: Arc<Inner>) {
                 .add_peer(broker.info.name.clone(), address);
         }
         let changed = tokio::select! {
+            biased;
             changed = states.changed() => changed.is_ok(),
             changed = status.changed() => changed.is_ok(),
         };

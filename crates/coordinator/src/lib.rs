@@ -41,6 +41,8 @@ pub use rivven_isr as replication;
 pub use rivven_metadata as metadata;
 /// Placement, whose errors topic creation may answer.
 pub use rivven_placement as placement;
+/// The runtime of a simulated node.
+pub use rivven_raft_store::{NodeScope, RuntimeHooks};
 
 pub use broker::SessionStatus;
 pub use config::{

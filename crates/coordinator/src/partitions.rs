@@ -101,6 +101,7 @@ pub(crate) async fn feed(
             }
         }
         let changed = tokio::select! {
+            biased;
             changed = states.changed() => changed.is_ok(),
             changed = local.changed() => changed.is_ok(),
         };

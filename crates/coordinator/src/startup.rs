@@ -97,6 +97,7 @@ pub(crate) async fn open_raft(
         vfs: Arc::clone(&ports.vfs),
         entropy: Arc::clone(&ports.entropy),
         io: Arc::clone(&ports.io),
+        runtime: ports.runtime.clone(),
         ..RaftNodeOptions::default()
     };
     let published = state.clone();

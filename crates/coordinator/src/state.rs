@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use rivven_core_types::watch;
 use rivven_metadata::ClusterState;
-use tokio::sync::watch;
 
 /// Publishes each state that the metadata state machine reaches. Readers never wait for the writer.
 #[derive(Debug, Clone)]

@@ -15,6 +15,7 @@
 //! ```
 
 pub mod limits;
+pub mod watch;
 pub mod wire;
 
 mod batch;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rivven_cluster::ThreadExecutor;
 use rivven_cluster::coordinator::{
-    ClusterCoordinator, CoordinatorPorts, SharedEntropy, SocketNetwork,
+    ClusterCoordinator, CoordinatorPorts, RuntimeHooks, SharedEntropy, SocketNetwork,
 };
 use rivven_cluster::metrics::PrometheusHandle;
 use rivven_cluster::transport::{TransportLimits, TransportRuntimes};
@@ -77,6 +77,7 @@ async fn serve(
             entropy: SharedEntropy(Arc::new(OsEntropy)),
         }),
         control: control.clone(),
+        runtime: RuntimeHooks::Production,
         data: data.clone(),
     };
     let coordinator = ClusterCoordinator::start(options.coordinator, ports).await?;

@@ -84,7 +84,7 @@ impl RaftHandle {
 
     /// Follows the status, across restarts of the core.
     pub fn watch_status(&self) -> StatusWatch {
-        StatusWatch::new(self.shared.status.receiver())
+        StatusWatch::new(self.shared.status.subscribe())
     }
 
     /// Whether the group has members, so that it must not be initialized again.

@@ -90,7 +90,7 @@ impl StatusWatch {
 
     /// As [`StatusWatch::borrow`]; [`StatusWatch::changed`] then waits for a newer one.
     pub fn borrow_and_update(&mut self) -> impl Deref<Target = RaftStatus> + '_ {
-        self.0.borrow_seen()
+        self.0.borrow_and_update()
     }
 
     /// Waits for a status that was not seen yet, and marks it as seen. Safe to cancel.
@@ -99,7 +99,7 @@ impl StatusWatch {
     /// [`RaftStoreError::Unavailable`] when the node and all its handles are gone.
     pub async fn changed(&mut self) -> Result<(), RaftStoreError> {
         let gone = |_| RaftStoreError::Unavailable("the node is gone".to_owned());
-        self.0.next().await.map_err(gone)
+        self.0.changed().await.map_err(gone)
     }
 
     /// Waits for a status that satisfies `condition`, beginning with the present one; returns it.
@@ -113,7 +113,7 @@ impl StatusWatch {
     ) -> Result<RaftStatus, RaftStoreError> {
         loop {
             {
-                let status = self.0.borrow_seen();
+                let status = self.0.borrow_and_update();
                 if condition(&status) {
                     return Ok(status.clone());
                 }

@@ -148,7 +148,7 @@ impl Shared {
 
     fn publish(&self) {
         let now = self.status_now();
-        self.status.modify_if(|before| {
+        self.status.send_if_modified(|before| {
             observe::status(before, &now);
             let changed = *before != now;
             *before = now;
@@ -157,7 +157,7 @@ impl Shared {
     }
 
     fn set_state(&self, state: RaftState, failure: Option<String>) {
-        self.status.modify_if(|status| {
+        self.status.send_if_modified(|status| {
             status.state = state;
             status.leader = None;
             status.failure = failure;
@@ -222,7 +222,7 @@ impl Shared {
         );
         let reopened = async { self.context.run(self.context.open().await?).await };
         let instance = reopened.await.map_err(|e: RaftStoreError| e.to_string())?;
-        self.status.modify_if(|status| {
+        self.status.send_if_modified(|status| {
             status.restarts += 1;
             true
         });

@@ -62,7 +62,10 @@ impl Driver {
                 break;
             }
             let wait = self.detector.poll_timeout().since(self.clock.now());
+            // In this order, so that a run of the simulator repeats itself; the protocol's time is
+            // served at the head of each round.
             tokio::select! {
+                biased;
                 () = stopped(&mut self.shutdown) => break,
                 command = self.commands.recv() => match command {
                     Some(command) => self.command(command, &mut out),

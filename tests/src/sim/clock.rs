@@ -1,32 +1,32 @@
-//! The clock of simulated nodes: tokio's, which stands still while anything can run.
+//! The clock of simulated nodes: tokio's, which stands still while anything can run, seen through the
+//! node's own, which may drift, jump and stall.
 
+use rivven_coordinator::NodeScope;
 use rivven_core_types::{Clock, MonoTime, UnixMillis};
 use tokio::time::Instant;
 
-/// Reads the (paused) clock of the current tokio runtime.
+/// Reads the clock of a simulated node.
 #[derive(Debug)]
-pub struct TokioClock {
+pub struct SimClock {
+    scope: NodeScope,
     origin: Instant,
 }
 
-impl TokioClock {
-    /// A clock whose origin is now.
-    pub fn new() -> Self {
-        Self {
-            origin: Instant::now(),
-        }
+impl SimClock {
+    /// The clock of this node, whose origin is now.
+    pub fn new(scope: NodeScope) -> Self {
+        let origin = scope.local_now();
+        Self { scope, origin }
     }
 }
 
-impl Default for TokioClock {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Clock for TokioClock {
+impl Clock for SimClock {
     fn now(&self) -> MonoTime {
-        MonoTime::from_origin(Instant::now().duration_since(self.origin))
+        let elapsed = self
+            .scope
+            .local_now()
+            .saturating_duration_since(self.origin);
+        MonoTime::from_origin(elapsed)
     }
 
     fn wall(&self) -> UnixMillis {

@@ -18,6 +18,8 @@ use rivven_core_types::{
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::trace::{Event, Trace};
+
 /// Datagrams that wait for a receiver; more are lost, as in a socket buffer.
 const DATAGRAM_QUEUE: usize = 1024;
 /// Shortest one-way latency, in microseconds.
@@ -85,6 +87,16 @@ struct World {
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
     weather: Weather,
     traffic: Traffic,
+    trace: Trace,
+}
+
+/// A node's address as a word of the trace.
+fn word(address: SocketAddr) -> u64 {
+    u64::from(address.port())
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    u64::from(crc32c::crc32c(bytes))
 }
 
 impl World {
@@ -118,6 +130,7 @@ impl SimNetwork {
             cut: BTreeSet::new(),
             weather: Weather::default(),
             traffic: Traffic::default(),
+            trace: Trace::new(),
         };
         Self(Arc::new(Mutex::new(world)))
     }
@@ -174,6 +187,14 @@ impl SimNetwork {
     /// What the network has done so far.
     pub fn traffic(&self) -> Traffic {
         self.world().traffic
+    }
+
+    pub(super) fn trace(&self) -> Trace {
+        self.world().trace.clone()
+    }
+
+    fn note(&self, event: Event, words: &[u64]) {
+        self.world().trace.note(event, words);
     }
 
     fn world(&self) -> MutexGuard<'_, World> {
@@ -293,6 +314,14 @@ impl SimRpc {
             world.traffic.calls += 1;
             world.weather
         };
+        let message = [
+            word(self.address),
+            word(to),
+            u64::from(request.kind.0),
+            digest(&request.meta),
+            digest(&request.body),
+        ];
+        self.network.note(Event::Request, &message);
         let (lost, stalled) = match request.kind {
             RpcKind::PROPOSE => (
                 weather.lost_requests,
@@ -311,6 +340,7 @@ impl SimRpc {
             let (handler, identity) = (host.handler.clone()?, host.identity.clone()?);
             Some((handler, identity, host.generation))
         });
+        self.network.note(Event::Delivery, &message);
         let (Some(from), Some((handler, identity, generation))) = (from, target) else {
             let reason = "connection refused in the simulated network".to_owned();
             drop(answer.send(Err(RpcError::Unreachable { peer, reason })));
@@ -332,6 +362,11 @@ impl SimRpc {
         if let Some(latency) = self.network.send(to, self.address, lost, 0) {
             tokio::time::sleep(latency).await;
             if !self.network.is_cut(to, self.address) {
+                let content = response.as_ref().map_or([0; 2], |response| {
+                    [digest(&response.meta), digest(&response.body)]
+                });
+                self.network.note(Event::Answer, &message);
+                self.network.note(Event::Answer, &content);
                 // The caller may have given up.
                 drop(answer.send(response.map(|response| (identity, response))));
             }
@@ -428,6 +463,8 @@ impl SimDatagram {
         drop(tokio::spawn(async move {
             tokio::time::sleep(latency).await;
             let world = network.world();
+            let message = [word(from), word(to), digest(&payload)];
+            world.trace.note(Event::Datagram, &message);
             let target = world.hosts.get(&to).and_then(|h| h.datagrams.as_ref());
             if let Some(target) = target {
                 // A full buffer or a dead receiver loses the datagram, as UDP does.

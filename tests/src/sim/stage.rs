@@ -10,6 +10,7 @@ use rivven_core_types::{PartitionId, Rng};
 use tokio::time::Instant;
 
 use super::history::History;
+use super::trace::{Event, Trace};
 use super::world::SimCluster;
 
 /// Most lines that a story keeps.
@@ -26,12 +27,6 @@ pub struct Violation {
     pub at_millis: u64,
 }
 
-#[derive(Debug, Default)]
-struct Story {
-    lines: Vec<String>,
-    hash: u64,
-}
-
 /// A living node, as a client sees it.
 #[derive(Debug, Clone)]
 pub(super) struct Node {
@@ -46,7 +41,8 @@ pub(super) struct Stage {
     started: Instant,
     cluster: Mutex<SimCluster>,
     history: Mutex<History>,
-    story: Mutex<Story>,
+    story: Mutex<Vec<String>>,
+    trace: Trace,
     violation: Mutex<Option<Violation>>,
     rng: Mutex<Rng>,
     counters: Mutex<BTreeMap<String, u64>>,
@@ -63,12 +59,10 @@ impl Stage {
     pub(super) fn new(cluster: SimCluster, seed: u64, keep_story: bool) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
+            trace: cluster.network.trace(),
             cluster: Mutex::new(cluster),
             history: Mutex::default(),
-            story: Mutex::new(Story {
-                lines: Vec::new(),
-                hash: 0xcbf2_9ce4_8422_2325,
-            }),
+            story: Mutex::default(),
             violation: Mutex::default(),
             rng: Mutex::new(Rng::new(seed ^ 0x57a6e)),
             counters: Mutex::default(),
@@ -106,18 +100,21 @@ impl Stage {
             millis % 1000,
             line.as_ref()
         );
+        let digest = u64::from(crc32c::crc32c(line.as_bytes()));
+        self.trace.note(Event::Story, &[digest]);
         let mut story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
-        story.hash = line.bytes().fold(story.hash, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        if self.keep_story && story.lines.len() < MAX_STORY_LINES {
-            story.lines.push(line);
+        if self.keep_story && story.len() < MAX_STORY_LINES {
+            story.push(line);
         }
     }
 
-    pub(super) fn story(&self) -> (Vec<String>, u64) {
+    pub(super) fn story(&self) -> Vec<String> {
         let story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
-        (story.lines.clone(), story.hash)
+        story.clone()
+    }
+
+    pub(super) const fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     pub(super) fn count(&self, what: &str) {

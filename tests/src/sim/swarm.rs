@@ -16,6 +16,7 @@ use super::history::check_log;
 use super::nemesis::{self, Nemesis};
 use super::network::Weather;
 use super::stage::{Stage, Violation};
+use super::trace::Event;
 use super::world::SimCluster;
 
 /// Nodes of a simulated cluster.
@@ -75,8 +76,12 @@ pub struct SwarmReport {
     pub disturbed: u64,
     /// Milliseconds from the end of the faults until everything was well again.
     pub recovery_millis: u64,
-    /// Hash of the story: equal runs tell equal stories.
+    /// Hash of every message, disk operation, state and line of the story: equal in equal runs.
     pub trace: u64,
+    /// How many events the trace has.
+    pub events: u64,
+    /// The hash as of each 20 milliseconds.
+    pub marks: Vec<u64>,
     /// How often what happened: faults, errors that clients got.
     pub counters: BTreeMap<String, u64>,
     /// What happened, if it was asked for.
@@ -233,6 +238,8 @@ async fn observe(stage: Arc<Stage>) {
             let state = node.coordinator.cluster_state();
             let applied = state.applied().get();
             if last.insert(node.number, (node.life, applied)) != Some((node.life, applied)) {
+                let words = [node.life, applied, state.hash()];
+                stage.trace().note(Event::State, &words);
                 let checked = stage.history().on_hash(applied, state.hash());
                 if let Err(detail) = checked {
                     stage.violate("equal index, equal metadata", detail);
@@ -256,6 +263,12 @@ async fn observe(stage: Arc<Stage>) {
             }
             acting(&stage, &node.coordinator);
         }
+        {
+            let cluster = stage.cluster();
+            let disks = cluster.nodes.iter().map(|node| node.disk.digest());
+            stage.trace().note(Event::Disk, &disks.collect::<Vec<_>>());
+        }
+        stage.trace().mark();
         let now = stage.cluster().controller();
         if now != controller && now.is_some() {
             stage.tell(format!(
@@ -487,7 +500,7 @@ fn check_partition(stage: &Stage, partition: PartitionId) -> Result<(), (&'stati
 }
 
 fn report(stage: &Stage, seed: u64, recovery_millis: u64) -> SwarmReport {
-    let (story, trace) = stage.story();
+    let (trace, events, marks) = stage.trace().read();
     let traffic = stage.cluster().network.traffic();
     let history = stage.history();
     SwarmReport {
@@ -505,7 +518,9 @@ fn report(stage: &Stage, seed: u64, recovery_millis: u64) -> SwarmReport {
         disturbed: traffic.disturbed,
         recovery_millis,
         trace,
+        events,
+        marks,
         counters: stage.counters(),
-        story,
+        story: stage.story(),
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rivven_coordinator::{
     ClusterCoordinator, ClusterMember, ClusterMode, CoordinatorConfig, CoordinatorError,
-    CoordinatorPorts, NewTopic, RaftTiming, SessionConfig, TopicDefaults,
+    CoordinatorPorts, NewTopic, NodeScope, RaftTiming, RuntimeHooks, SessionConfig, TopicDefaults,
 };
 use rivven_core_types::test_util::{MemVfs, SeededEntropy};
 use rivven_core_types::{
@@ -23,7 +23,7 @@ use rivven_swim::{SwimConfig, SwimSecurity};
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::clock::TokioClock;
+use super::clock::SimClock;
 use super::disk_thread::{DiskPace, DiskThreads};
 use super::network::SimNetwork;
 
@@ -43,6 +43,8 @@ pub struct SimNode {
     pub coordinator: Option<ClusterCoordinator>,
     /// Which life of the node this is; grows at every crash and every start.
     pub life: u64,
+    /// Its clock, its randomness and its tasks.
+    pub scope: NodeScope,
     starting: bool,
     pace: Arc<DiskPace>,
     threads: Arc<DiskThreads>,
@@ -89,7 +91,8 @@ pub struct SimCluster {
 }
 
 impl SimCluster {
-    /// `count` blank nodes that have not been started; all randomness comes from `seed`.
+    /// `count` blank nodes that have not been started; all randomness comes from `seed`. Must be
+    /// called on the paused runtime that will run them.
     pub fn stopped(count: u16, seed: u64) -> Self {
         let nodes = (0..count).map(|n| {
             let pace = Arc::new(DiskPace::new(seed ^ (u64::from(n) << 32)));
@@ -98,6 +101,7 @@ impl SimCluster {
                 disk: MemVfs::new(),
                 coordinator: None,
                 life: 0,
+                scope: NodeScope::new(seed.wrapping_mul(31) + u64::from(n)),
                 starting: false,
                 threads: Arc::new(DiskThreads::new(Arc::clone(&pace))),
                 pace,
@@ -139,16 +143,18 @@ impl SimCluster {
         let node = &mut self.nodes[n];
         node.life = self.lives;
         node.starting = true;
+        node.scope = node.scope.next_life();
         node.threads = Arc::new(DiskThreads::new(Arc::clone(&node.pace)));
         let ports = CoordinatorPorts {
             vfs: Arc::new(node.disk.clone()),
-            clock: Arc::new(TokioClock::new()),
+            clock: Arc::new(SimClock::new(node.scope.clone())),
             entropy: Arc::new(SeededEntropy::new(
                 self.seed.wrapping_mul(1000) + self.lives,
             )),
             io: node.threads.clone(),
             network: self.network.factory(node.address),
             control: Handle::current(),
+            runtime: RuntimeHooks::Simulated(node.scope.clone()),
             data: Handle::current(),
         };
         Ok(Boot {
@@ -195,6 +201,7 @@ impl SimCluster {
         node.life = self.lives;
         node.starting = false;
         self.network.kill(node.address);
+        node.scope.crash();
         node.threads.kill();
         if let Some(dead) = node.coordinator.take() {
             bury(dead);
@@ -282,6 +289,6 @@ impl SimCluster {
 fn bury(dead: ClusterCoordinator) {
     drop(tokio::spawn(async move {
         // Its tasks can reach nothing; one that does not end in time is a leak, not a ghost.
-        drop(tokio::time::timeout(CLEANUP, dead.shutdown()).await);
+        drop(tokio::time::timeout(CLEANUP, dead.abandon()).await);
     }));
 }

@@ -48,6 +48,7 @@ struct Disk {
     faults: Vec<(String, DiskFault)>,
     life: u64,
     syncs: u64,
+    digest: u64,
 }
 
 /// The disk of one simulated node. Clones share it.
@@ -153,6 +154,12 @@ impl MemVfs {
         lock(&self.disk).syncs
     }
 
+    /// A running hash of every operation that changed or synced anything: equal histories of a disk
+    /// have equal digests.
+    pub fn digest(&self) -> u64 {
+        lock(&self.disk).digest
+    }
+
     fn alive(&self) -> io::Result<MutexGuard<'_, Disk>> {
         let disk = lock(&self.disk);
         if disk.life == self.life {
@@ -191,6 +198,15 @@ fn write_into(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 }
 
 impl Disk {
+    fn digest(&mut self, operation: u8, path: &Path, detail: [u64; 2]) {
+        let mut crc = crc32c::crc32c(&[operation]);
+        crc = crc32c::crc32c_append(crc, path.as_os_str().as_encoded_bytes());
+        for word in detail {
+            crc = crc32c::crc32c_append(crc, &word.to_le_bytes());
+        }
+        self.digest = Rng::new(self.digest ^ u64::from(crc)).next_u64();
+    }
+
     fn fault(&self, path: &Path, faults: &[DiskFault]) -> io::Result<()> {
         let path = path.to_string_lossy();
         let hit = self
@@ -239,6 +255,7 @@ impl Vfs for MemVfs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.alive()?;
+        disk.digest(b'n', to, [0; 2]);
         let inode = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         disk.names.insert(to.to_owned(), inode);
         Ok(())
@@ -246,6 +263,7 @@ impl Vfs for MemVfs {
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.alive()?;
+        disk.digest(b'u', path, [0; 2]);
         disk.names
             .remove(path)
             .map(|_| ())
@@ -297,6 +315,7 @@ impl Vfs for MemVfs {
             .collect();
         disk.durable_names.retain(|p, _| p.parent() != Some(path));
         disk.durable_names.extend(here);
+        disk.digest(b'd', path, [0; 2]);
         disk.syncs += 1;
         Ok(())
     }
@@ -314,6 +333,7 @@ impl MemFile {
         }
         disk.fault(&self.path, faults)?;
         if faults.contains(&DiskFault::FailSync) {
+            disk.digest(b's', &self.path, [0; 2]);
             disk.syncs += 1;
         }
         // A removed file stays readable and writable through its handle, as on POSIX.
@@ -328,6 +348,11 @@ impl MemFile {
         if !self.writable {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
+        let detail = match &change {
+            Change::Write { offset, bytes } => [*offset as u64, u64::from(crc32c::crc32c(bytes))],
+            Change::SetLen(length) => [*length as u64, u64::MAX],
+        };
+        lock(&self.disk).digest(b'w', &self.path, detail);
         self.with(&[DiskFault::FailWrite, DiskFault::Full], |inode| {
             apply(&mut inode.cache, &change, None);
             inode.since_sync.push(change);

@@ -118,7 +118,10 @@ impl Fetcher {
         let retry = tokio::time::sleep(retry.unwrap_or(wait + CALL_SLACK));
         tokio::pin!(retry);
         loop {
+            // In this order, so that a run of the simulator repeats itself; each branch but the reports
+            // ends the round, and there is one report at a time.
             tokio::select! {
+                biased;
                 answer = &mut poll.call => return self.take(&poll.entries, answer).await,
                 answer = pending_call(&mut report) => {
                     let entries = report.take().map(|r| r.entries).unwrap_or_default();

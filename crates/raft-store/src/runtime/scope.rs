@@ -195,7 +195,9 @@ impl NodeScope {
         guard(&self.host.rng).next_u64()
     }
 
-    pub(super) fn local_now(&self) -> Instant {
+    /// What the node's clock shows, in the simulator's time.
+    #[must_use]
+    pub fn local_now(&self) -> Instant {
         guard(&self.host.clock).local(Instant::now())
     }
 
