@@ -7,11 +7,13 @@ mod consumer;
 mod error;
 mod partitioner;
 mod producer;
+mod tail;
 mod writer;
 
-pub use client::{KafkaClient, PartitionInfo, TopicInfo};
-pub use consumer::{ReadPartition, ReadRecord, read_all};
+pub use client::{KafkaClient, PartitionInfo, TOPIC_ALREADY_EXISTS, TopicInfo};
+pub use consumer::{ReadPartition, read_all};
 pub use error::{ClientError, describe};
 pub use partitioner::{murmur2, partition_of_key};
 pub use producer::{Producer, ProducerOptions};
+pub use tail::{Polled, ReadRecord, Tail};
 pub use writer::{Ack, Progress};

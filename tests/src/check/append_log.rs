@@ -151,9 +151,8 @@ pub struct AppendLog {
 impl AppendLog {
     /// A producer sends its next record; returns its stamp. The record may already be on its way.
     pub fn send(&mut self, producer: u32, partition: u32) -> Stamp {
-        let sent = self.producers.entry(producer).or_default();
-        let number = u32::try_from(sent.len()).unwrap_or(u32::MAX);
-        sent.push(Sent {
+        let number = self.sent_by(producer);
+        self.producers.entry(producer).or_default().push(Sent {
             partition,
             fate: Fate::Unknown,
             acked_at: NOWHERE,
@@ -161,6 +160,12 @@ impl AppendLog {
         });
         self.report.sent += 1;
         Stamp { producer, number }
+    }
+
+    /// How many records a producer has sent: the number of its next one.
+    pub fn sent_by(&self, producer: u32) -> u32 {
+        let sent = self.producers.get(&producer).map_or(0, Vec::len);
+        u32::try_from(sent).unwrap_or(u32::MAX)
     }
 
     fn sent(&mut self, stamp: Stamp) -> Option<&mut Sent> {

@@ -26,7 +26,7 @@ const INIT_PRODUCER_ID_VERSION: i16 = 4;
 /// Time-out within requests that the cluster has to agree on.
 const REQUEST_TIMEOUT_MS: i32 = 10_000;
 /// The code of a topic that exists already.
-const TOPIC_ALREADY_EXISTS: i16 = 36;
+pub const TOPIC_ALREADY_EXISTS: i16 = 36;
 
 /// A topic, as a broker describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,17 +147,7 @@ impl KafkaClient {
         min_isr: i32,
         limit: Duration,
     ) -> Result<TopicInfo, Failure> {
-        let min_isr = CreatableTopicConfig::default()
-            .with_name(StrBytes::from_static_str("min.insync.replicas"))
-            .with_value(Some(StrBytes::from_string(min_isr.to_string())));
-        let wanted = CreatableTopic::default()
-            .with_name(topic_name(topic))
-            .with_num_partitions(partitions)
-            .with_replication_factor(replicas)
-            .with_configs(vec![min_isr]);
-        let request = CreateTopicsRequest::default()
-            .with_topics(vec![wanted])
-            .with_timeout_ms(REQUEST_TIMEOUT_MS);
+        let request = create_request(topic, partitions, replicas, min_isr);
         let what = format!("creating {topic}");
         self.insist(&what, limit, &request, CREATE_TOPICS_VERSION, |response| {
             let result = response.topics.into_iter().next();
@@ -172,6 +162,23 @@ impl KafkaClient {
         })
         .await?;
         self.led_topic(topic, limit).await
+    }
+
+    /// One attempt to create a topic, at one broker; `TOPIC_ALREADY_EXISTS` is an error here. Its fate is
+    /// unknown after a lost connection or a time-out.
+    pub async fn try_create(
+        address: SocketAddr,
+        topic: &str,
+        partitions: i32,
+        replicas: i16,
+        min_isr: i32,
+    ) -> Result<(), ClientError> {
+        let request = create_request(topic, partitions, replicas, min_isr);
+        let mut connection = Connection::open(address).await?;
+        let response = connection.call(&request, CREATE_TOPICS_VERSION).await?;
+        let result = response.topics.into_iter().next();
+        let result = result.ok_or_else(|| ClientError::malformed("no topic"))?;
+        ClientError::check(result.error_code, || format!("creating {topic}"))
     }
 
     /// A new producer id with its epoch.
@@ -194,6 +201,25 @@ impl KafkaClient {
         )
         .await
     }
+}
+
+fn create_request(
+    topic: &str,
+    partitions: i32,
+    replicas: i16,
+    min_isr: i32,
+) -> CreateTopicsRequest {
+    let min_isr = CreatableTopicConfig::default()
+        .with_name(StrBytes::from_static_str("min.insync.replicas"))
+        .with_value(Some(StrBytes::from_string(min_isr.to_string())));
+    let wanted = CreatableTopic::default()
+        .with_name(topic_name(topic))
+        .with_num_partitions(partitions)
+        .with_replication_factor(replicas)
+        .with_configs(vec![min_isr]);
+    CreateTopicsRequest::default()
+        .with_topics(vec![wanted])
+        .with_timeout_ms(REQUEST_TIMEOUT_MS)
 }
 
 pub(super) fn topic_name(name: &str) -> TopicName {

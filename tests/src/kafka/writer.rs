@@ -74,6 +74,11 @@ impl Progress {
         self.lock().acks.clone()
     }
 
+    /// The acknowledgements that arrived since this was called last; they are not kept.
+    pub fn take_acks(&self) -> Vec<Ack> {
+        std::mem::take(&mut self.lock().acks)
+    }
+
     /// Requests that `broker`, or any broker, has not answered yet.
     pub fn in_flight(&self, broker: Option<i32>) -> usize {
         let achieved = self.lock();

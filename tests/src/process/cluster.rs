@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::binary::node_binary;
-use super::node::{NodeProcess, Ports, SECRET_FILE};
+use super::node::{NodeProcess, Ports, SECRET_FILE, Site};
 use crate::failure::{Doing, Failure};
 use crate::status::Status;
 use crate::wait;
@@ -22,6 +22,8 @@ pub struct ClusterOptions {
     pub secret: String,
     /// Lines that are appended to each configuration, below `cluster:`.
     pub extra: String,
+    /// Where the nodes run; those without a site get free ports on the loopback address.
+    pub sites: Vec<Site>,
     /// Whether the processes outlive an interrupt typed at the terminal.
     pub detached: bool,
 }
@@ -32,6 +34,7 @@ impl Default for ClusterOptions {
             nodes: 3,
             secret: "a secret for tests on loopback".to_owned(),
             extra: String::new(),
+            sites: Vec::new(),
             detached: false,
         }
     }
@@ -56,7 +59,11 @@ impl ProcessCluster {
         for number in 1..=options.nodes {
             let name = format!("node-{number}");
             let files = dir.path().join(&name);
-            nodes.push(NodeProcess::new(name, files, Ports::free()?));
+            let site = match options.sites.get(number - 1) {
+                Some(site) => site.clone(),
+                None => Site::plain(Ports::free()?),
+            };
+            nodes.push(NodeProcess::at(name, files, site));
         }
         let this = Self {
             nodes,
@@ -90,8 +97,14 @@ impl ProcessCluster {
              initial_members:\n",
             node.name, ports.client, ports.cluster, ports.admin
         );
+        if node.cluster_address() != ports.cluster {
+            yaml.insert_str(
+                "cluster:\n".len(),
+                &format!("  advertised_cluster_addr: {}\n", node.cluster_address()),
+            );
+        }
         for member in &self.nodes {
-            let (name, address) = (&member.name, member.ports.cluster);
+            let (name, address) = (&member.name, member.cluster_address());
             // Writing to a String cannot fail.
             writeln!(
                 yaml,
@@ -273,6 +286,12 @@ impl ProcessCluster {
         self.nodes
             .iter()
             .fold(failure, |failure, node| node.explain(failure))
+    }
+
+    /// Kills what runs and keeps the directory, which is returned.
+    pub fn keep(mut self) -> PathBuf {
+        self.nodes.clear();
+        self.dir.keep()
     }
 
     /// Lets the processes live on and keeps the directory, which is returned.

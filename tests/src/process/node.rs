@@ -1,5 +1,6 @@
 //! One node: its directory, its configuration, its process.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::net::SocketAddr;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
@@ -41,6 +42,31 @@ impl Ports {
     }
 }
 
+/// Where and how a node runs.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// Its addresses.
+    pub ports: Ports,
+    /// Where its peers reach it, if something stands between them and its cluster port.
+    pub advertised_cluster: Option<SocketAddr>,
+    /// What starts the binary, if it is not started by itself: a program and its arguments.
+    pub prefix: Vec<OsString>,
+    /// Variables of its environment.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+impl Site {
+    /// An ordinary process at these addresses.
+    pub const fn plain(ports: Ports) -> Self {
+        Self {
+            ports,
+            advertised_cluster: None,
+            prefix: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+}
+
 /// A node that may run or not. Killed when dropped, unless detached.
 #[derive(Debug)]
 pub struct NodeProcess {
@@ -48,6 +74,7 @@ pub struct NodeProcess {
     pub name: String,
     /// Its addresses.
     pub ports: Ports,
+    site: Site,
     dir: PathBuf,
     child: Option<Child>,
 }
@@ -55,12 +82,23 @@ pub struct NodeProcess {
 impl NodeProcess {
     /// A node whose files are below `dir`; nothing is written or started.
     pub fn new(name: impl Into<String>, dir: impl Into<PathBuf>, ports: Ports) -> Self {
+        Self::at(name, dir, Site::plain(ports))
+    }
+
+    /// The same at a place of its own.
+    pub fn at(name: impl Into<String>, dir: impl Into<PathBuf>, site: Site) -> Self {
         Self {
             name: name.into(),
-            ports,
+            ports: site.ports,
+            site,
             dir: dir.into(),
             child: None,
         }
+    }
+
+    /// Where its peers reach it.
+    pub fn cluster_address(&self) -> SocketAddr {
+        self.site.advertised_cluster.unwrap_or(self.ports.cluster)
     }
 
     /// Where its files are.
@@ -128,7 +166,15 @@ impl NodeProcess {
             .create(true)
             .append(true)
             .open(self.log_path())?;
-        let mut command = Command::new(binary);
+        let mut command = match self.site.prefix.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary);
+                command
+            }
+            None => Command::new(binary),
+        };
+        command.envs(self.site.env.iter().map(|(name, value)| (name, value)));
         command.arg("--config").arg(self.config_path());
         command
             .stdin(Stdio::null())
