@@ -7,20 +7,24 @@ use crate::args::Args;
 use crate::process::{cargo, run as run_process};
 use crate::report::Report;
 use crate::workspace::root;
-use crate::{Command, Failure, demo, deny, features, test, tidy};
+use crate::{Command, Failure, chaos, demo, deny, features, test, tidy};
 
 pub(crate) const COMMAND: Command = Command {
     name: "ci",
     about: "runs every check in a fixed order and prints how long each took",
     help: "Usage: cargo xtask ci [--json]\n\n\
-        tidy, fmt, clippy, deny, doc, test, features, demo (5 runs). A failed step stops nothing;\n\
-        the last line counts the steps. REQUIRE=kcat,confluent,deny makes a missing tool a failure.",
+        tidy, fmt, clippy, deny, doc, test, features, demo (5 runs), chaos (2 minutes). A failed step\n\
+        stops nothing; the last line counts the steps. REQUIRE=kcat,confluent,deny\n\
+        makes a missing tool a failure.",
     passes_on: false,
     run,
 };
 
 /// How often the demo runs: a cluster that comes up once may have been lucky.
 const DEMO_RUNS: &str = "5";
+
+/// For how long chaos begins episodes: about as long as each nemesis needs to have its turn.
+const CHAOS_SECS: &str = "120";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -34,7 +38,7 @@ struct Step {
     run: fn(&Path) -> Result<Report, Failure>,
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step {
         name: "tidy",
         run: |_| tidy::run(&Args::default()),
@@ -76,6 +80,16 @@ const STEPS: [Step; 8] = [
         run: |_| {
             let rest = ["--runs", DEMO_RUNS].map(str::to_owned).to_vec();
             demo::run(&Args {
+                rest,
+                ..Args::default()
+            })
+        },
+    },
+    Step {
+        name: "chaos",
+        run: |_| {
+            let rest = ["--secs", CHAOS_SECS].map(str::to_owned).to_vec();
+            chaos::run(&Args {
                 rest,
                 ..Args::default()
             })
@@ -206,7 +220,7 @@ mod tests {
     fn the_order_of_the_steps_is_fixed() {
         let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
         let expected = [
-            "tidy", "fmt", "clippy", "deny", "doc", "test", "features", "demo",
+            "tidy", "fmt", "clippy", "deny", "doc", "test", "features", "demo", "chaos",
         ];
         assert_eq!(names, expected);
     }

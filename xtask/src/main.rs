@@ -8,6 +8,7 @@
 
 mod args;
 mod bench;
+mod chaos;
 mod ci;
 mod demo;
 mod deny;
@@ -52,13 +53,14 @@ pub(crate) struct Command {
 }
 
 /// Every command, in the order in which the help lists them.
-pub(crate) const COMMANDS: [Command; 7] = [
+pub(crate) const COMMANDS: [Command; 8] = [
     ci::COMMAND,
     tidy::COMMAND,
     deny::COMMAND,
     test::COMMAND,
     features::COMMAND,
     demo::COMMAND,
+    chaos::COMMAND,
     bench::COMMAND,
 ];
 
