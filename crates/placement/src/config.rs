@@ -2,17 +2,57 @@
 
 use crate::error::PlacementError;
 
+/// Version of the placement algorithms. It is stored with each topic, so that a later version never
+/// moves what an earlier one has placed.
+pub const ALGORITHM_VERSION: u16 = 1;
 /// Most virtual nodes that a node of weight 100 may have.
 pub const MAX_VIRTUAL_NODES: u32 = 4_096;
+/// Greatest scatter width of [`PlacementStrategy::Copyset`].
+pub const MAX_SCATTER_WIDTH: u16 = 1_000;
 
 /// How nodes are chosen for a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum PlacementStrategy {
     /// A hash ring with virtual nodes (Karger et al., STOC 1997) under bounded loads (Mirrokni,
-    /// Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads", SODA 2018).
+    /// Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads", SODA 2018): no node holds
+    /// more than 1.1 times its share, no node leads more than its share.
     #[default]
     ConsistentHash,
+    /// Striped over the nodes in an order that alternates racks, as Kafka does; the start is a hash
+    /// of the topic, so that small topics do not pile up. Ignores loads and weights (but weight 0).
+    RoundRobin,
+    /// The least loaded node for its weight, distinct racks first.
+    LeastLoaded,
+    /// Racks in turn, and in each rack the least loaded node: every rack leads its share.
+    RackAware,
+    /// Weighted rendezvous hashing (Thaler and Ravishankar, 1998; Resch, 2014): what a node gets
+    /// depends on no other node and on no load.
+    Rendezvous,
+    /// Recommended: even to within one replica and one leader in each rack, within the topic first and
+    /// over all topics second.
+    Balanced,
+    /// Few distinct replica sets (Cidon et al., "Copysets", USENIX ATC 2013): the loss of as many nodes
+    /// as there are replicas seldom hits all replicas of a partition; a lost node is rebuilt from
+    /// fewer peers.
+    Copyset {
+        /// With how many other nodes a node shares partitions, at least; 1 to
+        /// [`MAX_SCATTER_WIDTH`].
+        scatter_width: u16,
+    },
+}
+
+/// What racks count for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RackMode {
+    /// As many racks as there are replicas (or racks), or an error.
+    Strict,
+    /// As many racks as have room; full racks, and with
+    /// [`PlacementOptions::max_skew_percent`] overloaded ones, are done without.
+    #[default]
+    Prefer,
+    /// Nothing.
+    Off,
 }
 
 /// Configuration of a [`crate::PartitionPlacer`].
@@ -23,7 +63,7 @@ pub struct PlacementConfig {
     /// Whether replicas go to distinct racks before they share one. Default: `true`. Nodes without
     /// a rack count as one rack together, since nothing tells them apart (as in Kafka). Distinct
     /// racks come before even loads: in a cluster with very uneven racks the nodes of a small rack
-    /// carry more, unless `max_partitions_per_node` stops it.
+    /// carry more, unless `max_partitions_per_node` or [`PlacementOptions::max_skew_percent`] stops it.
     pub rack_aware: bool,
     /// Points on the ring of a node of weight 100; other weights in proportion. Default: 150.
     pub virtual_nodes: u32,
@@ -44,15 +84,24 @@ impl Default for PlacementConfig {
 
 impl PlacementConfig {
     /// Checks the ranges. [`PlacementError::InvalidVirtualNodes`] if `virtual_nodes` is 0 or more
-    /// than [`MAX_VIRTUAL_NODES`].
+    /// than [`MAX_VIRTUAL_NODES`]; [`PlacementError::InvalidScatterWidth`] likewise.
     pub fn validate(&self) -> Result<(), PlacementError> {
-        if (1..=MAX_VIRTUAL_NODES).contains(&self.virtual_nodes) {
-            Ok(())
-        } else {
-            Err(PlacementError::InvalidVirtualNodes {
+        if !(1..=MAX_VIRTUAL_NODES).contains(&self.virtual_nodes) {
+            return Err(PlacementError::InvalidVirtualNodes {
                 virtual_nodes: self.virtual_nodes,
                 max: MAX_VIRTUAL_NODES,
-            })
+            });
+        }
+        match self.strategy {
+            PlacementStrategy::Copyset { scatter_width }
+                if !(1..=MAX_SCATTER_WIDTH).contains(&scatter_width) =>
+            {
+                Err(PlacementError::InvalidScatterWidth {
+                    scatter_width,
+                    max: MAX_SCATTER_WIDTH,
+                })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -62,6 +111,27 @@ impl PlacementConfig {
             0 => u64::MAX,
             cap => u64::from(cap),
         }
+    }
+}
+
+/// What a [`crate::PartitionPlacer`] may be told beyond its [`PlacementConfig`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PlacementOptions {
+    /// What racks count for; `None`: [`RackMode::Prefer`] if `rack_aware`, else [`RackMode::Off`].
+    pub rack_mode: Option<RackMode>,
+    /// With [`RackMode::Prefer`]: by how many percent of its share a node may be overloaded for the
+    /// sake of distinct racks; 0 = without limit. Default: 0.
+    pub max_skew_percent: u32,
+}
+
+impl PlacementOptions {
+    pub(crate) fn rack_mode(&self, config: &PlacementConfig) -> RackMode {
+        let derived = if config.rack_aware {
+            RackMode::Prefer
+        } else {
+            RackMode::Off
+        };
+        self.rack_mode.unwrap_or(derived)
     }
 }
 
@@ -79,10 +149,12 @@ mod tests {
         };
         assert_eq!(PlacementConfig::default(), config);
         assert_eq!(config.validate(), Ok(()));
+        let options = PlacementOptions::default();
+        assert_eq!(options.rack_mode(&config), RackMode::Prefer);
     }
 
     #[test]
-    fn virtual_nodes_out_of_range_are_refused() {
+    fn values_out_of_range_are_refused() {
         for virtual_nodes in [0, MAX_VIRTUAL_NODES + 1] {
             let config = PlacementConfig {
                 virtual_nodes,
@@ -91,6 +163,16 @@ mod tests {
             assert!(matches!(
                 config.validate(),
                 Err(PlacementError::InvalidVirtualNodes { .. })
+            ));
+        }
+        for scatter_width in [0, MAX_SCATTER_WIDTH + 1] {
+            let config = PlacementConfig {
+                strategy: PlacementStrategy::Copyset { scatter_width },
+                ..Default::default()
+            };
+            assert!(matches!(
+                config.validate(),
+                Err(PlacementError::InvalidScatterWidth { .. })
             ));
         }
     }

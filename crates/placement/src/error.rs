@@ -28,6 +28,15 @@ pub enum PlacementError {
         /// The configured `max_partitions_per_node`.
         cap: u32,
     },
+    /// [`crate::RackMode::Strict`] asks for more racks than have room. Retry after nodes were added to
+    /// other racks, or with [`crate::RackMode::Prefer`].
+    #[error("{needed} distinct racks are needed, but only {available} have a node with room")]
+    NoRackCapacity {
+        /// Racks needed: as many as replicas, or as there are.
+        needed: usize,
+        /// Racks with an open node.
+        available: usize,
+    },
     /// The replication factor is 0 or beyond the limit. Retrying cannot help.
     #[error("replication factor {replication_factor} is out of range 1..={max}")]
     InvalidReplicationFactor {
@@ -60,5 +69,13 @@ pub enum PlacementError {
         virtual_nodes: u32,
         /// Greatest number allowed.
         max: u32,
+    },
+    /// The `scatter_width` of the copyset strategy is out of range. Retrying cannot help.
+    #[error("scatter_width {scatter_width} is out of range 1..={max}")]
+    InvalidScatterWidth {
+        /// The configured number.
+        scatter_width: u16,
+        /// Greatest number allowed.
+        max: u16,
     },
 }

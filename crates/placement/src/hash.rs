@@ -3,6 +3,13 @@
 //! Source: the xxHash specification, "XXH64 Algorithm Description". `std`'s hashers are unfit: their
 //! algorithm is unspecified, and `str`'s `Hash` appends a byte that is an implementation detail.
 
+use crate::small_key::SmallKey;
+
+/// Seeds of the hashes: they name this version of the algorithm. Another algorithm takes others.
+pub(crate) const NODE_SEED: u64 = 0x7269_7676_656e_0001;
+const KEY_SEED: u64 = 0x7269_7676_656e_0002;
+const PAIR_SEED: u64 = 0x7269_7676_656e_0003;
+
 const PRIME_1: u64 = 0x9E37_79B1_85EB_CA87;
 const PRIME_2: u64 = 0xC2B2_AE3D_27D4_EB4F;
 const PRIME_3: u64 = 0x1656_67B1_9E37_79F9;
@@ -78,6 +85,27 @@ pub(crate) fn xxh64(input: &[u8], seed: u64) -> u64 {
             .wrapping_mul(PRIME_1);
     }
     avalanche(hash)
+}
+
+/// The hash of a partition.
+pub(crate) fn key_hash(topic: &str, partition: u32) -> u64 {
+    let mut key = SmallKey::default();
+    key.extend(topic.as_bytes());
+    // A topic's name never holds a zero byte, so no two keys are spelt the same.
+    key.extend(&[0]);
+    key.extend(&partition.to_be_bytes());
+    xxh64(key.bytes(), KEY_SEED)
+}
+
+/// The hash of a topic.
+pub(crate) fn topic_hash(topic: &str) -> u64 {
+    xxh64(topic.as_bytes(), KEY_SEED)
+}
+
+/// A number for a pair of hashes: that of a partition and that of a node, say.
+pub(crate) fn pair_hash(a: u64, b: u64) -> u64 {
+    // One round of XXH64 for the second, mixed into the first.
+    avalanche(merge(a ^ PAIR_SEED, b))
 }
 
 #[cfg(test)]

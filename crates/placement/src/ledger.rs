@@ -1,4 +1,8 @@
 //! Who holds what: the nodes, the table of assignments, and the loads that follow from it.
+//!
+//! Names are turned into small numbers once: a *slot* is the number of a name for as long as the
+//! ledger lives, a *position* is an index into the present members, which are sorted by name. Only
+//! positions and names take part in decisions, so that the order of joining never shows.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +44,9 @@ impl NodeLoad {
     }
 }
 
+/// The number of a node's name.
+pub(crate) type Slot = u32;
+
 /// A node that may be given partitions.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
@@ -47,28 +54,25 @@ pub(crate) struct Member {
     pub(crate) rack: Option<RackId>,
     pub(crate) weight: u32,
     pub(crate) load: NodeLoad,
+    pub(crate) slot: Slot,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    name: NodeName,
+    /// Where it is among the members; `None` if it is not there now.
+    position: Option<usize>,
+    /// What the table says of it while it is not there.
+    away: NodeLoad,
 }
 
 /// The assignments of one topic.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct TopicTable {
-    partitions: BTreeMap<u32, Vec<NodeName>>,
-    loads: BTreeMap<NodeName, NodeLoad>,
+struct TopicTable {
+    partitions: BTreeMap<u32, Box<[Slot]>>,
+    /// The loads within the topic, by slot; empty while the topic is in focus.
+    loads: Vec<(Slot, NodeLoad)>,
     totals: NodeLoad,
-}
-
-impl TopicTable {
-    pub(crate) fn replicas(&self, partition: u32) -> Option<&[NodeName]> {
-        self.partitions.get(&partition).map(Vec::as_slice)
-    }
-
-    pub(crate) fn load(&self, node: &NodeName) -> NodeLoad {
-        self.loads.get(node).copied().unwrap_or_default()
-    }
-
-    pub(crate) const fn totals(&self) -> NodeLoad {
-        self.totals
-    }
 }
 
 /// The nodes, sorted by name, and the table. Loads always equal what the table says; a node that
@@ -76,11 +80,20 @@ impl TopicTable {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ledger {
     members: Vec<Member>,
-    /// Loads of nodes that the table names but that are not members now.
-    absent: BTreeMap<NodeName, NodeLoad>,
+    known: Vec<Known>,
+    slots: BTreeMap<NodeName, Slot>,
+    /// Every topic but the one in focus.
     topics: BTreeMap<TopicName, TopicTable>,
+    /// The topic that was used last; its loads are spread out by slot for quick access.
+    focus: Option<(TopicName, TopicTable)>,
+    focus_loads: Vec<NodeLoad>,
     /// Sum over the members.
     totals: NodeLoad,
+}
+
+fn number(length: usize) -> Slot {
+    // More than 2^32 names do not fit into memory.
+    Slot::try_from(length).unwrap_or(Slot::MAX)
 }
 
 impl Ledger {
@@ -92,41 +105,61 @@ impl Ledger {
         self.totals
     }
 
-    pub(crate) fn topic(&self, topic: &TopicName) -> Option<&TopicTable> {
-        self.topics.get(topic)
-    }
-
     pub(crate) fn position(&self, node: &NodeName) -> Option<usize> {
         self.members.binary_search_by(|m| m.name.cmp(node)).ok()
+    }
+
+    pub(crate) fn position_of_slot(&self, slot: Slot) -> Option<usize> {
+        self.known.get(slot as usize)?.position
+    }
+
+    pub(crate) fn name_of_slot(&self, slot: Slot) -> Option<&NodeName> {
+        self.known.get(slot as usize).map(|known| &known.name)
     }
 
     pub(crate) fn load(&self, node: &NodeName) -> Option<NodeLoad> {
         self.members.get(self.position(node)?).map(|m| m.load)
     }
 
-    /// Adds or replaces a node. Returns whether anything that the ring is made of changed.
+    /// The number of a name, given out at first sight.
+    pub(crate) fn slot(&mut self, node: &NodeName) -> Slot {
+        if let Some(slot) = self.slots.get(node) {
+            return *slot;
+        }
+        let slot = number(self.known.len());
+        self.known.push(Known {
+            name: node.clone(),
+            position: None,
+            away: NodeLoad::default(),
+        });
+        self.focus_loads.push(NodeLoad::default());
+        self.slots.insert(node.clone(), slot);
+        slot
+    }
+
+    /// Adds or replaces a node. Returns whether anything that places partitions changed.
     pub(crate) fn put_member(&mut self, node: &NodeInfo) -> bool {
         match self.members.binary_search_by(|m| m.name.cmp(&node.name)) {
             Ok(at) => {
-                // The index is the one just found.
-                let Some(member) = self.members.get_mut(at) else {
-                    return false;
-                };
+                let member = &mut self.members[at];
                 let changed = member.rack != node.rack || member.weight != node.weight;
                 member.rack.clone_from(&node.rack);
                 member.weight = node.weight;
                 changed
             }
             Err(at) => {
-                let load = self.absent.remove(&node.name).unwrap_or_default();
+                let slot = self.slot(&node.name);
+                let load = std::mem::take(&mut self.known[slot as usize].away);
                 self.totals.add(load);
                 let member = Member {
                     name: node.name.clone(),
                     rack: node.rack.clone(),
                     weight: node.weight,
                     load,
+                    slot,
                 };
                 self.members.insert(at, member);
+                self.renumber(at);
                 true
             }
         }
@@ -139,92 +172,177 @@ impl Ledger {
         };
         let member = self.members.remove(at);
         self.totals.subtract(member.load);
-        if !member.load.is_empty() {
-            self.absent.insert(member.name, member.load);
-        }
+        let known = &mut self.known[member.slot as usize];
+        known.position = None;
+        known.away = member.load;
+        self.renumber(at);
         true
     }
 
-    /// Writes the replicas of a partition into the table in place of what was there; an empty list
-    /// takes the partition out. Returns what was there.
-    pub(crate) fn record(
-        &mut self,
-        topic: &TopicName,
-        partition: u32,
-        replicas: &[NodeName],
-    ) -> Vec<NodeName> {
-        let table = self.topics.entry(topic.clone()).or_default();
+    fn renumber(&mut self, from: usize) {
+        for (position, member) in self.members.iter().enumerate().skip(from) {
+            self.known[member.slot as usize].position = Some(position);
+        }
+    }
+
+    /// Adds load to a node that no table accounts for: replicas that are placed elsewhere.
+    pub(crate) fn add_load(&mut self, node: &NodeName, load: NodeLoad) {
+        let slot = self.slot(node);
+        match self.known[slot as usize].position {
+            Some(position) => {
+                self.members[position].load.add(load);
+                self.totals.add(load);
+            }
+            None => self.known[slot as usize].away.add(load),
+        }
+    }
+
+    /// Makes `topic` the one in focus.
+    pub(crate) fn focus(&mut self, topic: &str) -> Result<(), rivven_core_types::InvalidId> {
+        if self.is_focus(topic) {
+            return Ok(());
+        }
+        let topic = TopicName::new(topic)?;
+        self.unfocus();
+        let mut table = self.topics.remove(&topic).unwrap_or_default();
+        for (slot, load) in table.loads.drain(..) {
+            self.focus_loads[slot as usize] = load;
+        }
+        self.focus = Some((topic, table));
+        Ok(())
+    }
+
+    pub(crate) fn is_focus(&self, topic: &str) -> bool {
+        self.focus
+            .as_ref()
+            .is_some_and(|(name, _)| name.as_str() == topic)
+    }
+
+    fn unfocus(&mut self) {
+        let Some((name, mut table)) = self.focus.take() else {
+            return;
+        };
+        for (slot, load) in (0..).zip(&mut self.focus_loads) {
+            if !load.is_empty() {
+                table.loads.push((slot, std::mem::take(load)));
+            }
+        }
+        if !table.partitions.is_empty() {
+            self.topics.insert(name, table);
+        }
+    }
+
+    /// What the topic in focus holds on a node.
+    pub(crate) fn topic_load(&self, slot: Slot) -> NodeLoad {
+        self.focus_loads
+            .get(slot as usize)
+            .copied()
+            .unwrap_or_default()
+    }
+
+    /// What the topic in focus holds in all.
+    pub(crate) fn topic_totals(&self) -> NodeLoad {
+        self.focus
+            .as_ref()
+            .map(|(_, t)| t.totals)
+            .unwrap_or_default()
+    }
+
+    /// The replicas of a partition of the topic in focus.
+    pub(crate) fn focused_replicas(&self, partition: u32) -> &[Slot] {
+        let table = self.focus.as_ref().map(|(_, table)| table);
+        table
+            .and_then(|t| t.partitions.get(&partition))
+            .map_or(&[], AsRef::as_ref)
+    }
+
+    /// The replicas of any partition.
+    pub(crate) fn replicas(&self, topic: &str, partition: u32) -> &[Slot] {
+        if self.is_focus(topic) {
+            return self.focused_replicas(partition);
+        }
+        let table = TopicName::new(topic)
+            .ok()
+            .and_then(|topic| self.topics.get(&topic));
+        table
+            .and_then(|t| t.partitions.get(&partition))
+            .map_or(&[], AsRef::as_ref)
+    }
+
+    /// Every distinct set of replicas in the table whose nodes are all members, as sorted positions.
+    pub(crate) fn replica_sets(&self) -> std::collections::BTreeSet<Vec<usize>> {
+        let focus = self.focus.as_ref().map(|(_, table)| table);
+        let tables = self.topics.values().chain(focus);
+        let mut sets = std::collections::BTreeSet::new();
+        for replicas in tables.flat_map(|t| t.partitions.values()) {
+            let positions = replicas.iter().map(|slot| self.position_of_slot(*slot));
+            if let Some(mut set) = positions.collect::<Option<Vec<usize>>>() {
+                set.sort_unstable();
+                sets.insert(set);
+            }
+        }
+        sets
+    }
+
+    /// Writes the replicas of a partition of the topic in focus into the table in place of what was
+    /// there; an empty list takes the partition out.
+    pub(crate) fn record(&mut self, partition: u32, replicas: &[Slot]) {
+        let Some((_, table)) = self.focus.as_mut() else {
+            return;
+        };
         let before = if replicas.is_empty() {
             table.partitions.remove(&partition)
         } else {
-            table.partitions.insert(partition, replicas.to_vec())
+            table.partitions.insert(partition, replicas.into())
+        };
+        let before = before.unwrap_or_default();
+        for (place, slot) in before.iter().enumerate() {
+            table.totals.debit(place == 0);
+            self.focus_loads[*slot as usize].debit(place == 0);
         }
-        .unwrap_or_default();
-        for (slot, node) in before.iter().enumerate() {
-            table.totals.debit(slot == 0);
-            if let Some(load) = table.loads.get_mut(node) {
-                load.debit(slot == 0);
-                if load.is_empty() {
-                    table.loads.remove(node);
-                }
-            }
+        for (place, slot) in replicas.iter().enumerate() {
+            table.totals.credit(place == 0);
+            self.focus_loads[*slot as usize].credit(place == 0);
         }
-        for (slot, node) in replicas.iter().enumerate() {
-            table.totals.credit(slot == 0);
-            table
-                .loads
-                .entry(node.clone())
-                .or_default()
-                .credit(slot == 0);
+        for (place, slot) in before.iter().enumerate() {
+            self.debit(*slot, place == 0);
         }
-        if table.partitions.is_empty() {
-            self.topics.remove(topic);
+        for (place, slot) in replicas.iter().enumerate() {
+            self.credit(*slot, place == 0);
         }
-        for (slot, node) in before.iter().enumerate() {
-            self.debit(node, slot == 0);
-        }
-        for (slot, node) in replicas.iter().enumerate() {
-            self.credit(node, slot == 0);
-        }
-        before
     }
 
     /// Takes a whole topic out of the table. Returns whether it was there.
     pub(crate) fn forget_topic(&mut self, topic: &TopicName) -> bool {
+        self.unfocus();
         let Some(table) = self.topics.remove(topic) else {
             return false;
         };
         for replicas in table.partitions.values() {
-            for (slot, node) in replicas.iter().enumerate() {
-                self.debit(node, slot == 0);
+            for (place, slot) in replicas.iter().enumerate() {
+                self.debit(*slot, place == 0);
             }
         }
         true
     }
 
-    fn member_mut(&mut self, node: &NodeName) -> Option<&mut Member> {
-        let at = self.position(node)?;
-        self.members.get_mut(at)
-    }
-
-    fn credit(&mut self, node: &NodeName, leads: bool) {
-        if let Some(member) = self.member_mut(node) {
-            member.load.credit(leads);
+    fn credit(&mut self, slot: Slot, leads: bool) {
+        let known = &mut self.known[slot as usize];
+        if let Some(position) = known.position {
+            self.members[position].load.credit(leads);
             self.totals.credit(leads);
         } else {
-            self.absent.entry(node.clone()).or_default().credit(leads);
+            known.away.credit(leads);
         }
     }
 
-    fn debit(&mut self, node: &NodeName, leads: bool) {
-        if let Some(member) = self.member_mut(node) {
-            member.load.debit(leads);
+    fn debit(&mut self, slot: Slot, leads: bool) {
+        let known = &mut self.known[slot as usize];
+        if let Some(position) = known.position {
+            self.members[position].load.debit(leads);
             self.totals.debit(leads);
-        } else if let Some(load) = self.absent.get_mut(node) {
-            load.debit(leads);
-            if load.is_empty() {
-                self.absent.remove(node);
-            }
+        } else {
+            known.away.debit(leads);
         }
     }
 }

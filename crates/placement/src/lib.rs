@@ -36,10 +36,16 @@ mod error;
 mod hash;
 mod ledger;
 mod placer;
+mod plan;
 mod ring;
-mod selection;
+mod small_key;
+mod strategy;
+mod topology;
 
-pub use config::{MAX_VIRTUAL_NODES, PlacementConfig, PlacementStrategy};
+pub use config::{
+    ALGORITHM_VERSION, MAX_SCATTER_WIDTH, MAX_VIRTUAL_NODES, PlacementConfig, PlacementOptions,
+    PlacementStrategy, RackMode,
+};
 pub use error::PlacementError;
 pub use ledger::NodeLoad;
 pub use placer::PartitionPlacer;

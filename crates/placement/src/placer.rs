@@ -3,11 +3,16 @@
 use rivven_core_types::limits::{MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR};
 use rivven_core_types::{NodeInfo, NodeName, TopicName};
 
-use crate::config::{PlacementConfig, PlacementStrategy};
+use crate::config::{PlacementConfig, PlacementOptions, PlacementStrategy, RackMode};
 use crate::error::PlacementError;
-use crate::ledger::{Ledger, NodeLoad};
-use crate::ring::Ring;
-use crate::selection::{Request, select};
+use crate::hash::{key_hash, topic_hash};
+use crate::ledger::{Ledger, NodeLoad, Slot};
+use crate::ring::{Ring, WalkScratch};
+use crate::strategy::balanced::Balancer;
+use crate::strategy::choice::{Request, Rules};
+use crate::strategy::copyset::Copysets;
+use crate::strategy::{consistent_hash, scan};
+use crate::topology::Topology;
 
 /// Decides which nodes hold a partition and which of them leads it.
 ///
@@ -18,28 +23,62 @@ use crate::selection::{Request, select};
 #[derive(Debug, Clone)]
 pub struct PartitionPlacer {
     config: PlacementConfig,
+    options: PlacementOptions,
     ledger: Ledger,
-    /// Built from the members when first needed after a change, so that adding a thousand nodes
-    /// sorts once.
+    derived: Derived,
+    /// Replicas of the topic in focus that are about to be placed in one go; 0 if that is not known.
+    expected: usize,
+}
+
+/// What follows from the rest, made when first needed after a change, so that adding a thousand nodes
+/// sorts once.
+#[derive(Debug, Clone, Default)]
+struct Derived {
+    topology: Option<Topology>,
     ring: Option<Ring>,
+    balancer: Option<Balancer>,
+    copysets: Option<Copysets>,
+    walk: WalkScratch,
+}
+
+impl Derived {
+    /// The membership has changed.
+    fn forget_members(&mut self) {
+        self.topology = None;
+        self.ring = None;
+        self.forget_table();
+    }
+
+    /// The table has changed otherwise than by an assignment, or another topic is in focus.
+    fn forget_table(&mut self) {
+        self.balancer = None;
+        self.copysets = None;
+    }
 }
 
 impl PartitionPlacer {
     /// A placer without nodes. An invalid configuration is reported by the first assignment; call
     /// [`PlacementConfig::validate`] to learn of it earlier.
     pub fn new(config: PlacementConfig) -> Self {
+        Self::with_options(config, PlacementOptions::default())
+    }
+
+    /// As [`Self::new`], with more to choose.
+    pub fn with_options(config: PlacementConfig, options: PlacementOptions) -> Self {
         Self {
             config,
+            options,
             ledger: Ledger::default(),
-            ring: None,
+            derived: Derived::default(),
+            expected: 0,
         }
     }
 
-    /// Adds a node, or replaces what is known of one of that name. A node of weight 0 keeps what it
-    /// has and is given nothing new.
+    /// Adds a node, or replaces what is known of one of that name. A node of weight 0 (one that is
+    /// being drained, say) keeps what it has and is given nothing new.
     pub fn add_node(&mut self, node: &NodeInfo) {
         if self.ledger.put_member(node) {
-            self.ring = None;
+            self.derived.forget_members();
         }
     }
 
@@ -48,9 +87,16 @@ impl PartitionPlacer {
     pub fn remove_node(&mut self, node: &NodeName) -> bool {
         let removed = self.ledger.remove_member(node);
         if removed {
-            self.ring = None;
+            self.derived.forget_members();
         }
         removed
+    }
+
+    /// Counts load on a node for partitions that are placed elsewhere, so that new ones are balanced
+    /// against them without the whole table.
+    pub fn add_load(&mut self, node: &NodeName, load: NodeLoad) {
+        self.ledger.add_load(node, load);
+        self.derived.forget_table();
     }
 
     /// The names of the nodes, sorted.
@@ -64,9 +110,9 @@ impl PartitionPlacer {
     }
 
     /// The replicas of a partition as the table has them, preferred leader first.
-    pub fn assignment(&self, topic: impl AsRef<str>, partition: u32) -> Option<&[NodeName]> {
-        let topic = TopicName::new(topic).ok()?;
-        self.ledger.topic(&topic)?.replicas(partition)
+    pub fn assignment(&self, topic: impl AsRef<str>, partition: u32) -> Option<Vec<NodeName>> {
+        let held = self.ledger.replicas(topic.as_ref(), partition);
+        (!held.is_empty()).then(|| self.names(held))
     }
 
     /// Assigns `replication_factor` distinct nodes to a partition; the first is the preferred leader.
@@ -83,9 +129,10 @@ impl PartitionPlacer {
         partition: u32,
         replication_factor: usize,
     ) -> Result<Vec<NodeName>, PlacementError> {
-        let topic = TopicName::new(topic)?;
         self.check(partition, replication_factor)?;
-        self.assign(&topic, partition, replication_factor)
+        self.focus(topic.as_ref())?;
+        let assigned = self.assign(topic.as_ref(), partition, replication_factor)?;
+        Ok(self.names(&assigned))
     }
 
     /// Assigns the partitions `0..partitions` of a topic, all or none; the answer is in their order.
@@ -96,27 +143,64 @@ impl PartitionPlacer {
         partitions: u32,
         replication_factor: usize,
     ) -> Result<Vec<Vec<NodeName>>, PlacementError> {
-        let topic = TopicName::new(topic)?;
+        let topic = topic.as_ref();
         self.check(partitions.saturating_sub(1), replication_factor)?;
+        self.focus(topic)?;
         let mut assigned = Vec::new();
-        let mut before = Vec::new();
+        let mut before: Vec<Vec<Slot>> = Vec::new();
         for partition in 0..partitions {
-            let held = self
-                .ledger
-                .topic(&topic)
-                .and_then(|t| t.replicas(partition));
-            before.push(held.unwrap_or_default().to_vec());
-            match self.assign(&topic, partition, replication_factor) {
+            before.push(self.ledger.focused_replicas(partition).to_vec());
+            let left = usize::try_from(partitions - partition).unwrap_or(usize::MAX);
+            self.expected = left.saturating_mul(replication_factor);
+            match self.assign(topic, partition, replication_factor) {
                 Ok(replicas) => assigned.push(replicas),
                 Err(error) => {
                     for (partition, replicas) in (0..partitions).zip(before) {
-                        self.ledger.record(&topic, partition, &replicas);
+                        self.ledger.record(partition, &replicas);
                     }
+                    self.derived.forget_table();
+                    self.expected = 0;
                     return Err(error);
                 }
             }
         }
-        Ok(assigned)
+        self.expected = 0;
+        if self.config.strategy == PlacementStrategy::Balanced {
+            self.even_out_leaders(&before, &mut assigned);
+        }
+        Ok(assigned.iter().map(|slots| self.names(slots)).collect())
+    }
+
+    /// Swaps leaders among the partitions that were just placed anew, until no node leads more than
+    /// its share or nothing can be done about it.
+    fn even_out_leaders(&mut self, before: &[Vec<Slot>], assigned: &mut [Vec<Slot>]) {
+        let members = self.ledger.members();
+        let fresh = before
+            .iter()
+            .zip(assigned.iter())
+            .map(|(b, _)| b.is_empty());
+        let candidates: Vec<Vec<usize>> = assigned
+            .iter()
+            .zip(fresh)
+            .map(|(slots, fresh)| {
+                let positions = slots.iter().map(|s| self.ledger.position_of_slot(*s));
+                // What was placed before keeps its leader.
+                let all: Vec<usize> = positions.flatten().collect();
+                if fresh { all } else { Vec::new() }
+            })
+            .collect();
+        let leaders = members.iter().map(|m| m.load.leaders).collect();
+        let weights = members.iter().map(|m| m.weight).collect();
+        let moved = crate::plan::leaders::even_out(leaders, weights, candidates);
+        if !moved.is_empty() {
+            self.derived.forget_table();
+        }
+        for (partition, place) in moved {
+            let slots = &mut assigned[partition];
+            slots.swap(0, place);
+            let index = u32::try_from(partition).unwrap_or(u32::MAX);
+            self.ledger.record(index, slots);
+        }
     }
 
     /// Takes over an assignment made before (from the replicated metadata), so that later ones are
@@ -128,23 +212,40 @@ impl PartitionPlacer {
         partition: u32,
         replicas: &[NodeName],
     ) -> Result<(), PlacementError> {
-        let topic = TopicName::new(topic)?;
         self.check(partition, replicas.len().max(1))?;
-        let mut names: Vec<&NodeName> = replicas.iter().collect();
-        names.sort_unstable();
-        let mut pairs = names.iter().zip(names.iter().skip(1));
-        if let Some((node, _)) = pairs.find(|(a, b)| a == b) {
-            return Err(PlacementError::DuplicateReplica {
-                node: NodeName::clone(node),
-            });
+        for (place, node) in replicas.iter().enumerate() {
+            if replicas.iter().take(place).any(|other| other == node) {
+                return Err(PlacementError::DuplicateReplica { node: node.clone() });
+            }
         }
-        self.ledger.record(&topic, partition, replicas);
+        self.focus(topic.as_ref())?;
+        let slots: Vec<Slot> = replicas.iter().map(|n| self.ledger.slot(n)).collect();
+        self.ledger.record(partition, &slots);
+        self.derived.forget_table();
         Ok(())
     }
 
     /// Forgets a deleted topic, so that its load no longer counts. Returns whether it was there.
     pub fn forget_topic(&mut self, topic: impl AsRef<str>) -> bool {
-        TopicName::new(topic).is_ok_and(|topic| self.ledger.forget_topic(&topic))
+        let forgotten = TopicName::new(topic).is_ok_and(|t| self.ledger.forget_topic(&t));
+        if forgotten {
+            self.derived.forget_table();
+        }
+        forgotten
+    }
+
+    fn names(&self, slots: &[Slot]) -> Vec<NodeName> {
+        let names = slots.iter().filter_map(|s| self.ledger.name_of_slot(*s));
+        names.cloned().collect()
+    }
+
+    fn focus(&mut self, topic: &str) -> Result<(), PlacementError> {
+        if !self.ledger.is_focus(topic) {
+            self.ledger.focus(topic)?;
+            // Its fills are those of the topic before.
+            self.derived.balancer = None;
+        }
+        Ok(())
     }
 
     fn check(&self, partition: u32, replication_factor: usize) -> Result<(), PlacementError> {
@@ -166,42 +267,98 @@ impl PartitionPlacer {
 
     fn assign(
         &mut self,
-        topic: &TopicName,
+        topic: &str,
         partition: u32,
         replication_factor: usize,
-    ) -> Result<Vec<NodeName>, PlacementError> {
-        let held = self.ledger.topic(topic).and_then(|t| t.replicas(partition));
-        let held = held.unwrap_or_default();
+    ) -> Result<Vec<Slot>, PlacementError> {
+        let held = self.ledger.focused_replicas(partition);
         let survivors: Vec<usize> = held
             .iter()
-            .filter_map(|node| self.ledger.position(node))
+            .filter_map(|slot| self.ledger.position_of_slot(*slot))
             .take(replication_factor)
             .collect();
         if survivors.len() == replication_factor && held.len() == replication_factor {
             return Ok(held.to_vec());
         }
-        let ring = self
-            .ring
-            .get_or_insert_with(|| Ring::build(self.ledger.members(), self.config.virtual_nodes));
-        let request = Request {
-            config: &self.config,
-            ledger: &self.ledger,
-            ring,
-            topic,
-            partition,
-            replication_factor,
-            survivors: &survivors,
-        };
-        let chosen = match self.config.strategy {
-            PlacementStrategy::ConsistentHash => select(&request)?,
-        };
+        let replaces = !held.is_empty();
+        let chosen = self.choose(topic, partition, replication_factor, &survivors)?;
         let members = self.ledger.members();
-        let replicas: Vec<NodeName> = chosen
-            .into_iter()
-            .filter_map(|node| members.get(node).map(|m| m.name.clone()))
-            .collect();
-        self.ledger.record(topic, partition, &replicas);
+        let replicas: Vec<Slot> = chosen.iter().map(|node| members[*node].slot).collect();
+        self.ledger.record(partition, &replicas);
+        match (&mut self.derived.balancer, &self.derived.topology) {
+            (Some(balancer), Some(topology)) if !replaces => {
+                balancer.update(&self.ledger, topology, &chosen);
+            }
+            (balancer, _) => *balancer = None,
+        }
         Ok(replicas)
+    }
+
+    fn choose(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        replication_factor: usize,
+        survivors: &[usize],
+    ) -> Result<Vec<usize>, PlacementError> {
+        let ledger = &self.ledger;
+        let derived = &mut self.derived;
+        let topology = &*derived
+            .topology
+            .get_or_insert_with(|| Topology::new(ledger.members()));
+        let rules = Rules {
+            cap: self.config.cap(),
+            rack_mode: self.options.rack_mode(&self.config),
+            max_skew_percent: self.options.max_skew_percent,
+        };
+        let request = Request {
+            ledger,
+            topology,
+            rules,
+            hash: key_hash(topic, partition),
+            replication_factor,
+            survivors,
+        };
+        let stripe = || scan::Stripe {
+            topic: topic_hash(topic),
+            partition,
+        };
+        match self.config.strategy {
+            PlacementStrategy::ConsistentHash => {
+                let virtual_nodes = self.config.virtual_nodes;
+                let ring = derived
+                    .ring
+                    .get_or_insert_with(|| Ring::build(ledger.members(), virtual_nodes));
+                consistent_hash::select(&request, ring, &mut derived.walk)
+            }
+            PlacementStrategy::RoundRobin => scan::round_robin(&request, stripe()),
+            PlacementStrategy::LeastLoaded => scan::least_loaded(&request),
+            PlacementStrategy::RackAware => scan::rack_aware(&request, stripe()),
+            PlacementStrategy::Rendezvous => scan::rendezvous(&request),
+            PlacementStrategy::Balanced => {
+                let balancer = derived
+                    .balancer
+                    .get_or_insert_with(|| Balancer::new(ledger, topology, rules.cap));
+                balancer.expect(ledger, topology, self.expected);
+                balancer.select(&request)
+            }
+            PlacementStrategy::Copyset { scatter_width } => {
+                if !matches!(&derived.copysets, Some(sets) if sets.fits(replication_factor)) {
+                    derived.copysets = None;
+                }
+                let racks_matter = rules.rack_mode != RackMode::Off;
+                let sets = derived.copysets.get_or_insert_with(|| {
+                    Copysets::new(
+                        ledger,
+                        topology,
+                        scatter_width,
+                        replication_factor,
+                        racks_matter,
+                    )
+                });
+                sets.select(&request)
+            }
+        }
     }
 }
 

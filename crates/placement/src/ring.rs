@@ -1,13 +1,7 @@
 //! The hash ring: the points of all nodes, sorted once per change of the membership.
 
-use rivven_core_types::{RackId, TopicName};
-
-use crate::hash::xxh64;
+use crate::hash::{NODE_SEED, xxh64};
 use crate::ledger::Member;
-
-/// Seeds of the hashes: they name this version of the algorithm. Another algorithm takes others.
-const NODE_SEED: u64 = 0x7269_7676_656e_0001;
-const KEY_SEED: u64 = 0x7269_7676_656e_0002;
 
 /// The weight whose points are exactly `virtual_nodes`.
 const STANDARD_WEIGHT: u64 = 100;
@@ -17,27 +11,27 @@ const MAX_POINTS_PER_NODE: u64 = 8_192;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Point {
     hash: u64,
-    /// Index into the members, which are sorted by name: equal hashes order by name.
-    node: usize,
+    /// Position of the member; they are sorted by name: equal hashes order by name.
+    node: u32,
 }
 
-/// What is derived from the membership alone.
+/// The points of all members.
 #[derive(Debug, Clone)]
 pub(crate) struct Ring {
     points: Vec<Point>,
-    /// Per member: the index of its rack.
-    rack_of: Vec<usize>,
-    /// Per rack: its members of a weight above 0.
-    eligible: Vec<usize>,
-    /// Sum of the weights.
-    total_weight: u64,
+    members: usize,
+    /// For each value of the upper bits of a hash, the first point at or behind it: where a search
+    /// begins.
+    starts: Vec<u32>,
+    /// By how many bits a hash is shifted to give an index into `starts`.
+    shift: u32,
 }
 
 impl Ring {
     /// Builds the ring of `members`, which are sorted by name.
     pub(crate) fn build(members: &[Member], virtual_nodes: u32) -> Self {
         let mut points = Vec::new();
-        for (node, member) in members.iter().enumerate() {
+        for (node, member) in (0u32..).zip(members) {
             let share = u64::from(virtual_nodes) * u64::from(member.weight) / STANDARD_WEIGHT;
             let count = match member.weight {
                 0 => 0,
@@ -55,53 +49,59 @@ impl Ring {
             points.extend((0..count).map(point));
         }
         points.sort_unstable();
-        let mut racks: Vec<Option<&RackId>> = members.iter().map(|m| m.rack.as_ref()).collect();
-        racks.sort_unstable();
-        racks.dedup();
-        let index = |member: &Member| racks.binary_search(&member.rack.as_ref()).unwrap_or(0);
-        let rack_of: Vec<usize> = members.iter().map(index).collect();
-        let mut eligible = vec![0; racks.len()];
-        for (member, rack) in members.iter().zip(&rack_of) {
-            if let Some(count) = eligible.get_mut(*rack) {
-                *count += usize::from(member.weight > 0);
+        let bits = points.len().next_power_of_two().ilog2().clamp(1, 20);
+        let shift = u64::BITS - bits;
+        let mut starts = Vec::with_capacity(1 << bits);
+        let mut at = 0usize;
+        for prefix in 0u64..1 << bits {
+            while points.get(at).is_some_and(|p| p.hash >> shift < prefix) {
+                at += 1;
             }
+            // At most 1,000 brokers of 8,192 points each.
+            starts.push(u32::try_from(at).unwrap_or(u32::MAX));
         }
         Self {
-            rack_of,
-            eligible,
-            total_weight: members.iter().map(|m| u64::from(m.weight)).sum(),
             points,
+            members: members.len(),
+            starts,
+            shift,
         }
     }
 
-    pub(crate) fn rack_of(&self, node: usize) -> usize {
-        self.rack_of.get(node).copied().unwrap_or(0)
-    }
-
-    /// Per rack: its members of a weight above 0.
-    pub(crate) fn eligible(&self) -> &[usize] {
-        &self.eligible
-    }
-
-    pub(crate) const fn total_weight(&self) -> u64 {
-        self.total_weight
-    }
-
-    /// A walk around the ring from where `(topic, partition)` falls.
-    pub(crate) fn walk(&self, topic: &TopicName, partition: u32) -> Walk<'_> {
-        let mut key = Vec::with_capacity(topic.as_str().len() + 5);
-        key.extend_from_slice(topic.as_str().as_bytes());
-        // A topic's name never holds a zero byte, so no two keys are spelt the same.
-        key.push(0);
-        key.extend_from_slice(&partition.to_be_bytes());
-        let hash = xxh64(&key, KEY_SEED);
-        let start = self.points.partition_point(|p| p.hash < hash);
-        let (before, from) = self.points.split_at(start);
+    /// Starts a walk around the ring from where `hash` falls.
+    pub(crate) fn walk<'a>(&'a self, hash: u64, scratch: &'a mut WalkScratch) -> Walk<'a> {
+        let prefix = usize::try_from(hash >> self.shift).unwrap_or(usize::MAX);
+        let mut start = self.starts.get(prefix).copied().unwrap_or_default() as usize;
+        while self.points.get(start).is_some_and(|p| p.hash < hash) {
+            start += 1;
+        }
+        scratch.begin(self.members);
+        let (before, from) = self.points.split_at(start.min(self.points.len()));
         Walk {
             rest: from.iter().chain(before),
-            seen: vec![false; self.rack_of.len()],
-            order: Vec::new(),
+            scratch,
         }
+    }
+}
+
+/// Which nodes a walk has met; kept from one walk to the next, so that a walk costs no allocation.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WalkScratch {
+    /// Per member: the number of the walk that met it last.
+    met_in: Vec<u32>,
+    walk: u32,
+    order: Vec<u32>,
+}
+
+impl WalkScratch {
+    fn begin(&mut self, members: usize) {
+        self.order.clear();
+        if self.met_in.len() != members || self.walk == u32::MAX {
+            self.met_in.clear();
+            self.met_in.resize(members, 0);
+            self.walk = 0;
+        }
+        self.walk += 1;
     }
 }
 
@@ -110,24 +110,24 @@ impl Ring {
 #[derive(Debug)]
 pub(crate) struct Walk<'a> {
     rest: std::iter::Chain<std::slice::Iter<'a, Point>, std::slice::Iter<'a, Point>>,
-    seen: Vec<bool>,
-    order: Vec<usize>,
+    scratch: &'a mut WalkScratch,
 }
 
 impl Walk<'_> {
     /// The `n`th distinct node, from 0; `None` once all have been met.
     pub(crate) fn nth_node(&mut self, n: usize) -> Option<usize> {
-        while self.order.len() <= n {
-            if self.order.len() == self.seen.len() {
+        let scratch = &mut *self.scratch;
+        while scratch.order.len() <= n {
+            if scratch.order.len() == scratch.met_in.len() {
                 return None;
             }
             let node = self.rest.next()?.node;
-            if let Some(seen) = self.seen.get_mut(node)
-                && !std::mem::replace(seen, true)
-            {
-                self.order.push(node);
+            let met = &mut scratch.met_in[node as usize];
+            if *met != scratch.walk {
+                *met = scratch.walk;
+                scratch.order.push(node);
             }
         }
-        self.order.get(n).copied()
+        scratch.order.get(n).map(|node| *node as usize)
     }
 }

@@ -1,0 +1,251 @@
+//! Even leaders by augmenting paths.
+//!
+//! Partitions are edges from the node that leads them to the nodes that could. Moving one leadership
+//! along each edge of a path from a node with too many to a node with too few changes nothing for the
+//! nodes between. As in bipartite matching (Berge 1957), no path means that no choice of leaders is
+//! more even. Leaders move without any data being copied.
+
+/// Bounds of what each node should lead.
+#[derive(Debug, Clone)]
+struct Bounds {
+    low: Vec<u64>,
+    high: Vec<u64>,
+}
+
+/// `ceil` and `floor` of each node's share of the sum of `leaders`.
+fn bounds(leaders: &[u64], weights: &[u32]) -> Bounds {
+    let total: u128 = leaders.iter().map(|n| u128::from(*n)).sum();
+    let whole: u128 = weights.iter().map(|w| u128::from(*w)).sum::<u128>().max(1);
+    let share = |weight: &u32| total * u128::from(*weight);
+    let number = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
+    Bounds {
+        low: weights.iter().map(|w| number(share(w) / whole)).collect(),
+        high: weights
+            .iter()
+            .map(|w| number(share(w).div_ceil(whole)))
+            .collect(),
+    }
+}
+
+/// The state of the search for paths.
+struct Search {
+    leaders: Vec<u64>,
+    weights: Vec<u32>,
+    bounds: Bounds,
+    /// Per partition: the nodes that may lead it; the leader's index among them.
+    candidates: Vec<Vec<usize>>,
+    led_by: Vec<usize>,
+    /// Per node: the partitions it leads.
+    leads: Vec<Vec<usize>>,
+    /// Per node: the number of the search that reached it last, and by which partition from where.
+    reached: Vec<(u64, usize)>,
+    searches: u64,
+}
+
+impl Search {
+    fn leader(&self, partition: usize) -> usize {
+        self.candidates[partition][self.led_by[partition]]
+    }
+
+    /// Finds the shortest path from `from` to a node for which `wanted` holds and moves one leadership
+    /// along it. What a failed search has reached is `barren`: no later path for the same purpose
+    /// leads through it, since none leads out of it.
+    fn augment(
+        &mut self,
+        from: usize,
+        barren: &mut [bool],
+        wanted: impl Fn(&Self, usize) -> bool,
+    ) -> bool {
+        if barren[from] {
+            return false;
+        }
+        self.searches += 1;
+        let mut queue = vec![from];
+        let mut head = 0;
+        self.reached[from].0 = self.searches;
+        while let Some(node) = queue.get(head).copied() {
+            head += 1;
+            for at in 0..self.leads[node].len() {
+                let partition = self.leads[node][at];
+                for place in 0..self.candidates[partition].len() {
+                    let next = self.candidates[partition][place];
+                    if self.reached[next].0 == self.searches || barren[next] {
+                        continue;
+                    }
+                    self.reached[next] = (self.searches, partition);
+                    if wanted(self, next) {
+                        self.shift(from, next);
+                        return true;
+                    }
+                    queue.push(next);
+                }
+            }
+        }
+        queue.into_iter().for_each(|node| barren[node] = true);
+        false
+    }
+
+    /// Whether one leadership more on `to` and one fewer on `from` is more even.
+    fn improves(&self, from: usize, to: usize) -> bool {
+        let product = |count: u64, weight: u32| u128::from(count) * u128::from(weight);
+        product(self.leaders[from], self.weights[to])
+            > product(self.leaders[to].saturating_add(1), self.weights[from])
+    }
+
+    /// Moves the leaderships along the path that ends at `to`, backwards.
+    fn shift(&mut self, from: usize, to: usize) {
+        let mut node = to;
+        while node != from {
+            let partition = self.reached[node].1;
+            let before = self.leader(partition);
+            let place = self.candidates[partition].iter().position(|n| *n == node);
+            self.led_by[partition] = place.unwrap_or(0);
+            if let Ok(at) = self.leads[before].binary_search(&partition) {
+                self.leads[before].remove(at);
+            }
+            if let Err(at) = self.leads[node].binary_search(&partition) {
+                self.leads[node].insert(at, partition);
+            }
+            node = before;
+        }
+        self.leaders[from] -= 1;
+        self.leaders[to] += 1;
+    }
+}
+
+/// Chooses leaders so that no node leads more than its share, where that is possible.
+///
+/// `leaders` counts what each node leads in all; `candidates` are, for each partition that may change,
+/// the nodes that may lead it, the present leader first (an empty list changes nothing). Returns the
+/// partitions whose leader changes, with the place of the new one in their list.
+pub(crate) fn even_out(
+    leaders: Vec<u64>,
+    weights: Vec<u32>,
+    candidates: Vec<Vec<usize>>,
+) -> Vec<(usize, usize)> {
+    let mut leads = vec![Vec::new(); leaders.len()];
+    for (partition, nodes) in candidates.iter().enumerate() {
+        if let Some(first) = nodes.first() {
+            leads[*first].push(partition);
+        }
+    }
+    let mut search = Search {
+        bounds: bounds(&leaders, &weights),
+        weights,
+        reached: vec![(0, 0); leaders.len()],
+        led_by: vec![0; candidates.len()],
+        leaders,
+        candidates,
+        leads,
+        searches: 0,
+    };
+    let nodes = search.leaders.len();
+    let short = |s: &Search, n: usize| s.leaders[n] < s.bounds.low[n];
+    let room = |s: &Search, n: usize| s.leaders[n] < s.bounds.high[n];
+    let (mut without_short, mut without_room) = (vec![false; nodes], vec![false; nodes]);
+    for node in 0..nodes {
+        while search.leaders[node] > search.bounds.high[node]
+            && (search.augment(node, &mut without_short, short)
+                || search.augment(node, &mut without_room, room))
+        {}
+        // More than its share all the same: at least as little more as possible.
+        while search.leaders[node] > search.bounds.high[node]
+            && search.augment(node, &mut vec![false; nodes], |s, n| s.improves(node, n))
+        {}
+    }
+    lift(&mut search);
+    let changed = search.led_by.iter().enumerate();
+    changed
+        .filter(|(_, place)| **place != 0)
+        .map(|(partition, place)| (partition, *place))
+        .collect()
+}
+
+/// Brings nodes that lead less than their share up to it, from nodes that lead more than the least.
+fn lift(search: &mut Search) {
+    let nodes = search.leaders.len();
+    let short = |s: &Search, n: usize| s.leaders[n] < s.bounds.low[n];
+    if !(0..nodes).any(|node| short(search, node)) {
+        return;
+    }
+    let mut barren = vec![false; nodes];
+    for node in 0..nodes {
+        while search.leaders[node] > search.bounds.low[node]
+            && search.augment(node, &mut barren, short)
+        {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(nodes: usize, candidates: &[Vec<usize>], moved: &[(usize, usize)]) -> Vec<u64> {
+        let mut led: Vec<usize> = candidates.iter().map(|c| c[0]).collect();
+        for (partition, place) in moved {
+            led[*partition] = candidates[*partition][*place];
+        }
+        let count = |node| led.iter().filter(|l| **l == node).count() as u64;
+        (0..nodes).map(count).collect()
+    }
+
+    #[test]
+    fn a_path_over_several_nodes_is_found() {
+        // 0 leads three; only by way of 1 can 2 be given one.
+        let candidates = vec![
+            vec![0, 1],
+            vec![0, 1],
+            vec![0, 1],
+            vec![1, 2],
+            vec![1, 2],
+            vec![2, 1],
+        ];
+        let leaders = vec![3, 2, 1];
+        let moved = even_out(leaders, vec![1; 3], candidates.clone());
+        assert_eq!(counts(3, &candidates, &moved), [2, 2, 2]);
+    }
+
+    #[test]
+    fn random_clusters_end_without_a_path_to_improve() {
+        let mut state = 1u64;
+        let mut random = |below: usize| {
+            state = crate::hash::xxh64(&state.to_le_bytes(), 7);
+            usize::try_from(state % below as u64).unwrap()
+        };
+        for _ in 0..2_000 {
+            let nodes = 3 + random(12);
+            let candidates: Vec<Vec<usize>> = (0..nodes * 9)
+                .map(|_| {
+                    let first = random(nodes);
+                    vec![first, (first + 1 + random(nodes - 1)) % nodes]
+                })
+                .collect();
+            let before = counts(nodes, &candidates, &[]);
+            let moved = even_out(before, vec![100; nodes], candidates.clone());
+            let after = counts(nodes, &candidates, &moved);
+            // No path is left from a node to another that leads two fewer.
+            let mut led: Vec<usize> = candidates.iter().map(|c| c[0]).collect();
+            for (partition, place) in &moved {
+                led[*partition] = candidates[*partition][*place];
+            }
+            let mut reach = vec![vec![false; nodes]; nodes];
+            for (leader, others) in led.iter().zip(&candidates) {
+                others
+                    .iter()
+                    .for_each(|other| reach[*leader][*other] = true);
+            }
+            for via in 0..nodes {
+                let onwards = reach[via].clone();
+                for row in reach.iter_mut().filter(|row| row[via]) {
+                    row.iter_mut().zip(&onwards).for_each(|(to, on)| *to |= on);
+                }
+            }
+            for (from, row) in reach.iter().enumerate() {
+                // The share is 9.
+                for (to, reachable) in row.iter().enumerate().filter(|_| after[from] > 9) {
+                    assert!(!reachable || after[from] <= after[to] + 1, "{after:?}");
+                }
+            }
+        }
+    }
+}
