@@ -27,6 +27,19 @@ fn bounds(leaders: &[u64], weights: &[u32]) -> Bounds {
     }
 }
 
+/// Whether no node is further off its share than `tolerance_percent` of it, or than one; without
+/// tolerance nothing is even enough.
+pub(super) fn is_even_enough(leaders: &[u64], weights: &[u32], tolerance_percent: u32) -> bool {
+    let bounds = bounds(leaders, weights);
+    let percent = u64::from(tolerance_percent);
+    percent > 0
+        && leaders.iter().enumerate().all(|(node, held)| {
+            let tolerated = (bounds.high[node].saturating_mul(percent) / 100).max(1);
+            *held <= bounds.high[node].saturating_add(tolerated)
+                && held.saturating_add(tolerated) >= bounds.low[node]
+        })
+}
+
 /// The state of the search for paths.
 struct Search {
     leaders: Vec<u64>,
