@@ -43,7 +43,13 @@ enum Target {
 }
 
 /// Every bench, in the order of the crates' layers.
-const BENCHES: [Bench; 0] = [];
+const BENCHES: [Bench; 1] = [Bench {
+    name: "placement",
+    about: "placements and plans, against a hash ring and plain rendezvous hashing",
+    package: "rivven-placement",
+    target: Target::Bench("placement"),
+    features: &[],
+}];
 
 fn run(args: &Args) -> Result<Report, Failure> {
     let Some((name, rest)) = args.rest.split_first() else {

@@ -83,6 +83,8 @@ pub fn plan(current: &Assignment, view: &ClusterView, goals: &Goals) -> Plan {
     balance::repair(&mut model);
     if goals.racks {
         balance::spread_racks(&mut model);
+        // A node of weight 0 may have given something away: what it keeps is not to be divided.
+        model.shares = shares::compute(&model);
     }
     if goals.balance {
         balance::even_out(&mut model);

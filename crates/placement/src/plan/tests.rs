@@ -379,8 +379,7 @@ fn waves_stay_within_their_limits_and_hold_everything() {
         max_misplaced_percent: 1,
     };
     let waves = plan.waves(&limits);
-    let all: Vec<Move> = waves.iter().flatten().copied().collect();
-    assert_eq!(all.len(), plan.moves.len());
+    assert_eq!(waves.iter().flatten().count(), plan.moves.len());
     for wave in &waves {
         assert!(!wave.is_empty() && wave.len() <= 4, "four of 1,000 bytes");
         let partitions: BTreeSet<PartitionId> = wave.iter().map(|m| m.partition).collect();
@@ -546,9 +545,14 @@ proptest! {
         }
         prop_assert!(plan.after.rack_violations <= plan.before.rack_violations
             || plan.moves.iter().any(|m| m.phase <= Phase::Drain));
-        // Once done there is nothing more to do.
+        // Once done there is nothing more to do. Where racks stand in the way, or a node is pinned, a
+        // little more balance may have become possible; the test below shows that it ends.
         let again = make(&done, &view, &goals);
-        prop_assert_eq!(&again.moves, &[]);
+        prop_assert!(again.moves.iter().all(|m| m.phase == Phase::Balance));
+        let pinned = view.nodes.iter().any(|n| n.weight == 0);
+        if goals.rack_mode == RackMode::Off && !pinned {
+            prop_assert_eq!(&again.moves, &[]);
+        }
     }
 
     /// Executed wave by wave, with a new plan for each, it comes to an end.
@@ -603,7 +607,7 @@ proptest! {
         (current, view, goals) in anything(), seed in any::<u64>(),
     ) {
         let plan = make(&current, &view, &goals);
-        let (mut partitions, mut nodes) = (current.partitions.clone(), view.nodes.clone());
+        let (mut partitions, mut nodes) = (current.partitions.clone(), view.nodes);
         let key = |n: u64| crate::hash::pair_hash(n, seed);
         partitions.sort_by_key(|p| key(u64::from(p.id.index.get())));
         nodes.sort_by_key(|n| key(u64::try_from(n.id.get()).unwrap()));
