@@ -35,6 +35,9 @@ pub enum FencedState {
     Fenced,
     /// Is handing its leaderships over (KIP-841).
     ShuttingDown,
+    /// An operator has removed it. This life of its data directory never comes back; another one may
+    /// register under its name and takes its number and its replicas over.
+    Removed,
 }
 
 /// One partition in the cluster metadata.

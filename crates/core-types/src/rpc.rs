@@ -71,6 +71,9 @@ rpc_kinds! {
     RAFT_SNAPSHOT = 0x0104, "raft_snapshot";
     /// Raft leadership transfer.
     RAFT_TRANSFER = 0x0105, "raft_transfer";
+    /// A follower asks the leader up to where it must have applied the log for a linearizable read
+    /// (Ongaro's thesis, section 6.4).
+    RAFT_READ_INDEX = 0x0106, "raft_read_index";
     /// A follower's fetch of records from a partition leader.
     REPLICA_FETCH = 0x0201, "replica_fetch";
     /// A proposal forwarded to the Raft leader.
@@ -84,6 +87,10 @@ rpc_kinds! {
     /// The controller asks a broker how far its logs reach, to recover a partition that has nobody
     /// electable left.
     LOG_CLAIMS = 0x0305, "log_claims";
+    /// A node that is no member of its cluster yet asks to become one.
+    CLUSTER_JOIN = 0x0306, "cluster_join";
+    /// An operator has a node removed from the cluster.
+    CLUSTER_REMOVE = 0x0307, "cluster_remove";
 }
 
 impl fmt::Debug for RpcKind {

@@ -116,6 +116,10 @@ pub enum RaftStoreError {
     /// The group already has members, or this node is not among those given. Nothing changed.
     #[error("cannot initialize the Raft group: {0}")]
     NotInitializable(String),
+    /// The members cannot be changed like this, or another change is under way: the text says which.
+    /// Nothing changed; retry the latter.
+    #[error("cannot change the members of the Raft group: {0}")]
+    MembershipRefused(String),
     /// A wait ended before its condition held. Nothing changed; retriable.
     #[error("timed out waiting for {0}")]
     Timeout(String),

@@ -1,13 +1,15 @@
 //! The handle through which everybody else uses a Raft group.
 
+mod membership;
+mod reading;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::ReadPolicy;
-use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use rivven_core_types::limits::MAX_COMMAND_BYTES;
 use rivven_core_types::{
     BoxFuture, LogIndex, NodeName, PeerIdentity, ProposeError, Proposed, Proposer, RaftGroupId,
@@ -19,10 +21,12 @@ use crate::instance::Instance;
 use crate::messages::raft_group_of;
 use crate::observe;
 use crate::receiver::Incall;
-use crate::runtime::{RaftInstant, timeout, timeout_at};
+use crate::runtime::timeout;
 use crate::status::{RaftState, RaftStatus, StatusWatch, Voter};
 use crate::supervisor::Shared;
 use crate::types::{Command, PeerNode, TypeConfig};
+
+pub use membership::RaftMembership;
 
 /// Longest wait of a call that only talks to the local core.
 const LOCAL_DEADLINE: Duration = Duration::from_secs(10);
@@ -58,6 +62,11 @@ impl RaftHandle {
     /// Runs a call into the core as this node.
     fn enter<F: Future>(&self, call: F) -> impl Future<Output = F::Output> + use<F> {
         self.shared.context.options.runtime.enter(call)
+    }
+
+    /// Runs a short call as this node.
+    fn in_scope<T>(&self, call: impl FnOnce() -> T) -> T {
+        self.shared.context.options.runtime.within(call)
     }
 
     /// The group.
@@ -138,39 +147,6 @@ impl RaftHandle {
         }
     }
 
-    /// Confirms with a quorum that this node leads (ReadIndex, the Raft paper's section 8), waits
-    /// until everything committed before the call is applied, and returns that index: a read of the
-    /// local state afterwards is linearizable.
-    ///
-    /// # Errors
-    /// [`ProposeError::NotLeader`]: ask the leader. [`ProposeError::NotInitialized`].
-    /// [`ProposeError::Unavailable`]: no quorum or no answer before `deadline`; retriable.
-    pub async fn read_barrier(&self, deadline: Duration) -> Result<LogIndex, ProposeError> {
-        self.enter(self.confirm_leadership(deadline)).await
-    }
-
-    async fn confirm_leadership(&self, deadline: Duration) -> Result<LogIndex, ProposeError> {
-        let until = RaftInstant::after(deadline);
-        let instance = self.instance().map_err(unavailable)?;
-        self.check_initialized()?;
-        let late = || unavailable(format!("no quorum confirmed the read within {deadline:?}"));
-        let ask = instance.raft.get_read_linearizer(ReadPolicy::ReadIndex);
-        let linearizer = match timeout_at(until, ask).await.map_err(|_| late())? {
-            Ok(linearizer) => linearizer,
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                return Err(not_leader(forward));
-            }
-            Err(error) => return Err(unavailable(error)),
-        };
-        let index = LogIndex::new(linearizer.read_log_id().index());
-        let ready = linearizer.try_await_ready(&instance.raft, Some(until.left()));
-        match ready.await {
-            Ok(Ok(_)) => Ok(index),
-            Ok(Err(_)) => Err(late()),
-            Err(error) => Err(unavailable(error)),
-        }
-    }
-
     fn check_initialized(&self) -> Result<(), ProposeError> {
         if self.is_initialized() {
             Ok(())
@@ -179,29 +155,11 @@ impl RaftHandle {
         }
     }
 
-    /// Waits until the entry at `index` is applied here, also across a restart of the core.
+    /// Waits until the status satisfies `condition`; returns it.
     ///
     /// # Errors
     /// [`RaftStoreError::Timeout`] after `deadline`, [`RaftStoreError::Unavailable`] when the node
     /// is gone.
-    pub async fn wait_applied(
-        &self,
-        index: LogIndex,
-        deadline: Duration,
-    ) -> Result<(), RaftStoreError> {
-        self.wait_status(
-            deadline,
-            &format!("entry {index} to be applied"),
-            |status| status.applied >= Some(index),
-        )
-        .await
-        .map(drop)
-    }
-
-    /// Waits until the status satisfies `condition`; returns it.
-    ///
-    /// # Errors
-    /// As [`RaftHandle::wait_applied`].
     pub async fn wait_status(
         &self,
         deadline: Duration,
@@ -355,6 +313,7 @@ impl RpcHandler for RaftHandle {
                 | RpcKind::RAFT_PRE_VOTE
                 | RpcKind::RAFT_SNAPSHOT
                 | RpcKind::RAFT_TRANSFER
+                | RpcKind::RAFT_READ_INDEX
         );
         if !ours {
             return Reply::Now(Err(RpcError::UnknownKind { kind: request.kind }));

@@ -69,7 +69,7 @@ mod writer;
 pub use config::{InitialMember, RaftLimits, RaftNodeConfig, RaftNodeOptions};
 pub use error::RaftStoreError;
 pub use executor::{InlineExecutor, ThreadExecutor};
-pub use handle::RaftHandle;
+pub use handle::{RaftHandle, RaftMembership};
 pub use identity::Identity;
 pub use kv::{
     KvCommand, KvReader, KvResult, KvStateMachine, MAX_KV_KEY_BYTES, MAX_KV_TOTAL_BYTES,

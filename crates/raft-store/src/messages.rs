@@ -89,6 +89,23 @@ pub(crate) enum TransferAnswer {
     },
 }
 
+/// Up to where must the asker have applied the log, to read what is committed now?
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ReadIndexMessage {
+    pub(crate) target: u64,
+    pub(crate) from: u64,
+    /// How long the asker waits.
+    pub(crate) deadline_ms: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ReadIndexAnswer {
+    /// A quorum has confirmed the leader since the question came in.
+    Confirmed { index: u64 },
+    /// Not the leader, or no quorum in time.
+    Unconfirmed(String),
+}
+
 fn malformed(error: impl ToString) -> RpcError {
     RpcError::Malformed(error.to_string())
 }

@@ -1,7 +1,9 @@
 //! The answering side of the Raft calls.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use openraft::ReadPolicy;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
     VoteRequest, VoteResponse,
@@ -15,11 +17,16 @@ use crate::instance::RaftCore;
 use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::messages::{
-    AppendAnswer, AppendMessage, SnapshotAnswer, SnapshotMessage, TransferAnswer, TransferMessage,
-    VoteAnswer, VoteMessage, decode_entries, decode_request, encode_answer,
+    AppendAnswer, AppendMessage, ReadIndexAnswer, ReadIndexMessage, SnapshotAnswer,
+    SnapshotMessage, TransferAnswer, TransferMessage, VoteAnswer, VoteMessage, decode_entries,
+    decode_request, encode_answer,
 };
+use crate::runtime::timeout;
 use crate::snapshot::SnapshotFile;
 use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote};
+
+/// Longest time that a follower's read may keep this node busy.
+const MAX_READ_DEADLINE: Duration = Duration::from_secs(30);
 
 /// A snapshot on its way in.
 struct Incoming {
@@ -86,6 +93,7 @@ impl Receiver {
             RpcKind::RAFT_VOTE | RpcKind::RAFT_PRE_VOTE => vote(&call, &request).await,
             RpcKind::RAFT_TRANSFER => transfer(&call, &request).await,
             RpcKind::RAFT_SNAPSHOT => self.snapshot(&call, request).await,
+            RpcKind::RAFT_READ_INDEX => read_index(&call, &request).await,
             kind => Err(RpcError::UnknownKind { kind }),
         }
     }
@@ -253,6 +261,22 @@ async fn vote(call: &Incall<'_>, request: &RpcRequest) -> Result<RpcResponse, Rp
         vote: (&answer.vote).into(),
         granted: answer.vote_granted,
         last: answer.last_log_id.map(Into::into),
+    })
+}
+
+/// Confirms the leadership with a quorum before it names the index, so that a deposed leader never
+/// does.
+async fn read_index(call: &Incall<'_>, request: &RpcRequest) -> Result<RpcResponse, RpcError> {
+    let message: ReadIndexMessage = decode_request(request)?;
+    call.check(message.target, message.from)?;
+    let deadline = Duration::from_millis(message.deadline_ms).min(MAX_READ_DEADLINE);
+    let ask = call.raft.get_read_linearizer(ReadPolicy::ReadIndex);
+    encode_answer(&match timeout(deadline, ask).await {
+        Ok(Ok(linearizer)) => ReadIndexAnswer::Confirmed {
+            index: linearizer.read_log_id().index(),
+        },
+        Ok(Err(error)) => ReadIndexAnswer::Unconfirmed(error.to_string()),
+        Err(_) => ReadIndexAnswer::Unconfirmed(format!("no quorum within {deadline:?}")),
     })
 }
 

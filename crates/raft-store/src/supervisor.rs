@@ -41,7 +41,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-fn member(id: u64, node: &PeerNode) -> Member {
+pub(crate) fn member(id: u64, node: &PeerNode) -> Member {
     let PeerNode { name, address } = node.clone();
     Member {
         raft_id: RaftNodeId::new(id),

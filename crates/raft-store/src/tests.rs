@@ -4,6 +4,7 @@ mod barrier;
 mod cluster;
 mod conformance;
 mod determinism;
+mod membership;
 mod node;
 mod store;
 mod world;

@@ -46,6 +46,11 @@ impl RuntimeHooks {
         enter(self.scope(), call)
     }
 
+    /// Runs a short call as this node.
+    pub(crate) fn within<T>(&self, call: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self.scope(), call)
+    }
+
     /// Spawns a task of the node.
     pub(crate) fn spawn<F>(&self, task: F) -> JoinHandle<F::Output>
     where
