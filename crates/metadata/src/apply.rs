@@ -81,6 +81,11 @@ pub(crate) fn apply(
             claims,
         } => partitions::recover(state, index, partition, partition_epoch, &claims),
         Command::ElectUnclean { partition } => partitions::elect_unclean(state, index, partition),
+        Command::RemoveBroker {
+            broker,
+            node_epoch,
+            accept_loss,
+        } => brokers::remove(state, index, (broker, node_epoch), accept_loss),
     }
 }
 

@@ -131,6 +131,20 @@ pub enum Command {
         /// The partition.
         partition: PartitionId,
     },
+    /// An operator removes a broker for good: its disk is lost, or the node is to leave. It leaves
+    /// every ISR and ELR; it stays among the replicas until they are reassigned or a new life of the
+    /// same name registers, which takes them over and copies them from their leaders.
+    ///
+    /// Refused while the broker is active and holds replicas (stop it, or move them first), and,
+    /// unless `accept_loss`, while a partition has no other electable replica.
+    RemoveBroker {
+        /// The broker.
+        broker: BrokerId,
+        /// Its current life.
+        node_epoch: NodeEpoch,
+        /// The operator knows that records will be lost, or that they are lost already.
+        accept_loss: bool,
+    },
 }
 
 impl Command {

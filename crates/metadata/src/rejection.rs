@@ -184,6 +184,32 @@ pub enum Rejection {
     /// An epoch or the log index has reached the end of its range. (UNKNOWN_SERVER_ERROR)
     #[error("an epoch has reached the end of its range")]
     EpochsExhausted,
+    /// An operator has removed this life of the broker. It never comes back. (STALE_BROKER_EPOCH)
+    #[error("broker {broker} was removed from the cluster with this data directory")]
+    BrokerRemoved {
+        /// The broker.
+        broker: BrokerId,
+    },
+    /// The broker serves and holds replicas, so that it cannot be removed. (INVALID_REQUEST)
+    #[error(
+        "broker {broker} is active and holds {replicas} replicas: stop it, or move them away first"
+    )]
+    BrokerInUse {
+        /// The broker.
+        broker: BrokerId,
+        /// How many.
+        replicas: u32,
+    },
+    /// No other electable replica holds the records of a partition. (INVALID_REQUEST)
+    #[error(
+        "without broker {broker} partition {partition} has no electable replica: records would be lost"
+    )]
+    LastElectableReplica {
+        /// The broker.
+        broker: BrokerId,
+        /// The first such partition.
+        partition: PartitionId,
+    },
 }
 
 impl Rejection {

@@ -7,5 +7,6 @@ mod isr_changes;
 mod model;
 mod model_world;
 mod recovery;
+mod removal;
 mod support;
 mod topics;

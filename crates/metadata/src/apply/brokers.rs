@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rivven_core_types::{
     BrokerId, FencedState, Incarnation, LogDirId, LogIndex, NodeEpoch, NodeInfo, PartitionId,
-    RaftNodeId, limits,
+    PartitionState, RaftNodeId, limits,
 };
 
 use super::{clamp, current_life};
@@ -46,6 +46,9 @@ pub(super) fn register(
         });
     }
     let earlier = state.broker_by_name(&info.name);
+    if let Some(removed) = earlier.filter(|e| is_removed(e) && e.incarnation == incarnation) {
+        return Err(Rejection::BrokerRemoved { broker: removed.id });
+    }
     let id = match earlier {
         Some(earlier) => earlier.id,
         None => next_broker_id(state)?,
@@ -91,6 +94,9 @@ pub(super) fn unfence(
     node_epoch: NodeEpoch,
 ) -> Result<CommandResult, Rejection> {
     let mut record = current_life(state, broker, node_epoch)?.clone();
+    if is_removed(&record) {
+        return Err(Rejection::BrokerRemoved { broker });
+    }
     if record.leaving {
         return Err(Rejection::BrokerShuttingDown { broker });
     }
@@ -115,6 +121,9 @@ pub(super) fn fence(
     node_epoch: NodeEpoch,
 ) -> Result<CommandResult, Rejection> {
     let mut record = current_life(state, broker, node_epoch)?.clone();
+    if is_removed(&record) {
+        return Err(Rejection::BrokerRemoved { broker });
+    }
     if record.state == FencedState::Fenced {
         return Ok(changed(broker, FencedState::Fenced, 0));
     }
@@ -131,6 +140,9 @@ pub(super) fn begin_shutdown(
     node_epoch: NodeEpoch,
 ) -> Result<CommandResult, Rejection> {
     let mut record = current_life(state, broker, node_epoch)?.clone();
+    if is_removed(&record) {
+        return Err(Rejection::BrokerRemoved { broker });
+    }
     if record.leaving {
         return Ok(changed(broker, record.state, 0));
     }
@@ -142,6 +154,43 @@ pub(super) fn begin_shutdown(
     state.put_broker(record);
     let count = retire(state, index, broker, |_| false);
     Ok(changed(broker, now, count))
+}
+
+/// Removes a broker for good. Done again it changes nothing.
+pub(super) fn remove(
+    state: &mut ClusterState,
+    index: LogIndex,
+    (broker, node_epoch): (BrokerId, NodeEpoch),
+    accept_loss: bool,
+) -> Result<CommandResult, Rejection> {
+    let mut record = current_life(state, broker, node_epoch)?.clone();
+    if is_removed(&record) {
+        return Ok(changed(broker, FencedState::Removed, 0));
+    }
+    let replicas = state.partitions_of(broker).count();
+    if record.is_active() && replicas > 0 {
+        let replicas = clamp(replicas);
+        return Err(Rejection::BrokerInUse { broker, replicas });
+    }
+    // With nobody electable the partition waits for the claims of its last ISR, this one's too.
+    let held_here_only = |p: &&PartitionState| {
+        let mut electable = p.isr.iter().chain(&p.elr);
+        let awaited = electable.clone().next().is_some() || p.last_known_isr.contains(&broker);
+        awaited && electable.all(|b| *b == broker)
+    };
+    let last = state.partitions_of(broker).find(held_here_only);
+    if let (Some(last), false) = (last, accept_loss) {
+        let partition = last.id;
+        return Err(Rejection::LastElectableReplica { broker, partition });
+    }
+    record.state = FencedState::Removed;
+    state.put_broker(record);
+    let count = retire(state, index, broker, |_| true);
+    Ok(changed(broker, FencedState::Removed, count))
+}
+
+fn is_removed(record: &BrokerRecord) -> bool {
+    record.state == FencedState::Removed
 }
 
 const fn changed(broker: BrokerId, state: FencedState, partitions_changed: u32) -> CommandResult {
