@@ -6,6 +6,9 @@
     reason = "helpers of tests"
 )]
 
+#[path = "processes/membership.rs"]
+mod membership;
+
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -235,7 +238,8 @@ async fn lost_disk(cluster: &mut ProcessCluster) {
     let node = cluster.node_mut(2);
     let (own, aside) = (node.data_dir(), node.dir().join("own"));
     std::fs::rename(&own, &aside).unwrap();
-    let line = refuses(node, &["node-3", "member of the cluster already"]).await;
+    let words = ["node-3", "member of the cluster already", "remove-node"];
+    let line = refuses(node, &words).await;
     println!("blank disk: {line}");
     std::fs::remove_dir_all(&own).unwrap();
     std::fs::rename(&aside, &own).unwrap();

@@ -5,12 +5,14 @@ use std::io;
 use rivven_core_types::SharedIoExecutor;
 use tokio::sync::oneshot;
 
+use crate::error::CoordinatorError;
+
 /// Runs `work` on the executor and waits for it.
 pub(crate) async fn run<T: Send + 'static>(
     io: &SharedIoExecutor,
     name: &str,
     work: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<T> {
+) -> Result<T, CoordinatorError> {
     let (done, outcome) = oneshot::channel();
     io.spawn(
         name,
@@ -19,7 +21,6 @@ pub(crate) async fn run<T: Send + 'static>(
             drop(done.send(work()));
         }),
     );
-    outcome
-        .await
-        .map_err(|_| io::Error::other(format!("the I/O task {name} did not finish")))
+    let lost = |_| io::Error::other(format!("the I/O task {name} did not finish"));
+    outcome.await.map_err(|e| CoordinatorError::Task(lost(e)))
 }

@@ -35,6 +35,18 @@ pub(crate) enum Decision {
         /// All first voters, sorted by name.
         voters: Vec<FirstVoter>,
     },
+    /// A cluster exists and this node may belong to it: ask to join.
+    Join {
+        /// The cluster.
+        cluster: ClusterId,
+        /// Where its members that answered are.
+        members: Vec<Address>,
+    },
+    /// An operator has removed this life from the cluster; it never comes back.
+    Removed {
+        /// Who said so.
+        by: NodeName,
+    },
     /// The cluster exists and knows this node's name under another incarnation: this disk is blank,
     /// or is not the one that belongs here. A person must decide.
     NameTaken {
@@ -62,17 +74,11 @@ pub(crate) fn member_names(
 
 /// Decides from the latest answers of the other members.
 pub(crate) fn decide(own: &OwnView, replies: &BTreeMap<Address, ProbeReply>) -> Decision {
-    let taken = replies.values().find_map(|reply| {
-        let known = reply
-            .known_as
-            .filter(|known| *known != own.node.incarnation)?;
-        Some(Decision::NameTaken {
-            by: reply.node.name.clone(),
-            known,
-        })
-    });
-    if let Some(taken) = taken {
-        return taken;
+    if let Some(refused) = replies.values().find_map(|reply| refusal(own, reply)) {
+        return refused;
+    }
+    if let Some(decision) = membership(own, replies) {
+        return decision;
     }
     let names = member_names(own, replies);
     let mut reasons: Vec<String> = Vec::new();
@@ -105,6 +111,46 @@ pub(crate) fn decide(own: &OwnView, replies: &BTreeMap<Address, ProbeReply>) -> 
     Decision::Initialize { announced, voters }
 }
 
+/// What the cluster knows of this node's name may forbid everything.
+pub(crate) fn refusal(own: &OwnView, reply: &ProbeReply) -> Option<Decision> {
+    let by = || reply.node.name.clone();
+    let known = reply.known_as?;
+    match (known.incarnation == own.node.incarnation, known.removed) {
+        (true, true) => Some(Decision::Removed { by: by() }),
+        (false, false) => Some(Decision::NameTaken {
+            by: by(),
+            known: known.incarnation,
+        }),
+        (true, false) | (false, true) => None,
+    }
+}
+
+/// Where members of a cluster answer, a new one must not be formed: this node joins theirs.
+fn membership(own: &OwnView, replies: &BTreeMap<Address, ProbeReply>) -> Option<Decision> {
+    let of_cluster = |reply: &ProbeReply| match reply.formation {
+        Formation::Member(cluster) => Some(cluster),
+        Formation::Blank | Formation::Announced(_) => None,
+    };
+    let mut clusters = replies.values().filter_map(of_cluster);
+    let cluster = clusters.next()?;
+    if clusters.any(|other| other != cluster) {
+        let text = "the members that answer belong to different clusters".to_owned();
+        return Some(Decision::Wait(vec![text]));
+    }
+    match own.formation {
+        Formation::Announced(ours) | Formation::Member(ours) if ours != cluster => {
+            let text = format!("this node has been told to join cluster {ours}, not {cluster}");
+            Some(Decision::Wait(vec![text]))
+        }
+        _ => {
+            let is_member = |(_, reply): &(&Address, &ProbeReply)| of_cluster(reply).is_some();
+            let members = replies.iter().filter(is_member);
+            let members = members.map(|(address, _)| address.clone()).collect();
+            Some(Decision::Join { cluster, members })
+        }
+    }
+}
+
 /// Why this peer's answer forbids to go on.
 fn objection(
     own: &OwnView,
@@ -117,11 +163,8 @@ fn objection(
         return Some(format!("the node at {expected}'s address is called {name}"));
     }
     match (reply.formation, own.formation) {
-        (Formation::Member(cluster), _) => {
-            return Some(format!("{name} is a member of cluster {cluster} already"));
-        }
         (Formation::Announced(theirs), Formation::Announced(ours)) if theirs == ours => {}
-        (Formation::Announced(cluster), _) => {
+        (Formation::Announced(cluster) | Formation::Member(cluster), _) => {
             return Some(format!("{name} has been told to join cluster {cluster}"));
         }
         (Formation::Blank, _) => {}
@@ -140,6 +183,7 @@ fn objection(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::messages::KnownAs;
     use rivven_core_types::RaftNodeId;
 
     fn voter(n: u8) -> FirstVoter {
@@ -213,13 +257,41 @@ mod tests {
     #[test]
     fn a_member_of_a_cluster_is_never_initialized_again() {
         let mut replies = BTreeMap::from([blank(2, &[1, 2, 3]), blank(3, &[1, 2, 3])]);
-        for formation in [Formation::Member(CLUSTER), Formation::Announced(CLUSTER)] {
-            replies.get_mut(&address(3)).unwrap().formation = formation;
-            assert!(matches!(
-                decide(&own(1, &[2, 3]), &replies),
-                Decision::Wait(_)
-            ));
-        }
+        let waits = |d: Decision| assert!(matches!(d, Decision::Wait(_)), "{d:?}");
+        replies.get_mut(&address(3)).unwrap().formation = Formation::Announced(CLUSTER);
+        waits(decide(&own(1, &[2, 3]), &replies));
+        // Whoever finds a cluster joins it, however many others are blank.
+        replies.get_mut(&address(3)).unwrap().formation = Formation::Member(CLUSTER);
+        let join = Decision::Join {
+            cluster: CLUSTER,
+            members: vec![address(3)],
+        };
+        assert_eq!(decide(&own(1, &[2, 3]), &replies), join);
+        let mut told = own(1, &[2, 3]);
+        told.formation = Formation::Announced(CLUSTER);
+        assert_eq!(decide(&told, &replies), join);
+        // Not if it has been told of another, and not one of two.
+        let other = ClusterId::from_bytes([8; 16]);
+        told.formation = Formation::Announced(other);
+        waits(decide(&told, &replies));
+        replies.get_mut(&address(2)).unwrap().formation = Formation::Member(other);
+        waits(decide(&own(1, &[2, 3]), &replies));
+    }
+
+    #[test]
+    fn a_removed_life_is_told_so_and_another_one_may_join_under_its_name() {
+        let mut replies = BTreeMap::from([blank(2, &[1, 2, 3]), blank(3, &[1, 2, 3])]);
+        let reply = replies.get_mut(&address(3)).unwrap();
+        reply.formation = Formation::Member(CLUSTER);
+        reply.known_as = Some(KnownAs {
+            incarnation: voter(1).incarnation,
+            removed: true,
+        });
+        let by = voter(3).name;
+        assert_eq!(decide(&own(1, &[2, 3]), &replies), Decision::Removed { by });
+        let mut fresh = own(1, &[2, 3]);
+        fresh.node.incarnation = Incarnation::from_bytes([42; 16]);
+        assert!(matches!(decide(&fresh, &replies), Decision::Join { .. }));
     }
 
     #[test]
@@ -240,7 +312,10 @@ mod tests {
         let known = Incarnation::from_bytes([77; 16]);
         let reply = replies.get_mut(&address(3)).unwrap();
         reply.formation = Formation::Member(CLUSTER);
-        reply.known_as = Some(known);
+        reply.known_as = Some(KnownAs {
+            incarnation: known,
+            removed: false,
+        });
         let decision = decide(&own(1, &[2, 3]), &replies);
         assert_eq!(
             decision,

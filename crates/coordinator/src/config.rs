@@ -37,6 +37,9 @@ pub struct RaftTiming {
     pub election_timeout_max_ms: u64,
     /// Log entries between snapshots.
     pub snapshot_threshold: u64,
+    /// How many nodes vote: 1, 3 or 5. The others receive the metadata and take over when a voter
+    /// goes. Must be equal on all nodes.
+    pub voters: usize,
 }
 
 impl Default for RaftTiming {
@@ -46,6 +49,7 @@ impl Default for RaftTiming {
             election_timeout_min_ms: 150,
             election_timeout_max_ms: 300,
             snapshot_threshold: 10_000,
+            voters: 3,
         }
     }
 }

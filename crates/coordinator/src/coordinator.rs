@@ -1,10 +1,12 @@
 //! One cluster node, wired: the only place that knows all parts.
 
+mod administration;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rivven_core_types::{BrokerId, ClusterId, Incarnation, MonoTime, ProducerId};
+use rivven_core_types::{BrokerId, ClusterId, FencedState, Incarnation, MonoTime, ProducerId};
 use rivven_core_types::{Clock, Entropy, LogStore, SharedIoExecutor, TopicId, Vfs};
 use rivven_isr::{LocalBroker, ReplicaRole, ReplicationManager, ReplicationPorts};
 use rivven_metadata::ClusterState;
@@ -21,6 +23,7 @@ use crate::controller::Controller;
 use crate::error::CoordinatorError;
 use crate::formation::Former;
 use crate::health::ClusterHealth;
+use crate::members::Members;
 use crate::messages::FirstVoter;
 use crate::network::{BoundNetwork, NetworkFactory, NetworkIdentity};
 use crate::partitions::{self, AlterPartitions};
@@ -89,6 +92,7 @@ struct Inner {
     raft_node: tokio::sync::Mutex<RaftNode>,
     state: StateWatch,
     former: Arc<Former>,
+    members: Arc<Members>,
     proposer: MetadataProposer,
     membership: Arc<OnceLock<Membership>>,
     replication: Arc<OnceLock<ReplicationManager>>,
@@ -164,6 +168,16 @@ impl ClusterCoordinator {
             rpc_of(&network),
             Arc::clone(&ports.clock),
         );
+        let members = Arc::new(Members {
+            own: former.own.clone(),
+            target_voters: config.raft.voters,
+            raft: raft.clone(),
+            state: state.clone(),
+            proposer: proposer.clone(),
+            rpc: rpc_of(&network),
+            clock: Arc::clone(&ports.clock),
+            away_since: Mutex::default(),
+        });
         let session = SessionStatus {
             local: None,
             fenced: true,
@@ -177,6 +191,7 @@ impl ClusterCoordinator {
             raft_node: tokio::sync::Mutex::new(raft_node),
             state,
             former,
+            members,
             proposer,
             membership: Arc::default(),
             replication: Arc::default(),
@@ -216,6 +231,7 @@ impl ClusterCoordinator {
             raft: inner.raft.clone(),
             former: Arc::clone(&inner.former),
             controller: Arc::clone(&controller),
+            members: Arc::clone(&inner.members),
             proposer: inner.proposer.clone(),
             recovery: Arc::clone(&recovery),
             state: inner.state.clone(),
@@ -233,6 +249,11 @@ impl ClusterCoordinator {
         self.spawn_control(life);
         self.spawn_control(follow_addresses(Arc::clone(inner)));
         self.spawn_control(watch_raft(Arc::clone(inner)));
+        if inner.config.mode == ClusterMode::Cluster {
+            let members = Arc::clone(&inner.members);
+            self.spawn_control(async move { members.run().await });
+            self.spawn_control(watch_standing(Arc::clone(inner)));
+        }
     }
 
     fn spawn_control(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -577,7 +598,12 @@ async fn follow_addresses(inner: Arc<Inner>) {
     let mut states = inner.state.subscribe();
     let mut status = inner.raft.watch_status();
     loop {
-        for member in status.borrow_and_update().voters.clone() {
+        let members = {
+            let status = status.borrow_and_update();
+            let members = status.voters.iter().chain(&status.learners);
+            members.cloned().collect::<Vec<_>>()
+        };
+        for member in members {
             if member.name != inner.config.node.name {
                 inner.network.rpc.add_peer(member.name, member.address);
             }
@@ -602,6 +628,33 @@ async fn follow_addresses(inner: Arc<Inner>) {
             return;
         }
     }
+}
+
+/// Ends the node when this life of it has been removed: by what it has applied, or by what the others
+/// say while it is cut off.
+async fn watch_standing(inner: Arc<Inner>) {
+    let own = &inner.former.own;
+    let mut states = inner.state.subscribe();
+    let removed = |state: &Arc<ClusterState>| {
+        state.broker_by_name(&own.name).is_some_and(|record| {
+            record.incarnation == own.incarnation && record.state == FencedState::Removed
+        })
+    };
+    let is_in_session = || {
+        let session = *inner.session.borrow();
+        session.local.is_some() && !session.fenced
+    };
+    let error = tokio::select! {
+        state = states.wait_for(removed) => match state {
+            Ok(_) => CoordinatorError::Removed {
+                name: own.name.clone(),
+                by: own.name.clone(),
+            },
+            Err(_) => return,
+        },
+        error = inner.former.watch_standing(is_in_session) => error,
+    };
+    inner.failure.send_replace(Some(Arc::new(error)));
 }
 
 /// Reports a store that has failed for good: the node must stop, and another may take over.

@@ -17,7 +17,10 @@ use rivven_transport::TransportError;
 pub enum CoordinatorError {
     /// The data directory cannot be used. Nothing was started.
     #[error("cannot use the data directory: {0}")]
-    DataDir(#[from] io::Error),
+    DataDir(#[source] io::Error),
+    /// A thread or a task of this node ended before its time. What it was doing is unknown.
+    #[error("a task of this node was lost: {0}")]
+    Task(#[source] io::Error),
     /// The consensus store refused to open or failed.
     #[error(transparent)]
     RaftStore(#[from] RaftStoreError),
@@ -37,11 +40,13 @@ pub enum CoordinatorError {
     #[error(transparent)]
     Replication(#[from] ReplicationError),
     /// The cluster knows this node's name with another data directory: this one is blank, or is not
-    /// the one that belongs to the node. Nothing changed; a person must restore the data directory.
+    /// the one that belongs to the node. Nothing changed; a person must restore the data directory, or
+    /// remove the old one from the cluster.
     #[error(
         "{name} is a member of the cluster already, with the data directory of incarnation {known} \
-         (says {by}); the one given here is of incarnation {found}. A node that lost its disk must not \
-         vote under its old name: restore its data directory"
+         (says {by}); the one given here is of incarnation {found}. Restore the old data directory; if \
+         it is lost, run `rivven-node cluster remove-node {name}` against another node, then start this \
+         one again: it joins as a new member"
     )]
     NameTaken {
         /// This node.
@@ -52,6 +57,17 @@ pub enum CoordinatorError {
         known: Incarnation,
         /// The incarnation of this data directory.
         found: Incarnation,
+    },
+    /// An operator has removed this life of the data directory from the cluster. It never comes back.
+    #[error(
+        "{name} was removed from the cluster (says {by}). To join again as a new member, move the whole \
+         data directory away and start with an empty one"
+    )]
+    Removed {
+        /// This node.
+        name: NodeName,
+        /// Who knows it.
+        by: NodeName,
     },
     /// The command did not get through. See the source for whether it may still be executed.
     #[error(transparent)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    Address, ClusterId, Entropy, Lane, LogDirId, NodeName, PeerIdentity, Reply, RpcError, RpcKind,
-    RpcRequest, RpcResponse, SharedIoExecutor,
+    Address, ClusterId, Entropy, FencedState, Incarnation, Lane, LogDirId, NodeName, PeerIdentity,
+    Reply, RpcError, RpcKind, RpcRequest, RpcResponse, SharedIoExecutor,
 };
 use rivven_raft_store::{Identity, RaftHandle, RaftStoreError, Voter};
 
@@ -17,7 +17,8 @@ use crate::bootstrap::{self, Decision, OwnView};
 use crate::config::ClusterMember;
 use crate::error::CoordinatorError;
 use crate::messages::{
-    self, CommitReply, CommitRequest, FirstVoter, Formation, ProbeReply, ProbeRequest,
+    self, CommitReply, CommitRequest, FirstVoter, Formation, JoinReply, JoinRequest, KnownAs,
+    ProbeReply, ProbeRequest,
 };
 use crate::network::ClusterNetwork;
 use crate::state::StateWatch;
@@ -26,6 +27,10 @@ use crate::state::StateWatch;
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a probe or an announcement may take.
 const CALL_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the members may take to let this node in.
+const JOIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Pause between two looks whether the cluster still knows this node, while it is not in session.
+const STANDING_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the log says for whom we wait.
 const REPORT_INTERVAL_ROUNDS: u32 = 25;
 
@@ -94,7 +99,7 @@ impl Former {
             if self.raft.is_initialized() {
                 return Ok(());
             }
-            let replies = self.probe_all().await;
+            let replies = self.probe_all(self.seeds()).await;
             let own = self.own_view();
             if let Some(names) = bootstrap::member_names(&own, &replies) {
                 *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
@@ -110,16 +115,16 @@ impl Former {
                         tracing::warn!(%error, "forming the cluster failed; trying again");
                     }
                 }
-                Decision::NameTaken { by, known } => {
-                    let name = self.own.name.clone();
-                    let found = self.own.incarnation;
-                    return Err(CoordinatorError::NameTaken {
-                        name,
-                        by,
-                        known,
-                        found,
-                    });
+                Decision::Join { cluster, members } => {
+                    let report = round % REPORT_INTERVAL_ROUNDS == REPORT_INTERVAL_ROUNDS - 1;
+                    if let Some(reason) = self.join(cluster, &members).await?
+                        && report
+                    {
+                        tracing::warn!(%cluster, %reason, "not admitted to the cluster yet");
+                    }
                 }
+                Decision::NameTaken { by, known } => return Err(self.name_taken(by, known)),
+                Decision::Removed { by } => return Err(self.removed(by)),
             }
             // The leader's first message ends the wait early.
             let changed = tokio::time::timeout(PROBE_INTERVAL, status.changed()).await;
@@ -128,6 +133,92 @@ impl Former {
             }
         }
         Ok(())
+    }
+
+    fn name_taken(&self, by: NodeName, known: Incarnation) -> CoordinatorError {
+        CoordinatorError::NameTaken {
+            name: self.own.name.clone(),
+            by,
+            known,
+            found: self.own.incarnation,
+        }
+    }
+
+    fn removed(&self, by: NodeName) -> CoordinatorError {
+        let name = self.own.name.clone();
+        CoordinatorError::Removed { name, by }
+    }
+
+    /// Asks the members of a cluster to take this node in; returns why they have not yet.
+    async fn join(
+        &self,
+        cluster: ClusterId,
+        members: &[Address],
+    ) -> Result<Option<String>, CoordinatorError> {
+        // The identity first: whoever takes this node in must find it in its cluster ever after.
+        self.join_cluster(cluster).await?;
+        let mut reason = String::new();
+        for address in members {
+            let request = JoinRequest {
+                node: self.own.clone(),
+                forwarded: false,
+            };
+            let request = RpcRequest {
+                deadline: JOIN_DEADLINE,
+                ..request_of(RpcKind::CLUSTER_JOIN, &request)?
+            };
+            let answer = self.network.call_address(address, request).await;
+            match answer.and_then(|(peer, r)| Ok((peer, messages::decode(&r.meta)?))) {
+                Ok((peer, JoinReply::Accepted)) => {
+                    tracing::info!(%cluster, by = %peer.name, "admitted to the cluster");
+                    return Ok(None);
+                }
+                Ok((peer, JoinReply::NameTaken { known })) => {
+                    return Err(self.name_taken(peer.name, known));
+                }
+                Ok((peer, JoinReply::Removed)) => return Err(self.removed(peer.name)),
+                Ok((_, JoinReply::Retry { reason: text })) => reason = text,
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        Ok(Some(reason))
+    }
+
+    /// Ends when the others say that this life is no member any more, or that another has its name.
+    /// Asks only while this node is not in session: the group tells nobody that he was removed, and
+    /// one who was away learns it in no other way.
+    pub(crate) async fn watch_standing(
+        &self,
+        is_in_session: impl Fn() -> bool,
+    ) -> CoordinatorError {
+        loop {
+            tokio::time::sleep(STANDING_INTERVAL).await;
+            if is_in_session() || !self.raft.is_initialized() {
+                continue;
+            }
+            let status = self.raft.status();
+            let mut addresses = self.seeds();
+            let others = status.voters.into_iter().chain(status.learners);
+            addresses.extend(
+                others
+                    .filter(|m| m.name != self.own.name)
+                    .map(|m| m.address),
+            );
+            addresses.sort_unstable();
+            addresses.dedup();
+            let own = self.own_view();
+            for reply in self.probe_all(addresses).await.values() {
+                match bootstrap::refusal(&own, reply) {
+                    Some(Decision::Removed { by }) => return self.removed(by),
+                    Some(Decision::NameTaken { by, known }) => return self.name_taken(by, known),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn seeds(&self) -> Vec<Address> {
+        self.members.iter().map(|m| m.address.clone()).collect()
     }
 
     fn own_view(&self) -> OwnView {
@@ -143,10 +234,9 @@ impl Former {
         }
     }
 
-    async fn probe_all(&self) -> BTreeMap<Address, ProbeReply> {
+    async fn probe_all(&self, addresses: Vec<Address>) -> BTreeMap<Address, ProbeReply> {
         let mut calls = tokio::task::JoinSet::new();
-        for member in &self.members {
-            let address = member.address.clone();
+        for address in addresses {
             let request = ProbeRequest {
                 name: self.own.name.clone(),
             };
@@ -217,7 +307,10 @@ impl Former {
             .state
             .current()
             .broker_by_name(&peer.name)
-            .map(|b| b.incarnation);
+            .map(|b| KnownAs {
+                incarnation: b.incarnation,
+                removed: b.state == FencedState::Removed,
+            });
         let reply = ProbeReply {
             node: self.own.clone(),
             formation: self.formation(),

@@ -27,7 +27,7 @@ pub struct ClusterHealth {
     pub has_controller: bool,
     /// Whether this broker may lead.
     pub is_active: bool,
-    /// Registered brokers.
+    /// Registered brokers, without those that were removed.
     pub node_count: usize,
     /// Brokers that may lead.
     pub healthy_nodes: usize,
@@ -52,7 +52,8 @@ impl ClusterHealth {
         session: SessionStatus,
         failed_local_logs: usize,
     ) -> Self {
-        let node_count = state.broker_count();
+        let removed = rivven_core_types::FencedState::Removed;
+        let node_count = state.brokers().filter(|b| b.state != removed).count();
         let healthy_nodes = state.brokers().filter(|b| b.is_active()).count();
         let offline_partitions = state.leaderless().count();
         let under = |p: &&rivven_core_types::PartitionState| p.isr.len() < p.replicas.len();

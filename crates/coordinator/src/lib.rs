@@ -23,6 +23,7 @@ mod coordinator;
 mod error;
 mod formation;
 mod health;
+mod members;
 mod messages;
 mod network;
 mod partitions;
@@ -34,6 +35,7 @@ mod sessions;
 mod startup;
 mod state;
 mod topics;
+mod voters;
 
 /// Replication, as [`ClusterCoordinator::replication`] gives access to it.
 pub use rivven_isr as replication;
@@ -51,6 +53,7 @@ pub use config::{
 pub use coordinator::{ClusterCoordinator, CoordinatorPorts};
 pub use error::CoordinatorError;
 pub use health::{ClusterHealth, HealthState};
+pub use members::{ClusterNode, MemberRole};
 pub use network::{
     BoundNetwork, ClusterNetwork, NetworkFactory, NetworkIdentity, SharedEntropy, SocketNetwork,
 };

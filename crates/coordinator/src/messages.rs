@@ -5,6 +5,7 @@ use rivven_core_types::{
     Address, BrokerId, ClusterId, Incarnation, LeaderEpoch, LogIndex, NodeEpoch, NodeName, Offset,
     PartitionEpoch, PartitionId, Proposed, RaftGroupId, RaftNodeId, RpcError, limits, wire,
 };
+use rivven_metadata::Rejection;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -55,8 +56,63 @@ pub(crate) struct ProbeReply {
     /// The names it wants to form a cluster with, itself included, sorted; empty until it knows
     /// them all.
     pub(crate) members: Vec<NodeName>,
-    /// The incarnation under which the asking node's name is known to the cluster, if it is.
-    pub(crate) known_as: Option<Incarnation>,
+    /// What the cluster knows of the asking node's name, if anything.
+    pub(crate) known_as: Option<KnownAs>,
+}
+
+/// The life of a data directory that registered under a name last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct KnownAs {
+    pub(crate) incarnation: Incarnation,
+    /// An operator has removed it: another one may take the name.
+    pub(crate) removed: bool,
+}
+
+/// `CLUSTER_JOIN`: make this node a learner of the metadata group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct JoinRequest {
+    pub(crate) node: FirstVoter,
+    /// A member passes it on to the leader.
+    pub(crate) forwarded: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum JoinReply {
+    /// It is a member, or was one already.
+    Accepted,
+    /// Not now.
+    Retry { reason: String },
+    /// The name belongs to another life.
+    NameTaken { known: Incarnation },
+    /// An operator has removed this life.
+    Removed,
+}
+
+/// Whom an operator has removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RemoveTarget {
+    pub(crate) name: NodeName,
+    /// The operator knows that records will be lost, or that they are lost already.
+    pub(crate) accept_loss: bool,
+}
+
+/// `CLUSTER_REMOVE`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RemoveRequest {
+    pub(crate) target: RemoveTarget,
+    pub(crate) deadline_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum RemoveReply {
+    /// It is no member any more, and its life will never be one again.
+    Removed,
+    /// Nothing changed.
+    Rejected(Rejection),
+    /// Nobody bears that name.
+    Unknown,
+    /// Not now, or not by this node.
+    Retry { reason: String },
 }
 
 /// `BOOTSTRAP_COMMIT`: this is our cluster, and these are its first voters.

@@ -83,12 +83,14 @@ impl MetadataProposer {
         proposed: Proposed,
         deadline: Duration,
     ) -> Result<Committed, CoordinatorError> {
-        self.raft.wait_applied(proposed.index, deadline).await?;
         let result = CommandResult::decode(&proposed.result)
             .map_err(|e| CoordinatorError::UnexpectedAnswer(e.to_string()))?;
+        // A refusal changed nothing that one could wait for.
+        let result = result.into_result()?;
+        self.raft.wait_applied(proposed.index, deadline).await?;
         Ok(Committed {
             index: proposed.index,
-            result: result.into_result()?,
+            result,
         })
     }
 
@@ -217,6 +219,7 @@ fn authorize(peer: &PeerIdentity, command: &[u8], state: &ClusterState) -> Resul
         }
         Command::CreateTopic { .. }
         | Command::DeleteTopic { .. }
+        | Command::RemoveBroker { .. }
         | Command::ElectUnclean { .. } => Some(peer.name.clone()),
         _ => None,
     };

@@ -8,6 +8,7 @@ use rivven_raft_store::RaftHandle;
 
 use crate::controller::Controller;
 use crate::formation::Former;
+use crate::members::Members;
 use crate::proposals::MetadataProposer;
 use crate::recovery::Recovery;
 use crate::state::StateWatch;
@@ -16,6 +17,7 @@ pub(crate) struct Router {
     pub(crate) raft: RaftHandle,
     pub(crate) former: Arc<Former>,
     pub(crate) controller: Arc<Controller>,
+    pub(crate) members: Arc<Members>,
     pub(crate) proposer: MetadataProposer,
     pub(crate) recovery: Arc<Recovery>,
     pub(crate) state: StateWatch,
@@ -44,12 +46,15 @@ impl RpcHandler for Router {
             ),
             RpcKind::PROPOSE => self.proposer.answer(peer, request, &self.state.current()),
             RpcKind::BROKER_HEARTBEAT => self.controller.answer(peer, &request.meta),
+            RpcKind::CLUSTER_JOIN => self.members.answer_join(peer, &request.meta),
+            RpcKind::CLUSTER_REMOVE => self.members.answer_remove(&request.meta),
             RpcKind::LOG_CLAIMS => self.recovery.answer(&request.meta),
             RpcKind::RAFT_APPEND
             | RpcKind::RAFT_VOTE
             | RpcKind::RAFT_PRE_VOTE
             | RpcKind::RAFT_SNAPSHOT
-            | RpcKind::RAFT_TRANSFER => self.raft.handle(peer, request),
+            | RpcKind::RAFT_TRANSFER
+            | RpcKind::RAFT_READ_INDEX => self.raft.handle(peer, request),
             kind => Reply::Now(Err(RpcError::UnknownKind { kind })),
         }
     }

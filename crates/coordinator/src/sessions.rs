@@ -73,7 +73,7 @@ impl Sessions {
                 .partitions_of(request.broker)
                 .any(|partition| partition.leader == Some(request.broker));
         HeartbeatReply::Alive {
-            fenced: record.state == FencedState::Fenced,
+            fenced: matches!(record.state, FencedState::Fenced | FencedState::Removed),
             may_stop,
         }
     }
@@ -126,7 +126,10 @@ impl Sessions {
             {
                 Some(Command::UnfenceBroker { broker, node_epoch })
             }
-            FencedState::Active | FencedState::ShuttingDown | FencedState::Fenced => None,
+            FencedState::Active
+            | FencedState::ShuttingDown
+            | FencedState::Fenced
+            | FencedState::Removed => None,
         }
     }
 }

@@ -47,12 +47,14 @@ pub(crate) async fn open_log_store(
 }
 
 /// Counts the starts of this data directory, so that the failure detector can tell a restarted node
-/// from its earlier life whatever the wall clock says.
+/// from its earlier life whatever the wall clock says. A blank directory begins at the wall clock's
+/// seconds: above what an earlier directory of the same name has counted up to, unless that was
+/// started more than once a second all its life.
 pub(crate) async fn next_boot_id(
     config: &CoordinatorConfig,
     ports: &CoordinatorPorts,
 ) -> Result<u64, CoordinatorError> {
-    fn count(vfs: &dyn Vfs, path: &Path) -> std::io::Result<u64> {
+    fn count(vfs: &dyn Vfs, path: &Path, seconds: u64) -> std::io::Result<u64> {
         let last = if vfs.exists(path)? {
             let bytes = vfs.read_file(path, MAX_BOOT_FILE_BYTES)?;
             String::from_utf8_lossy(&bytes)
@@ -63,17 +65,18 @@ pub(crate) async fn next_boot_id(
                     std::io::Error::new(std::io::ErrorKind::InvalidData, text)
                 })?
         } else {
-            0u64
+            seconds
         };
         let next = last.saturating_add(1);
         vfs.write_file_atomically(path, format!("{next}\n").as_bytes())?;
         Ok(next)
     }
     let (vfs, path) = (Arc::clone(&ports.vfs), config.data_dir.join("BOOTS"));
+    let seconds = u64::try_from(ports.clock.wall().0 / 1000).unwrap_or(0);
     let boot = blocking::run(&ports.io, "rivven-identity", move || {
-        count(vfs.as_ref(), &path)
+        count(vfs.as_ref(), &path, seconds)
     });
-    Ok(boot.await??)
+    boot.await?.map_err(CoordinatorError::DataDir)
 }
 
 pub(crate) async fn open_raft(

@@ -1,8 +1,11 @@
-//! The admin port: `/livez`, `/readyz`, `/status` and `/metrics` over a few lines of HTTP/1.1.
+//! The admin port: `/livez`, `/readyz`, `/status`, `/metrics` and `/cluster` over a few lines of
+//! HTTP/1.1.
 //!
 //! Liveness never depends on the cluster: an orchestrator that kills nodes for want of a quorum would
-//! finish off the survivors. Only GET is answered, requests are bounded, and each connection carries
-//! one.
+//! finish off the survivors. Requests have no body, are bounded, and each connection carries one. What
+//! changes the cluster is a POST with the header `Rivven-Admin`, which no web page can send unasked.
+
+mod cluster;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -13,13 +16,20 @@ use rivven_cluster::metrics::PrometheusHandle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use cluster::Parameters;
 
 /// Longest request head, in bytes.
 const MAX_REQUEST_BYTES: usize = 8 * 1024;
 /// Connections answered at once.
 const MAX_CONNECTIONS: usize = 64;
-/// How long one connection may take in all.
+/// How long a client may take to send its request, and as long to take the answer.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long finding the answer may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// The header that a changing request must have.
+const ADMIN_HEADER: &str = "rivven-admin:";
 /// Pause after a failed accept (no file descriptor left, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -46,6 +56,28 @@ impl Answer {
     }
 }
 
+/// The head of a request.
+enum Head {
+    Whole(Vec<u8>),
+    TooLong,
+}
+
+/// Reads up to the end of the head; `None` when the client goes away before.
+async fn read_head(stream: &mut TcpStream) -> Option<Head> {
+    let mut head = Vec::with_capacity(1024);
+    let mut buffer = [0u8; 1024];
+    while !head.windows(4).any(|w| w == b"\r\n\r\n") {
+        if head.len() >= MAX_REQUEST_BYTES {
+            return Some(Head::TooLong);
+        }
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return None,
+            Ok(n) => head.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+        }
+    }
+    Some(Head::Whole(head))
+}
+
 impl Admin {
     /// Answers until aborted.
     pub(crate) async fn serve(self, listener: TcpListener) {
@@ -58,13 +90,7 @@ impl Admin {
                 Ok((stream, _)) => {
                     let this = self.clone();
                     tokio::spawn(async move {
-                        let answered = this.answer(stream);
-                        if tokio::time::timeout(CONNECTION_TIMEOUT, answered)
-                            .await
-                            .is_err()
-                        {
-                            tracing::debug!("an admin connection took too long");
-                        }
+                        this.answer(stream).await;
                         drop(slot);
                     });
                 }
@@ -77,19 +103,18 @@ impl Admin {
     }
 
     async fn answer(&self, mut stream: TcpStream) {
-        let mut head = Vec::with_capacity(1024);
-        let mut buffer = [0u8; 1024];
-        let answer = loop {
-            if head.windows(4).any(|w| w == b"\r\n\r\n") {
-                break self.route(&head);
-            }
-            if head.len() >= MAX_REQUEST_BYTES {
-                break Answer::text("431 Request Header Fields Too Large", "too long\n");
-            }
-            match stream.read(&mut buffer).await {
-                Ok(0) | Err(_) => return,
-                Ok(n) => head.extend_from_slice(buffer.get(..n).unwrap_or_default()),
-            }
+        let late = |_| tracing::debug!("an admin connection took too long");
+        let head = match timeout(CONNECTION_TIMEOUT, read_head(&mut stream)).await {
+            Ok(Some(head)) => head,
+            Ok(None) => return,
+            Err(elapsed) => return late(elapsed),
+        };
+        let answer = match head {
+            Head::Whole(head) => match timeout(ANSWER_TIMEOUT, self.route(&head)).await {
+                Ok(answer) => answer,
+                Err(_) => Answer::text("504 Gateway Timeout", "the cluster has not answered\n"),
+            },
+            Head::TooLong => Answer::text("431 Request Header Fields Too Large", "too long\n"),
         };
         let response = format!(
             "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
@@ -98,23 +123,35 @@ impl Admin {
             answer.body.len(),
             answer.body
         );
-        if let Err(error) = stream.write_all(response.as_bytes()).await {
-            tracing::debug!(%error, "an admin client went away");
+        match timeout(CONNECTION_TIMEOUT, stream.write_all(response.as_bytes())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an admin client went away"),
+            Err(elapsed) => late(elapsed),
         }
     }
 
-    fn route(&self, head: &[u8]) -> Answer {
-        let line = head.split(|b| *b == b'\r').next().unwrap_or_default();
-        let line = String::from_utf8_lossy(line);
-        let mut words = line.split(' ');
+    async fn route(&self, head: &[u8]) -> Answer {
+        let head = String::from_utf8_lossy(head);
+        let mut lines = head.split("\r\n");
+        let mut words = lines.next().unwrap_or_default().split(' ');
         let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
-        if method != "GET" {
-            return Answer::text("405 Method Not Allowed", "only GET\n");
+        let (path, parameters) = target.split_once('?').unwrap_or((target, ""));
+        match method {
+            "GET" => self.show(path, &Parameters(parameters)),
+            "POST" if lines.any(|line| line.to_ascii_lowercase().starts_with(ADMIN_HEADER)) => {
+                self.change(path, &Parameters(parameters)).await
+            }
+            "POST" => Answer::text("403 Forbidden", "the header Rivven-Admin: 1 is missing\n"),
+            _ => Answer::text("405 Method Not Allowed", "only GET and POST\n"),
         }
-        match target.split('?').next().unwrap_or("") {
+    }
+
+    fn show(&self, path: &str, parameters: &Parameters<'_>) -> Answer {
+        match path {
             "/livez" => Answer::text("200 OK", "ok\n"),
             "/readyz" => self.readiness(),
             "/status" => self.status(),
+            "/cluster" => cluster::show(&self.coordinator, parameters),
             "/metrics" => Answer {
                 status: "200 OK",
                 content_type: "text/plain; version=0.0.4; charset=utf-8",
@@ -122,8 +159,16 @@ impl Admin {
             },
             _ => Answer::text(
                 "404 Not Found",
-                "try /livez, /readyz, /status or /metrics\n",
+                "try /livez, /readyz, /status, /cluster or /metrics\n",
             ),
+        }
+    }
+
+    async fn change(&self, path: &str, parameters: &Parameters<'_>) -> Answer {
+        match path {
+            "/cluster/remove-node" => cluster::remove_node(&self.coordinator, parameters).await,
+            "/cluster/transfer" => cluster::transfer(&self.coordinator, parameters).await,
+            _ => Answer::text("404 Not Found", "nothing can be changed there\n"),
         }
     }
 

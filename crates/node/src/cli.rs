@@ -1,5 +1,7 @@
 //! The command line of `rivven-node`.
 
+pub mod cluster;
+
 use std::path::PathBuf;
 
 /// What `--help` prints.
@@ -7,6 +9,7 @@ pub const HELP: &str = "\
 rivven-node - one node of a Rivven cluster; Kafka clients are its clients
 
 Usage: rivven-node --config FILE [--check]
+       rivven-node cluster COMMAND ...   Show and change a running cluster; see `cluster --help`
 
 Options:
   --config FILE  The YAML configuration (docs/operations.md describes every key)
@@ -29,8 +32,10 @@ pub enum Request {
     Run(PathBuf),
     /// Validate a configuration.
     Check(PathBuf),
-    /// Print the help.
-    Help,
+    /// Show or change a running cluster.
+    Cluster(cluster::ClusterCommand),
+    /// Print this help.
+    Help(&'static str),
     /// Print the version.
     Version,
 }
@@ -39,10 +44,14 @@ pub enum Request {
 pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, String> {
     let mut config = None;
     let mut check = false;
-    let mut arguments = arguments.into_iter();
+    let mut arguments = arguments.into_iter().peekable();
+    if arguments.next_if_eq("cluster").is_some() {
+        let command = cluster::parse(arguments)?;
+        return Ok(command.map_or(Request::Help(cluster::HELP), Request::Cluster));
+    }
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
-            "--help" | "-h" => return Ok(Request::Help),
+            "--help" | "-h" => return Ok(Request::Help(HELP)),
             "--version" | "-V" => return Ok(Request::Version),
             "--check" => check = true,
             "--config" | "-c" => {
@@ -81,7 +90,7 @@ mod tests {
             parsed("--check --config=a.yaml"),
             Ok(Request::Check("a.yaml".into()))
         );
-        assert_eq!(parsed("--config a --help"), Ok(Request::Help));
+        assert_eq!(parsed("--config a --help"), Ok(Request::Help(HELP)));
         assert!(parsed("").unwrap_err().contains("--config FILE"));
         assert!(parsed("--config").unwrap_err().contains("path"));
         assert!(parsed("--frob").unwrap_err().contains("--frob"));

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 mod error;
 mod node;
+mod remote;
 mod telemetry;
 
 pub use error::NodeError;

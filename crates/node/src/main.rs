@@ -7,7 +7,11 @@ use rivven_node::cli::{self, Request};
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args().skip(1)) {
-        Ok(Request::Help) => say(cli::HELP),
+        Ok(Request::Help(text)) => say(text),
+        Ok(Request::Cluster(command)) => match cli::cluster::run(&command) {
+            Ok(text) => say(&text),
+            Err(error) => complain(&error, 1),
+        },
         Ok(Request::Version) => say(concat!("rivven-node ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Request::Check(path)) => match rivven_node::config::load(&path) {
             Ok(_) => say(&format!("{}: valid\n", path.display())),

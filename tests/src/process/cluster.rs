@@ -88,6 +88,28 @@ impl ProcessCluster {
         Ok(this)
     }
 
+    /// Prepares one more node, which finds the cluster through the others as its seeds; returns its
+    /// index. It does not run yet.
+    pub fn add_node(&mut self) -> Result<usize, Failure> {
+        let name = format!("node-{}", self.nodes.len() + 1);
+        let files = self.dir.path().join(&name);
+        let node = NodeProcess::new(name, files, Ports::free()?);
+        let yaml = self.yaml(&node);
+        let (common, _) = yaml.split_once("  initial_members:").unwrap_or((&yaml, ""));
+        let seeds = self
+            .nodes
+            .iter()
+            .map(|node| format!("\"{}\"", node.ports.cluster));
+        let seeds = seeds.collect::<Vec<_>>().join(", ");
+        node.configure(&format!(
+            "{common}  seeds: [{seeds}]\n{}",
+            self.options.extra
+        ))?;
+        node.set_secret(&self.options.secret)?;
+        self.nodes.push(node);
+        Ok(self.nodes.len() - 1)
+    }
+
     /// The configuration of a node of this cluster.
     pub fn yaml(&self, node: &NodeProcess) -> String {
         let ports = &node.ports;

@@ -84,6 +84,7 @@ pub(super) struct Raft {
     pub(super) election_timeout_min_ms: Option<Spanned<u64>>,
     pub(super) election_timeout_max_ms: Option<Spanned<u64>>,
     pub(super) snapshot_threshold: Option<Spanned<u64>>,
+    pub(super) voters: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -360,6 +360,7 @@ fn raft(place: &Place<'_>, raft: model::Raft) -> Result<RaftTiming, ConfigError>
             100..=1_000_000_000,
             default.snapshot_threshold,
         )?,
+        voters: voters(place, raft.voters)?,
     };
     let check = RaftNodeConfig {
         heartbeat_interval_ms: timing.heartbeat_interval_ms,
@@ -374,6 +375,20 @@ fn raft(place: &Place<'_>, raft: model::Raft) -> Result<RaftTiming, ConfigError>
         (Err(e), None) => {
             Err(place.missing("cluster.raft.election_timeout_max_ms", &e.to_string()))
         }
+    }
+}
+
+/// An even number needs one more vote than the odd one below it, and survives no more failures.
+fn voters(place: &Place<'_>, found: Option<Spanned<u64>>) -> Result<usize, ConfigError> {
+    let Some(found) = found else {
+        return Ok(RaftTiming::default().voters);
+    };
+    match found.value {
+        1 => Ok(1),
+        3 => Ok(3),
+        5 => Ok(5),
+        7 => Ok(7),
+        _ => Err(place.invalid(&found, "cluster.raft.voters", "must be 1, 3, 5 or 7")),
     }
 }
 
