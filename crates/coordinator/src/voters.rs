@@ -127,7 +127,7 @@ fn useful_size(now: usize, available: usize, target: usize) -> usize {
     let most = target.min(now + available);
     if most <= now {
         now
-    } else if most % 2 == 0 {
+    } else if most.is_multiple_of(2) {
         now.max(most - 1)
     } else {
         most
