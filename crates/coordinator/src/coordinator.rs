@@ -635,23 +635,30 @@ async fn follow_addresses(inner: Arc<Inner>) {
 async fn watch_standing(inner: Arc<Inner>) {
     let own = &inner.former.own;
     let mut states = inner.state.subscribe();
-    let removed = |state: &Arc<ClusterState>| {
-        state.broker_by_name(&own.name).is_some_and(|record| {
-            record.incarnation == own.incarnation && record.state == FencedState::Removed
-        })
+    let removed = async {
+        loop {
+            let state = Arc::clone(&states.borrow_and_update());
+            let gone = state.broker_by_name(&own.name).is_some_and(|record| {
+                record.incarnation == own.incarnation && record.state == FencedState::Removed
+            });
+            if gone || states.changed().await.is_err() {
+                return gone;
+            }
+        }
     };
     let is_in_session = || {
         let session = *inner.session.borrow();
         session.local.is_some() && !session.fenced
     };
     let error = tokio::select! {
-        state = states.wait_for(removed) => match state {
-            Ok(_) => CoordinatorError::Removed {
-                name: own.name.clone(),
-                by: own.name.clone(),
-            },
-            Err(_) => return,
-        },
+        biased;
+        gone = removed => {
+            let (name, by) = (own.name.clone(), own.name.clone());
+            if !gone {
+                return;
+            }
+            CoordinatorError::Removed { name, by }
+        }
         error = inner.former.watch_standing(is_in_session) => error,
     };
     inner.failure.send_replace(Some(Arc::new(error)));
