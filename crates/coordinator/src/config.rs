@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rivven_core_types::{Address, NodeInfo, NodeName};
 use rivven_isr::ReplicationConfig;
+use rivven_raft_store::RaftLimits;
 use rivven_swim::SwimConfig;
 
 /// Whether the node is a cluster of its own.
@@ -26,7 +27,7 @@ pub struct ClusterMember {
     pub address: Address,
 }
 
-/// Timing of consensus, as the seed's `raft` section has it.
+/// Timing and bounds of consensus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RaftTiming {
     /// Interval of the leader's heartbeats, in milliseconds.
@@ -40,6 +41,8 @@ pub struct RaftTiming {
     /// How many nodes vote: 1, 3 or 5. The others receive the metadata and take over when a voter
     /// goes. Must be equal on all nodes.
     pub voters: usize,
+    /// Bounds of the store.
+    pub limits: RaftLimits,
 }
 
 impl Default for RaftTiming {
@@ -50,6 +53,7 @@ impl Default for RaftTiming {
             election_timeout_max_ms: 300,
             snapshot_threshold: 10_000,
             voters: 3,
+            limits: RaftLimits::default(),
         }
     }
 }

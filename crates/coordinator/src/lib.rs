@@ -43,8 +43,8 @@ pub use rivven_isr as replication;
 pub use rivven_metadata as metadata;
 /// Placement, whose errors topic creation may answer.
 pub use rivven_placement as placement;
-/// The runtime of a simulated node.
-pub use rivven_raft_store::{NodeScope, RuntimeHooks};
+/// Bounds of the Raft store, and the runtime of a simulated node.
+pub use rivven_raft_store::{NodeScope, RaftLimits, RaftState, RuntimeHooks};
 
 pub use broker::SessionStatus;
 pub use config::{

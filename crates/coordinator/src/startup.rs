@@ -100,6 +100,7 @@ pub(crate) async fn open_raft(
         vfs: Arc::clone(&ports.vfs),
         entropy: Arc::clone(&ports.entropy),
         io: Arc::clone(&ports.io),
+        limits: config.raft.limits,
         runtime: ports.runtime.clone(),
         ..RaftNodeOptions::default()
     };

@@ -31,10 +31,144 @@ const fn bug(name: &'static str, breaks: &'static str) -> PlantedBug {
 }
 
 /// Every bug that can be planted, in the order of the names.
-pub const PLANTED_BUGS: &[PlantedBug] = &[bug(
-    "isr.truncate-to-high-watermark",
-    "KIP-101: a follower cuts its log at its high watermark instead of the epoch's end",
-)];
+pub const PLANTED_BUGS: &[PlantedBug] = &[
+    bug(
+        "coordinator.missing-log-not-told",
+        "D9: a broker whose log directory is gone registers as if it held its records",
+    ),
+    bug(
+        "coordinator.producer-id-given-twice",
+        "KIP-98: the first id of a block is given to two producers",
+    ),
+    bug(
+        "isr.commits-under-min-isr",
+        "KIP-966: the high watermark moves while the in-sync set is under min ISR",
+    ),
+    bug(
+        "isr.counts-what-is-not-synced",
+        "D5: the end that counts is that of the page cache, not the durable one",
+    ),
+    bug(
+        "isr.divergence-not-told",
+        "KIP-279: the leader does not tell a follower where their logs part",
+    ),
+    bug(
+        "isr.equal-epoch-settles-a-proposal",
+        "KIP-497: metadata of the same partition epoch ends the proposal under way",
+    ),
+    bug(
+        "isr.high-watermark-ignores-followers",
+        "the high watermark follows the leader's log alone",
+    ),
+    bug(
+        "isr.joiner-does-not-count",
+        "KIP-497: the replica proposed for the in-sync set does not hold the high watermark",
+    ),
+    bug(
+        "isr.joins-without-the-epochs-records",
+        "KAFKA-7286: a replica joins before it has reached the start of the leader's epoch",
+    ),
+    bug(
+        "isr.leads-an-epoch-twice",
+        "a restarted leader writes a second history under its old epoch",
+    ),
+    bug(
+        "isr.refused-proposal-is-forgotten",
+        "KIP-841: after a refusal a copy of the proposal under way is taken for void",
+    ),
+    bug(
+        "isr.remembers-producers-of-a-cut-log",
+        "KIP-98: a truncated batch is still taken for a duplicate",
+    ),
+    bug(
+        "isr.takes-overtaken-progress",
+        "D5: a fetch that was overtaken moves a follower's progress back or forth",
+    ),
+    bug(
+        "isr.truncate-to-high-watermark",
+        "KIP-101: a follower cuts its log at its high watermark instead of the epoch's end",
+    ),
+    bug(
+        "isr.visible-end-goes-back",
+        "KIP-207: a new leader shows its own high watermark before it is known",
+    ),
+    bug(
+        "metadata.another-life-may-join",
+        "KIP-903: an earlier life of a broker is taken into the in-sync set",
+    ),
+    bug(
+        "metadata.election-keeps-the-epoch",
+        "a new leader gets the leader epoch of the old one",
+    ),
+    bug(
+        "metadata.eligible-for-ever",
+        "KIP-966: eligible leaders are not forgotten when the in-sync set is large enough again",
+    ),
+    bug(
+        "metadata.lossy-stays-eligible",
+        "KIP-966: a replica that lost records stays in sync and eligible",
+    ),
+    bug(
+        "metadata.producer-ids-twice",
+        "KIP-730: a block of producer ids is handed out twice",
+    ),
+    bug(
+        "metadata.recovers-by-length-alone",
+        "D9: the longest log wins, whatever epoch its end has",
+    ),
+    bug(
+        "metadata.recovers-without-everybody",
+        "D9: a partition without electable replicas recovers before all that may hold records are back",
+    ),
+    bug(
+        "metadata.takes-an-old-in-sync-set",
+        "KIP-497: an in-sync set for an older partition epoch is accepted",
+    ),
+    bug(
+        "raft-store.answers-before-the-sync",
+        "Raft section 5: entries and votes are answered before they are on stable storage",
+    ),
+    bug(
+        "raft-store.committed-beyond-the-log",
+        "openraft: the saved committed index may lie beyond the durable log",
+    ),
+    bug(
+        "raft-store.leader-restored",
+        "openraft: a restarted leader goes on in its term without its unsynced tail",
+    ),
+    bug(
+        "raft-store.snapshot-without-barrier",
+        "openraft: a snapshot is answered before what it covers is durable",
+    ),
+    bug(
+        "raft-store.truncation-not-stored",
+        "Raft section 5.3: conflicting entries are cut in memory only",
+    ),
+    bug(
+        "raft-store.vote-not-stored",
+        "Raft section 5.2: a vote does not survive a restart",
+    ),
+    bug(
+        "segment-log.cut-not-recorded",
+        "D9: a torn tail is cut without a word to the broker's registration",
+    ),
+    bug(
+        "segment-log.flush-does-not-sync",
+        "a flush reports success without fsync",
+    ),
+    bug(
+        "segment-log.flush-outlives-a-cut",
+        "a flush begun before a truncation makes what replaced the records durable",
+    ),
+    bug(
+        "segment-log.torn-batch-is-served",
+        "recovery does not check the CRC of what lies above the durable mark",
+    ),
+    bug(
+        "swim.does-not-refute",
+        "SWIM section 4.2: a suspected member does not raise its incarnation",
+    ),
+];
 
 #[cfg(not(feature = "planted"))]
 mod switch {

@@ -4,7 +4,7 @@ mod brokers;
 mod partitions;
 mod topics;
 
-use rivven_core_types::{BrokerId, ClusterId, LogIndex, NodeEpoch, ProducerId};
+use rivven_core_types::{BrokerId, ClusterId, LogIndex, NodeEpoch, ProducerId, planted};
 
 use crate::command::Command;
 use crate::records::BrokerRecord;
@@ -141,7 +141,9 @@ fn allocate_producer_ids(
         .get()
         .checked_add(i64::from(PRODUCER_ID_BLOCK))
         .ok_or(Rejection::ProducerIdsExhausted)?;
-    state.set_next_producer_id(ProducerId::new(next));
+    if !planted("metadata.producer-ids-twice") {
+        state.set_next_producer_id(ProducerId::new(next));
+    }
     Ok(CommandResult::ProducerIdBlock {
         first,
         len: PRODUCER_ID_BLOCK,

@@ -1,7 +1,7 @@
 //! The controller's rules for one partition, as pure functions: who is in the ISR, who is eligible
 //! to lead (KIP-966), who leads, and which epochs grow.
 
-use rivven_core_types::{BrokerId, PartitionState, RecoveryState};
+use rivven_core_types::{BrokerId, PartitionState, RecoveryState, planted};
 
 /// A change of one partition's ISR.
 pub(crate) struct IsrChange<'a> {
@@ -90,7 +90,9 @@ fn settle(old: &PartitionState, new: &mut PartitionState) {
                 || isr.contains(broker)
         });
     } else {
-        new.elr = Vec::new();
+        if !planted("metadata.eligible-for-ever") {
+            new.elr = Vec::new();
+        }
         new.last_known_isr = new.isr.clone();
     }
 }
@@ -103,7 +105,7 @@ fn finish(old: &PartitionState, mut new: PartitionState) -> Option<PartitionStat
     if new == *old {
         return None;
     }
-    if new.leader != old.leader {
+    if new.leader != old.leader && !planted("metadata.election-keeps-the-epoch") {
         new.leader_epoch = old.leader_epoch.next().unwrap_or(old.leader_epoch);
     }
     new.partition_epoch = old.partition_epoch.next().unwrap_or(old.partition_epoch);

@@ -161,6 +161,8 @@ pub struct RaftLimits {
     pub snapshot_min_log_bytes: u64,
     /// Entries kept behind a snapshot for followers that lag.
     pub logs_kept_behind_snapshot: u64,
+    /// Entries that are purged at once; fewer wait for the next snapshot.
+    pub purge_batch_entries: u64,
     /// Greatest snapshot that is accepted from a peer or written, in bytes.
     pub max_snapshot_bytes: u64,
     /// Bytes per chunk of a snapshot in transfer.
@@ -180,6 +182,7 @@ impl Default for RaftLimits {
             max_append_bytes: 1024 * 1024,
             snapshot_min_log_bytes: 64 * 1024 * 1024,
             logs_kept_behind_snapshot: 100_000,
+            purge_batch_entries: 256,
             max_snapshot_bytes: 8 * 1024 * 1024 * 1024,
             snapshot_chunk_bytes: 1024 * 1024,
             install_snapshot_timeout: Duration::from_secs(60),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use rivven_core_types::wire;
-use rivven_core_types::{Incarnation, OpenMode, RaftGroupId, Vfs, limits};
+use rivven_core_types::{Incarnation, OpenMode, RaftGroupId, Vfs, limits, planted};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -337,6 +337,7 @@ impl Db {
                             log.insert((self.group, index), record.as_slice())?;
                         }
                     }
+                    Change::TruncateAfter(_) if planted("raft-store.truncation-not-stored") => {}
                     Change::TruncateAfter(last) => {
                         let first = last.map_or(0, |index| index + 1);
                         let range = (self.group, first)..=(self.group, u64::MAX);
@@ -347,6 +348,7 @@ impl Db {
                         let range = (self.group, 0)..=(self.group, upto.index);
                         log.retain_in(range, |_, _| false)?;
                     }
+                    Change::Vote(_) if planted("raft-store.vote-not-stored") => {}
                     Change::Vote(vote) => self.put_meta(&mut meta, KEY_VOTE, vote)?,
                     Change::Snapshot(record) => self.put_meta(&mut meta, KEY_SNAPSHOT, record)?,
                     Change::Committed(id) => self.put_meta(&mut meta, KEY_COMMITTED, id)?,
@@ -362,7 +364,12 @@ impl Db {
     ) -> Result<(), RaftStoreError> {
         let run = || {
             let mut txn = self.database.begin_write()?;
-            txn.set_durability(Durability::Immediate)?;
+            let durability = if planted("raft-store.answers-before-the-sync") {
+                Durability::None
+            } else {
+                Durability::Immediate
+            };
+            txn.set_durability(durability)?;
             txn.set_two_phase_commit(true);
             edit(&txn)?;
             txn.commit()?;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::{Config, Raft, SnapshotPolicy};
-use rivven_core_types::{FrozenState, OpenMode, PeerRpc, RaftGroupId, StateMachine, Vfs};
+use rivven_core_types::{FrozenState, OpenMode, PeerRpc, RaftGroupId, StateMachine, Vfs, planted};
 use tokio::sync::mpsc;
 
 use crate::config::{RaftNodeConfig, RaftNodeOptions};
@@ -71,11 +71,11 @@ pub(crate) fn raft_config(
         // The supervisor triggers snapshots, by entries and by bytes.
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: options.limits.logs_kept_behind_snapshot,
-        purge_batch_size: 256,
+        purge_batch_size: options.limits.purge_batch_entries,
         enable_pre_vote: Some(true),
         // A leader that restarts must stand again: its unsynced tail is gone, and under the same
         // term it would write other entries where followers hold the old ones.
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(planted("raft-store.leader-restored")),
         allow_log_reversion: Some(false),
         ..Config::default()
     };

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::{Stream, stream};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use rivven_core_types::planted;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::db::{Change, SharedDb, SnapshotRecord, Stored};
@@ -54,7 +55,12 @@ impl Memory {
     pub(crate) fn new(stored: Stored, tail_bytes: usize) -> Self {
         let last = stored.last;
         // The saved index is a hint; it must never point beyond the log that is really here.
-        let committed = stored.committed.map(LogId::from).min(last);
+        let saved = stored.committed.map(LogId::from);
+        let committed = if planted("raft-store.committed-beyond-the-log") {
+            saved
+        } else {
+            saved.min(last)
+        };
         let purged = stored.purged.map(LogId::from);
         Self {
             tail: Tail::new(stored.tail, stored.begin, last, purged, tail_bytes),

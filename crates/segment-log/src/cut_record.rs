@@ -4,7 +4,7 @@
 use std::io;
 use std::path::Path;
 
-use rivven_core_types::Vfs;
+use rivven_core_types::{Vfs, planted};
 
 use crate::files::{self, Fields, FileKind};
 
@@ -25,6 +25,9 @@ pub(crate) fn load(vfs: &dyn Vfs, dir: &Path) -> io::Result<u64> {
 
 /// Adds `bytes` to the record, durably; returns the sum.
 pub(crate) fn add(vfs: &dyn Vfs, dir: &Path, bytes: u64) -> io::Result<u64> {
+    if planted("segment-log.cut-not-recorded") {
+        return Ok(0);
+    }
     let sum = load(vfs, dir)?.saturating_add(bytes.max(1));
     let content = files::seal(FileKind::Cut, &sum.to_be_bytes());
     vfs.write_file_atomically(&dir.join(CUT), &content)?;

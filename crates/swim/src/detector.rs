@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rivven_core_types::{Address, MonoTime, NodeInfo, NodeName, Rng};
+use rivven_core_types::{Address, MonoTime, NodeInfo, NodeName, Rng, planted};
 
 use crate::config::SwimConfig;
 use crate::envelope::{Endpoint, Envelope, Opened, ReplayWindows};
@@ -451,7 +451,9 @@ impl Detector {
         if update.incarnation > self.me.incarnation + MAX_INCARNATION_JUMP {
             return drop_evidence(DropReason::Implausible, out);
         }
-        self.me.incarnation = update.incarnation + 1;
+        if !planted("swim.does-not-refute") {
+            self.me.incarnation = update.incarnation + 1;
+        }
         self.version += 1;
         out.push(Output::Event(Event::Refuted {
             incarnation: self.me.incarnation,

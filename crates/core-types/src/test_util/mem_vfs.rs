@@ -49,6 +49,8 @@ struct Disk {
     life: u64,
     syncs: u64,
     digest: u64,
+    /// Writes and syncs that still succeed before the power goes.
+    fuse: Option<u64>,
 }
 
 /// The disk of one simulated node. Clones share it.
@@ -87,6 +89,7 @@ impl MemVfs {
     pub fn restart_process(&self) -> Self {
         let mut disk = lock(&self.disk);
         disk.life += 1;
+        disk.fuse = None;
         Self {
             disk: Arc::clone(&self.disk),
             life: disk.life,
@@ -99,6 +102,7 @@ impl MemVfs {
     pub fn lose_power(&self, rng: &mut Rng) -> Self {
         let mut disk = lock(&self.disk);
         disk.life += 1;
+        disk.fuse = None;
         disk.names = disk.durable_names.clone();
         let live: std::collections::BTreeSet<u64> = disk.names.values().copied().collect();
         disk.inodes.retain(|inode, _| live.contains(inode));
@@ -131,9 +135,22 @@ impl MemVfs {
         lock(&self.disk).faults.push((pattern.to_owned(), fault));
     }
 
+    /// Lets `operations` more writes and syncs succeed and fails everything after them: the power goes
+    /// in the midst of whatever is under way. Follow it with [`MemVfs::lose_power`].
+    pub fn blow_after(&self, operations: u64) {
+        lock(&self.disk).fuse = Some(operations);
+    }
+
+    /// Whether [`MemVfs::blow_after`] has taken effect.
+    pub fn is_blown(&self) -> bool {
+        lock(&self.disk).fuse == Some(0)
+    }
+
     /// Removes all injected faults.
     pub fn heal(&self) {
-        lock(&self.disk).faults.clear();
+        let mut disk = lock(&self.disk);
+        disk.faults.clear();
+        disk.fuse = None;
     }
 
     /// Flips one bit of a file's content, on the medium and in the cache.
@@ -207,7 +224,14 @@ impl Disk {
         self.digest = Rng::new(self.digest ^ u64::from(crc)).next_u64();
     }
 
-    fn fault(&self, path: &Path, faults: &[DiskFault]) -> io::Result<()> {
+    fn fault(&mut self, path: &Path, faults: &[DiskFault]) -> io::Result<()> {
+        if let Some(left) = &mut self.fuse {
+            if *left == 0 {
+                return Err(dead());
+            }
+            let changes = [DiskFault::FailWrite, DiskFault::FailSync];
+            *left -= u64::from(changes.iter().any(|fault| faults.contains(fault)));
+        }
         let path = path.to_string_lossy();
         let hit = self
             .faults
@@ -255,6 +279,7 @@ impl Vfs for MemVfs {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut disk = self.alive()?;
+        disk.fault(to, &[DiskFault::FailWrite])?;
         disk.digest(b'n', to, [0; 2]);
         let inode = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         disk.names.insert(to.to_owned(), inode);
@@ -449,6 +474,22 @@ mod tests {
             kept > 0 && lost > 0,
             "both outcomes must occur: {kept} kept, {lost} lost"
         );
+    }
+
+    #[test]
+    fn a_blown_fuse_fails_everything_until_the_power_is_back() {
+        let vfs = MemVfs::new();
+        vfs.create_dir_all(Path::new("/d")).unwrap();
+        let file = vfs.open(Path::new("/d/f"), OpenMode::Create).unwrap();
+        vfs.blow_after(2);
+        file.write_all_at(b"abc", 0).unwrap();
+        assert!(!vfs.is_blown());
+        file.sync_data().unwrap();
+        assert!(vfs.is_blown());
+        assert!(file.write_all_at(b"d", 0).is_err());
+        assert!(file.read_at(&mut [0; 3], 0).is_err());
+        let after = vfs.lose_power(&mut Rng::new(1));
+        assert!(!after.is_blown() && after.open(Path::new("/d/g"), OpenMode::Create).is_ok());
     }
 
     #[test]

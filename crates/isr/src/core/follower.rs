@@ -168,6 +168,10 @@ impl PartitionReplica {
     }
 
     fn after_cut(&mut self, log: &dyn ReplicaLog) -> Result<(), LogError> {
+        if planted("isr.remembers-producers-of-a-cut-log") {
+            self.high_watermark = self.high_watermark.min(log.log_end());
+            return Ok(());
+        }
         self.producers = ProducerTable::rebuild(self.settings.max_producers, log)?;
         self.high_watermark = self.high_watermark.min(log.log_end()).max(log.log_start());
         Ok(())

@@ -2,7 +2,7 @@
 
 use rivven_core_types::{
     AlterPartitionError, AlterPartitionProposal, BrokerId, IsrMember, MonoTime, PartitionState,
-    RecoveryState, ReplicaLog,
+    RecoveryState, ReplicaLog, planted,
 };
 
 use super::partition::{PartitionReplica, Role};
@@ -43,6 +43,7 @@ impl PartitionReplica {
         if let Role::Leader(leader) = &self.role
             && let Some(adds) = leader.pending.as_ref().and_then(|p| p.adds)
             && !members.contains(&adds)
+            && !planted("isr.joiner-does-not-count")
         {
             members.push(adds);
         }
@@ -90,7 +91,9 @@ impl PartitionReplica {
         else {
             return;
         };
-        let holds_committed = end >= self.high_watermark && end >= leader.epoch_start;
+        let reaches_epoch =
+            end >= leader.epoch_start || planted("isr.joins-without-the-epochs-records");
+        let holds_committed = end >= self.high_watermark && reaches_epoch;
         // Under min ISR the high watermark stands still, so reaching it proves little: without this a
         // slow replica flaps in and out (KAFKA-19996).
         let keeps_up = !self.state.is_under_min_isr() || self.is_caught_up(remote, now, log);
@@ -236,6 +239,12 @@ impl PartitionReplica {
         };
         match answer {
             Some(Ok(_)) => {}
+            Some(Err(AlterPartitionError::IneligibleReplica))
+                if planted("isr.refused-proposal-is-forgotten") =>
+            {
+                leader.pending = None;
+                leader.expand_not_before = retry_at;
+            }
             Some(Err(AlterPartitionError::IneligibleReplica)) => {
                 pending.phase = Phase::RepeatAt(retry_at);
                 leader.expand_not_before = retry_at;

@@ -2,6 +2,7 @@
 
 use rivven_core_types::{
     BrokerId, Durability, EpochEnd, LeaderEpoch, MonoTime, Offset, ReplicaLog, TimestampedOffset,
+    planted,
 };
 use std::ops::ControlFlow;
 
@@ -192,7 +193,9 @@ impl PartitionReplica {
         if position.fetch_offset < log.log_start() {
             return Err(out_of_range);
         }
-        if let Some(EpochEnd { epoch, end }) = divergence(fetch, log) {
+        if let Some(EpochEnd { epoch, end }) = divergence(fetch, log)
+            && !planted("isr.divergence-not-told")
+        {
             return Ok(ReplicaFetched::Diverging { epoch, end });
         }
         // An epoch above our last was never led by anyone whose log this one continues.
@@ -297,10 +300,13 @@ impl PartitionReplica {
         let Role::Leader(leader) = &self.role else {
             return None;
         };
-        if self.state.is_under_min_isr() {
+        if self.state.is_under_min_isr() && !planted("isr.commits-under-min-isr") {
             return None;
         }
         let mut candidate = self.counted_end(log);
+        if planted("isr.high-watermark-ignores-followers") {
+            return Some(candidate);
+        }
         let members = self.maximal_isr();
         for broker in members.iter().filter(|b| **b != self.me) {
             // A member that has not fetched in this epoch may have anything: nothing moves.
@@ -309,6 +315,9 @@ impl PartitionReplica {
                 .get(broker)?
                 .counted_end(self.state.durability)?;
             candidate = candidate.min(end);
+        }
+        if planted("isr.joiner-does-not-count") {
+            return Some(candidate);
         }
         for (broker, remote) in leader.remotes.iter().filter(|(b, _)| !members.contains(b)) {
             let eligible = remote
@@ -337,7 +346,8 @@ impl PartitionReplica {
         log: &dyn ReplicaLog,
         out: &mut Vec<Output>,
     ) -> Result<ConsumerRead, ReplicationError> {
-        let end_known = self.high_watermark >= self.check_leader(epoch)?.epoch_start;
+        let end_known = self.high_watermark >= self.check_leader(epoch)?.epoch_start
+            || planted("isr.visible-end-goes-back");
         if offset < log.log_start() || offset > log.log_end() {
             return Err(ReplicationError::OffsetOutOfRange {
                 requested: offset,
@@ -376,7 +386,8 @@ impl PartitionReplica {
         log: &dyn ReplicaLog,
         out: &mut Vec<Output>,
     ) -> Result<Option<TimestampedOffset>, ReplicationError> {
-        let end_known = self.high_watermark >= self.check_leader(epoch)?.epoch_start;
+        let end_known = self.high_watermark >= self.check_leader(epoch)?.epoch_start
+            || planted("isr.visible-end-goes-back");
         let plain = |offset| TimestampedOffset {
             offset,
             timestamp: -1,

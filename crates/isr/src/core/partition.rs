@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rivven_core_types::{
     BrokerId, Durability, LeaderEpoch, LogError, MonoTime, Offset, PartitionEpoch, PartitionId,
-    PartitionState, RecoveryState, ReplicaLog,
+    PartitionState, RecoveryState, ReplicaLog, planted,
 };
 
 use super::isr::PendingIsr;
@@ -170,7 +170,7 @@ impl PartitionReplica {
                         .entry(*broker)
                         .or_insert_with(|| Remote::new(None));
                 }
-                if newer {
+                if newer || planted("isr.equal-epoch-settles-a-proposal") {
                     leader.pending = None;
                 }
                 self.on_isr_committed(now, view, log, out);
@@ -208,7 +208,7 @@ impl PartitionReplica {
         // Leading an epoch that the log already holds, after a restart that may have lost a tail,
         // would write a second history under the same epoch, which no truncation by epoch can tell
         // from the first. Only a replica without others may: nobody has the first history.
-        let again = last.is_some_and(|last| last >= epoch);
+        let again = last.is_some_and(|last| last >= epoch) && !planted("isr.leads-an-epoch-twice");
         if again && (last > Some(epoch) || self.state.replicas.len() > 1) {
             return;
         }
@@ -298,6 +298,7 @@ impl PartitionReplica {
     /// The end of this replica's own log that counts for the high watermark.
     pub(crate) fn counted_end(&self, log: &dyn ReplicaLog) -> Offset {
         match self.state.durability {
+            Durability::Fsync if planted("isr.counts-what-is-not-synced") => log.log_end(),
             Durability::Fsync => log.durable_end(),
             Durability::Replicated => log.log_end(),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rivven_core_types::{Durability, MonoTime, NodeEpoch, Offset};
+use rivven_core_types::{Durability, MonoTime, NodeEpoch, Offset, planted};
 
 /// What a fetch says about the follower's log, once it is known not to diverge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,8 @@ impl Remote {
         durability: Durability,
     ) -> bool {
         let newest = self.progress.map(|p| (p.node_epoch, p.session_epoch));
-        if newest.is_some_and(|n| (progress.node_epoch, progress.session_epoch) <= n) {
+        let overtaken = newest.is_some_and(|n| (progress.node_epoch, progress.session_epoch) <= n);
+        if overtaken && !planted("isr.takes-overtaken-progress") {
             return false;
         }
         self.progress = Some(progress);
@@ -94,6 +95,7 @@ impl Remote {
 
 fn counted(progress: &Progress, durability: Durability) -> Offset {
     match durability {
+        Durability::Fsync if planted("isr.counts-what-is-not-synced") => progress.log_end,
         Durability::Fsync => progress.durable_end,
         Durability::Replicated => progress.log_end,
     }

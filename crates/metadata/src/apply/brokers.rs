@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rivven_core_types::{
     BrokerId, FencedState, Incarnation, LogDirId, LogIndex, NodeEpoch, NodeInfo, PartitionId,
-    PartitionState, RaftNodeId, limits,
+    PartitionState, RaftNodeId, limits, planted,
 };
 
 use super::{clamp, current_life};
@@ -67,7 +67,7 @@ pub(super) fn register(
     });
     let lossy: BTreeSet<PartitionId> = lossy.iter().copied().collect();
     retire(state, index, id, |partition| {
-        all_lost || lossy.contains(partition)
+        (all_lost || lossy.contains(partition)) && !planted("metadata.lossy-stays-eligible")
     });
     Ok(CommandResult::Registered {
         broker: id,

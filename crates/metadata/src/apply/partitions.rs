@@ -2,7 +2,7 @@
 
 use rivven_core_types::{
     AlterPartitionError, AlterPartitionOutcome, AlterPartitionProposal, BrokerId, LogIndex,
-    NodeEpoch, PartitionEpoch, PartitionId, PartitionState, RecoveryState, limits,
+    NodeEpoch, PartitionEpoch, PartitionId, PartitionState, RecoveryState, limits, planted,
 };
 
 use super::{clamp, current_life};
@@ -79,7 +79,9 @@ fn validate(
     if old.leader != Some(sender) {
         return Err(AlterPartitionError::InvalidRequest);
     }
-    if proposal.partition_epoch < old.partition_epoch {
+    if proposal.partition_epoch < old.partition_epoch
+        && !planted("metadata.takes-an-old-in-sync-set")
+    {
         return Err(AlterPartitionError::InvalidUpdateVersion);
     }
     let members = &proposal.new_isr;
@@ -98,9 +100,11 @@ fn validate(
         return Err(AlterPartitionError::InvalidRequest);
     }
     let eligible = members.iter().all(|member| {
-        state
-            .broker(member.broker)
-            .is_some_and(|b| b.is_active() && b.node_epoch == member.node_epoch)
+        state.broker(member.broker).is_some_and(|b| {
+            let same_life =
+                b.node_epoch == member.node_epoch || planted("metadata.another-life-may-join");
+            b.is_active() && same_life
+        })
     });
     if !eligible {
         return Err(AlterPartitionError::IneligibleReplica);
@@ -169,12 +173,18 @@ fn longest_log(
     }
     let claim_of = |broker: &BrokerId| claims.iter().find(|claim| claim.broker == *broker);
     let must_report = &partition.last_known_isr;
-    if let Some(broker) = must_report.iter().find(|b| claim_of(b).is_none()) {
+    let silent = must_report.iter().find(|b| claim_of(b).is_none());
+    if let Some(broker) = silent.filter(|_| !planted("metadata.recovers-without-everybody")) {
         return Err(Rejection::MissingClaim { broker: *broker });
     }
     let mut best: Option<&ReplicaClaim> = None;
     for claim in partition.replicas.iter().filter_map(claim_of) {
-        let length = |c: &ReplicaClaim| (c.last_epoch, c.log_end);
+        let length = |c: &ReplicaClaim| {
+            let epoch = c
+                .last_epoch
+                .filter(|_| !planted("metadata.recovers-by-length-alone"));
+            (epoch, c.log_end)
+        };
         if best.is_none_or(|best| length(claim) > length(best)) {
             best = Some(claim);
         }

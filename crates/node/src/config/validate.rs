@@ -361,6 +361,7 @@ fn raft(place: &Place<'_>, raft: model::Raft) -> Result<RaftTiming, ConfigError>
             default.snapshot_threshold,
         )?,
         voters: voters(place, raft.voters)?,
+        limits: default.limits,
     };
     let check = RaftNodeConfig {
         heartbeat_interval_ms: timing.heartbeat_interval_ms,
