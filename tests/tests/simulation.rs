@@ -250,7 +250,7 @@ fn no_seed_of_the_swarm_breaks_an_invariant() {
     };
     let (mut acked, mut faults, mut leader_changes, mut disturbed) = (0, 0, 0, 0);
     for seed in SWARM_SEEDS {
-        let report = run_swarm(seed, options).unwrap();
+        let report = run_swarm(seed, &options).unwrap();
         assert_eq!(
             report.violation, None,
             "seed {seed}: see `sim --replay {seed} --secs 10`"

@@ -16,6 +16,7 @@ mod features;
 mod json;
 mod process;
 mod report;
+mod sim;
 mod test;
 mod tidy;
 mod workspace;
@@ -53,12 +54,13 @@ pub(crate) struct Command {
 }
 
 /// Every command, in the order in which the help lists them.
-pub(crate) const COMMANDS: [Command; 8] = [
+pub(crate) const COMMANDS: [Command; 9] = [
     ci::COMMAND,
     tidy::COMMAND,
     deny::COMMAND,
     test::COMMAND,
     features::COMMAND,
+    sim::COMMAND,
     demo::COMMAND,
     chaos::COMMAND,
     bench::COMMAND,

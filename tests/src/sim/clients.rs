@@ -15,6 +15,7 @@ use rivven_isr::{
 use tokio::time::timeout;
 
 use super::history::Value;
+use super::marks::Mark;
 use super::stage::{Node, Stage};
 
 /// Longest pause of a client after an error, in milliseconds.
@@ -87,6 +88,8 @@ async fn pause(rng: &mut Rng, up_to_millis: u64) {
 pub(super) struct Producer {
     pub(super) id: i64,
     pub(super) partition: PartitionId,
+    /// Below [`Acks::All`] it is not idempotent and tries nothing twice.
+    pub(super) acks: Acks,
     pub(super) in_flight: usize,
     pub(super) think_millis: u64,
 }
@@ -125,8 +128,10 @@ impl Producer {
     }
 
     fn batch(&self, stage: &Stage, rng: &mut Rng, first: i32, records: i32) -> Option<RecordBatch> {
-        let mut batch =
-            BatchBuilder::new(0).producer(ProducerId::new(self.id), ProducerEpoch::new(0), first);
+        let mut batch = BatchBuilder::new(0);
+        if self.acks == Acks::All {
+            batch = batch.producer(ProducerId::new(self.id), ProducerEpoch::new(0), first);
+        }
         for sequence in first..first + records {
             let value = Value {
                 producer: self.id,
@@ -157,7 +162,7 @@ impl Producer {
                 replication.produce(Produce {
                     partition: self.partition,
                     batch: pending.batch.clone(),
-                    acks: Acks::All,
+                    acks: self.acks,
                     timeout: patience,
                 })
             })
@@ -178,6 +183,7 @@ impl Producer {
                 Ok(Ok(_)) => stage.count("answers of dead nodes"),
                 Ok(Err(error)) => {
                     stage.count(&format!("produce: {}", name_of(&error)));
+                    mark_error(stage, &error);
                     if let ReplicationError::OutOfOrderSequence { expected, found } = error
                         && all
                         && stage.is_alive(&node)
@@ -195,7 +201,11 @@ impl Producer {
                 Err(_elapsed) => stage.count("produce: client gave up"),
             }
             all = false;
-            left.push_back(pending);
+            if self.acks == Acks::All {
+                left.push_back(pending);
+            } else {
+                stage.unacked.fetch_sub(1, Ordering::Relaxed);
+            }
         }
         *window = left;
         all
@@ -203,6 +213,10 @@ impl Producer {
 
     fn on_ack(&self, stage: &Stage, pending: &Pending, base: Offset) {
         stage.unacked.fetch_sub(1, Ordering::Relaxed);
+        if self.acks != Acks::All {
+            stage.mark(Mark::LooseAck);
+            return;
+        }
         let mut history = stage.history();
         let seen = history.seen(self.partition);
         for n in 0..pending.records {
@@ -309,6 +323,7 @@ impl Consumer {
             Ok(_) => return None,
             Err(error) => {
                 stage.count(&format!("fetch: {}", name_of(&error)));
+                mark_error(stage, &error);
                 if let ReplicationError::OffsetOutOfRange { .. } = error
                     && stage.is_alive(node)
                 {
@@ -360,4 +375,15 @@ fn name_of(error: &ReplicationError) -> String {
     let text = format!("{error:?}");
     let end = text.find([' ', '(', '{']).unwrap_or(text.len());
     text.get(..end).unwrap_or_default().to_owned()
+}
+
+fn mark_error(stage: &Stage, error: &ReplicationError) {
+    match error {
+        ReplicationError::NotEnoughReplicas { .. } => stage.mark(Mark::TooFewInSync),
+        ReplicationError::RequestTimedOut { .. } => stage.mark(Mark::WriteTimedOut),
+        ReplicationError::OffsetNotAvailable => stage.mark(Mark::EndNotKnown),
+        ReplicationError::FencedLeaderEpoch { .. } => stage.mark(Mark::ClientFenced),
+        ReplicationError::LogUnavailable { .. } => stage.mark(Mark::LogOffline),
+        _ => {}
+    }
 }

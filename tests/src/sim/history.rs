@@ -4,6 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rivven_core_types::{BrokerId, LeaderEpoch, Offset, PartitionId, PartitionState};
 
+use super::marks::Mark;
+
+/// Producers with numbers from here on write with acks=0 or acks=1: what they write may be lost, or
+/// stand in the log though nobody heard of it.
+pub(super) const LOOSE: i64 = 1_000_000_000;
+
 /// A record as a client knows it: which producer wrote it, and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Value {
@@ -47,6 +53,7 @@ pub(super) struct History {
     records: BTreeMap<(PartitionId, i32), PartitionState>,
     hashes: BTreeMap<u64, u64>,
     producer_ids: BTreeSet<i64>,
+    raft_leaders: BTreeMap<u64, usize>,
     /// Greatest index that any node has applied.
     pub(super) applied: u64,
     /// Changes of leadership.
@@ -102,8 +109,21 @@ impl History {
         }
     }
 
-    /// A node holds this record of a partition. True if it is new to everybody.
-    pub(super) fn on_record(&mut self, record: &PartitionState) -> Result<bool, String> {
+    /// A node leads the metadata group in this term.
+    pub(super) fn on_raft_leader(&mut self, term: u64, node: usize) -> Result<(), String> {
+        let known = *self.raft_leaders.entry(term).or_insert(node);
+        if known == node {
+            Ok(())
+        } else {
+            Err(format!("term {term}: nodes {} and {}", known + 1, node + 1))
+        }
+    }
+
+    /// A node holds this record of a partition; what it marks, if it is new to everybody.
+    pub(super) fn on_record(
+        &mut self,
+        record: &PartitionState,
+    ) -> Result<Option<Vec<Mark>>, String> {
         if let Some(leader) = record.leader {
             let key = (record.id, record.leader_epoch);
             let known = *self.leaders.entry(key).or_insert(leader);
@@ -117,15 +137,30 @@ impl History {
         let key = (record.id, record.partition_epoch.get());
         if let Some(known) = self.records.get(&key) {
             return if known == record {
-                Ok(false)
+                Ok(None)
             } else {
                 Err(format!(
                     "one partition epoch, two records: {known:?} and {record:?}"
                 ))
             };
         }
+        if record.elr.iter().any(|broker| record.isr.contains(broker)) {
+            return Err(format!("in sync and eligible at once: {record:?}"));
+        }
+        let mut marks = Vec::new();
         let earlier = self.records.range(..key).next_back();
         if let Some((_, earlier)) = earlier.filter(|((id, _), _)| *id == record.id) {
+            if earlier.leader_epoch > record.leader_epoch {
+                return Err(format!(
+                    "the leader epoch falls: {earlier:?} and {record:?}"
+                ));
+            }
+            if earlier.leader.is_none() && earlier.isr.is_empty() && record.leader.is_some() {
+                marks.push(Mark::Recovered);
+            }
+            if earlier.isr.len() < record.isr.len() {
+                marks.push(Mark::Joined);
+            }
             if earlier.leader != record.leader {
                 self.leader_changes += 1;
             } else if earlier.isr != record.isr {
@@ -134,8 +169,15 @@ impl History {
         }
         self.leaderless += u64::from(record.leader.is_none());
         self.shrunk_to_one += u64::from(record.isr.len() <= 1);
+        for (is_so, mark) in [
+            (record.leader.is_none(), Mark::Leaderless),
+            (record.isr.len() == 1, Mark::AloneInSync),
+            (!record.elr.is_empty(), Mark::Eligible),
+        ] {
+            marks.extend(is_so.then_some(mark));
+        }
         self.records.insert(key, record.clone());
-        Ok(true)
+        Ok(Some(marks))
     }
 
     /// A node acts as leader.
@@ -188,7 +230,12 @@ pub(super) fn check_log(
             return Err(("no record twice", detail));
         }
         let expected = last.get(&value.producer).map_or(0, |last| last + 1);
-        if value.sequence != expected {
+        let in_order = if value.producer >= LOOSE {
+            value.sequence >= expected
+        } else {
+            value.sequence == expected
+        };
+        if !in_order {
             let detail = format!("{partition} {offset}: {value:?} where {expected} was due");
             return Err(("order per producer", detail));
         }

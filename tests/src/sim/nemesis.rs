@@ -1,20 +1,28 @@
 //! What goes wrong: faults drawn from the seed, each undone after a while.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rivven_core_types::Rng;
 use rivven_core_types::test_util::DiskFault;
+use rivven_core_types::{Durability, Rng, Vfs};
+use rivven_isr::ReplicaRole;
 
+use super::marks::Mark;
 use super::network::Weather;
+use super::plan::Plan;
 use super::stage::Stage;
+use super::trace::mix;
+use super::views::{replicated, whole};
+use super::world::SimCluster;
 
-/// The kinds of faults. A seed draws a part of them (swarm testing: Groce et al., ISSTA 2012).
+/// The kinds of faults. A seed draws a part of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+pub(super) enum Fault {
     Kill,
     PowerLoss,
+    PowerLossInCommit,
     KillAll,
     PowerLossOfAll,
     Storm,
@@ -30,75 +38,128 @@ enum Fault {
     Weather,
     SlowDisk,
     BrokenDisk,
+    WipedLogs,
+    Clock,
     Stop,
 }
 
-const ALL: [Fault; 18] = [
-    Fault::Kill,
-    Fault::PowerLoss,
-    Fault::KillAll,
-    Fault::PowerLossOfAll,
-    Fault::Storm,
-    Fault::KillController,
-    Fault::KillLeader,
-    Fault::KillOnJoin,
-    Fault::Isolate,
-    Fault::IsolateController,
-    Fault::IsolateLeader,
-    Fault::CutPair,
-    Fault::CutOneWay,
-    Fault::Flap,
-    Fault::Weather,
-    Fault::SlowDisk,
-    Fault::BrokenDisk,
-    Fault::Stop,
-];
+impl Fault {
+    pub(super) const ALL: [Self; 21] = [
+        Self::Kill,
+        Self::PowerLoss,
+        Self::PowerLossInCommit,
+        Self::KillAll,
+        Self::PowerLossOfAll,
+        Self::Storm,
+        Self::KillController,
+        Self::KillLeader,
+        Self::KillOnJoin,
+        Self::Isolate,
+        Self::IsolateController,
+        Self::IsolateLeader,
+        Self::CutPair,
+        Self::CutOneWay,
+        Self::Flap,
+        Self::Weather,
+        Self::SlowDisk,
+        Self::BrokenDisk,
+        Self::WipedLogs,
+        Self::Clock,
+        Self::Stop,
+    ];
 
-/// Plays the faults of one seed.
+    /// Whether it may take unsynced records: nothing promises those without fsync.
+    pub(super) const fn needs_fsync(self) -> bool {
+        matches!(
+            self,
+            Self::PowerLoss
+                | Self::PowerLossInCommit
+                | Self::PowerLossOfAll
+                | Self::Storm
+                | Self::KillController
+                | Self::KillLeader
+                | Self::BrokenDisk
+                | Self::WipedLogs
+        )
+    }
+
+    /// Whether nodes die of it.
+    pub(super) const fn kills(self) -> bool {
+        matches!(
+            self,
+            Self::Kill
+                | Self::PowerLoss
+                | Self::PowerLossInCommit
+                | Self::KillAll
+                | Self::PowerLossOfAll
+                | Self::Storm
+                | Self::KillController
+                | Self::KillLeader
+        )
+    }
+}
+
+/// Plays the faults of one seed. Every step has its own randomness, so that a step can be left out
+/// without changing the others.
 pub(super) struct Nemesis {
     stage: Arc<Stage>,
+    seed: u64,
     rng: Rng,
-    kinds: Vec<Fault>,
-    mean_pause_millis: u64,
-    mean_length_millis: u64,
+    plan: Plan,
+    only: Option<BTreeSet<u64>>,
 }
 
 impl Nemesis {
-    pub(super) fn new(stage: Arc<Stage>) -> Self {
-        let mut rng = stage.fork_rng();
-        let mut kinds = ALL.to_vec();
-        rng.shuffle(&mut kinds);
-        let count = 2 + rng.below(u64::try_from(ALL.len()).unwrap_or(0) - 2);
-        kinds.truncate(usize::try_from(count).unwrap_or(0));
-        let mean_pause_millis = 200 << rng.below(5);
-        let mean_length_millis = 200 << rng.below(6);
-        stage.tell(format!(
-            "faults: {kinds:?}, one each {mean_pause_millis} ms, of {mean_length_millis} ms"
-        ));
+    pub(super) fn new(stage: Arc<Stage>, plan: Plan, only: Option<&[u64]>) -> Self {
+        let rng = stage.fork_rng();
+        stage.tell(format!("plan: {plan:?}"));
         Self {
+            seed: rng.clone().next_u64(),
             stage,
             rng,
-            kinds,
-            mean_pause_millis,
-            mean_length_millis,
+            plan,
+            only: only.map(|steps| steps.iter().copied().collect()),
         }
     }
 
     /// Runs until it is aborted.
     pub(super) async fn run(mut self) {
-        loop {
-            let pause = self.rng.below(self.mean_pause_millis * 2);
+        let mut lull_at = self.stage.millis() + self.plan.busy_millis;
+        for step in 0.. {
+            self.rng = Rng::new(mix(self.seed, step));
+            let pause = self.rng.below(self.plan.mean_pause_millis * 2);
             tokio::time::sleep(Duration::from_millis(1 + pause)).await;
-            let n = usize::try_from(self.rng.below(u64::try_from(self.kinds.len()).unwrap_or(0)));
-            if let Some(fault) = n.ok().and_then(|n| self.kinds.get(n).copied()) {
+            if self.stage.millis() >= lull_at {
+                // Faults so dense that nothing commits find nothing.
+                tokio::time::sleep(Duration::from_millis(self.plan.lull_millis)).await;
+                lull_at = self.stage.millis() + self.plan.busy_millis;
+            }
+            let kinds = u64::try_from(self.plan.kinds.len()).unwrap_or(0);
+            let n = usize::try_from(self.rng.below(kinds));
+            let fault = n.ok().and_then(|n| self.plan.kinds.get(n).copied());
+            if let Some(fault) =
+                fault.filter(|_| self.only.as_ref().is_none_or(|only| only.contains(&step)))
+            {
                 self.stage.count(&format!("fault: {fault:?}"));
+                self.stage.struck(step, format!("{fault:?}"));
                 self.strike(fault);
             }
         }
     }
 
+    /// Undoes something after a while, unless the faults have ended and everything is undone.
+    fn later(&self, after: Duration, undo: impl FnOnce(&SimCluster) + Send + 'static) {
+        let stage = Arc::clone(&self.stage);
+        drop(tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            if !stage.healing.load(Ordering::Relaxed) {
+                undo(&stage.cluster());
+            }
+        }));
+    }
+
     fn length(&mut self) -> Duration {
-        Duration::from_millis(1 + self.rng.below(self.mean_length_millis * 2))
+        Duration::from_millis(1 + self.rng.below(self.plan.mean_length_millis * 2))
     }
 
     fn nodes(&self) -> usize {
@@ -115,16 +176,17 @@ impl Nemesis {
         match fault {
             Fault::Kill => self.crash(node, false),
             Fault::PowerLoss => self.crash(node, true),
+            Fault::PowerLossInCommit => self.lose_power_in_commit(node),
             Fault::KillAll => (0..self.nodes()).for_each(|n| self.crash(n, false)),
             Fault::PowerLossOfAll => self.lose_all_power(),
             Fault::Storm => self.storm(node),
             Fault::KillController => {
-                let power = self.rng.below(2) == 0;
+                let power = self.power_may_go() && self.rng.below(2) == 0;
                 let controller = self.stage.cluster().controller();
                 self.crash(controller.unwrap_or(node), power);
             }
             Fault::KillLeader => {
-                let power = self.rng.below(2) == 0;
+                let power = self.power_may_go() && self.rng.below(2) == 0;
                 let leader = self.leader().unwrap_or(node);
                 self.crash(leader, power);
             }
@@ -144,8 +206,14 @@ impl Nemesis {
             Fault::Weather => self.weather(),
             Fault::SlowDisk => self.slow_disk(node),
             Fault::BrokenDisk => self.break_disk(node),
+            Fault::WipedLogs => self.wipe_logs(node),
+            Fault::Clock => self.clock(node),
             Fault::Stop => self.stop(node),
         }
+    }
+
+    fn power_may_go(&self) -> bool {
+        self.plan.durability == Durability::Fsync
     }
 
     fn leader(&mut self) -> Option<usize> {
@@ -184,7 +252,8 @@ impl Nemesis {
                     });
                     before = now;
                     let leader = grown.and_then(|broker| stage.cluster().node_of(broker));
-                    if let Some(leader) = leader {
+                    if let Some(leader) = leader.filter(|_| !stage.healing.load(Ordering::Relaxed))
+                    {
                         crash(&stage, leader, false);
                         restart_after(&stage, leader, down);
                     }
@@ -218,6 +287,9 @@ impl Nemesis {
             };
             pace(slow);
             tokio::time::sleep(length).await;
+            if stage.healing.load(Ordering::Relaxed) {
+                return;
+            }
             (0..nodes).for_each(|n| crash(&stage, n, true));
             pace(0);
             (0..nodes).for_each(|n| restart_after(&stage, n, down));
@@ -225,7 +297,7 @@ impl Nemesis {
     }
 
     fn storm(&mut self, n: usize) {
-        let mut rng = self.stage.fork_rng();
+        let mut rng = Rng::new(self.rng.next_u64());
         let stage = Arc::clone(&self.stage);
         drop(tokio::spawn(async move {
             for _ in 0..3 + rng.below(6) {
@@ -278,25 +350,27 @@ impl Nemesis {
     fn cut_for(&self, from: std::net::SocketAddr, to: std::net::SocketAddr, length: Duration) {
         let network = self.stage.cluster().network.clone();
         network.set_way(from, to, false);
-        drop(tokio::spawn(async move {
-            tokio::time::sleep(length).await;
-            network.set_way(from, to, true);
-        }));
+        self.later(length, move |cluster| {
+            cluster.network.set_way(from, to, true)
+        });
     }
 
     fn flap(&mut self, n: usize) {
         let other = (n + 1) % self.nodes();
         let (here, there) = (self.address(n), self.address(other));
         let network = self.stage.cluster().network.clone();
-        let mut rng = self.stage.fork_rng();
+        let mut rng = Rng::new(self.rng.next_u64());
+        let stage = Arc::clone(&self.stage);
         self.stage
             .tell(format!("the link {} <-> {} flaps", n + 1, other + 1));
         drop(tokio::spawn(async move {
-            for round in 0..20 {
+            for round in 0..=20 {
+                if stage.healing.load(Ordering::Relaxed) {
+                    return;
+                }
                 network.set_link(here, there, round % 2 == 1);
                 tokio::time::sleep(Duration::from_millis(20 + rng.below(400))).await;
             }
-            network.set_link(here, there, true);
         }));
     }
 
@@ -314,10 +388,9 @@ impl Nemesis {
         self.stage.tell(format!("{weather:?} for {length:?}"));
         let network = self.stage.cluster().network.clone();
         network.set_weather(weather);
-        drop(tokio::spawn(async move {
-            tokio::time::sleep(length).await;
-            network.set_weather(Weather::default());
-        }));
+        self.later(length, |cluster| {
+            cluster.network.set_weather(Weather::default())
+        });
     }
 
     fn slow_disk(&mut self, n: usize) {
@@ -327,21 +400,19 @@ impl Nemesis {
             n + 1
         ));
         self.stage.cluster().nodes[n].slow_disk(millis);
-        let stage = Arc::clone(&self.stage);
-        drop(tokio::spawn(async move {
-            tokio::time::sleep(length).await;
-            stage.cluster().nodes[n].slow_disk(0);
-        }));
+        self.later(length, move |cluster| cluster.nodes[n].slow_disk(0));
     }
 
     fn break_disk(&mut self, n: usize) {
-        const FAULTS: [DiskFault; 3] = [DiskFault::FailSync, DiskFault::FailWrite, DiskFault::Full];
-        let fault = FAULTS[usize::try_from(self.rng.below(3)).unwrap_or(0)];
-        let pattern = if self.rng.below(2) == 0 {
-            "/data"
-        } else {
-            "/data/logs"
-        };
+        const FAULTS: [DiskFault; 4] = [
+            DiskFault::FailSync,
+            DiskFault::FailWrite,
+            DiskFault::Full,
+            DiskFault::FailRead,
+        ];
+        const PLACES: [&str; 3] = ["/data", "/data/logs", "/data/raft"];
+        let fault = FAULTS[usize::try_from(self.rng.below(4)).unwrap_or(0)];
+        let pattern = PLACES[usize::try_from(self.rng.below(3)).unwrap_or(0)];
         let (length, power) = (self.length(), self.rng.below(2) == 0);
         self.stage.tell(format!(
             "{fault:?} under {pattern} of node {} for {length:?}",
@@ -351,10 +422,76 @@ impl Nemesis {
         let stage = Arc::clone(&self.stage);
         drop(tokio::spawn(async move {
             tokio::time::sleep(length).await;
+            if stage.healing.load(Ordering::Relaxed) {
+                return;
+            }
             crash(&stage, n, power);
             stage.cluster().nodes[n].disk.heal();
             start(&stage, n).await;
         }));
+    }
+
+    /// The power of a node, and sometimes of a second one, goes in the midst of its next writes.
+    fn lose_power_in_commit(&mut self, n: usize) {
+        let also = (self.rng.below(3) == 0).then(|| (n + 1) % self.nodes());
+        for n in std::iter::once(n).chain(also) {
+            let (operations, down) = (1 + self.rng.below(24), self.length());
+            let stage = Arc::clone(&self.stage);
+            let disk = stage.cluster().nodes[n].disk.clone();
+            stage.tell(format!(
+                "node {} loses power after {operations} writes",
+                n + 1
+            ));
+            disk.blow_after(operations);
+            drop(tokio::spawn(async move {
+                // A node that writes nothing for so long is down already.
+                for _ in 0..2_000 {
+                    if disk.is_blown() {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                if disk.is_blown() && !stage.healing.load(Ordering::Relaxed) {
+                    stage.mark(Mark::PowerLostInCommit);
+                    crash(&stage, n, true);
+                    restart_after(&stage, n, down);
+                } else {
+                    disk.heal();
+                }
+            }));
+        }
+    }
+
+    /// Somebody removes the logs of a node, at a moment when all others have everything: two copies
+    /// that are gone at once are nobody's promise.
+    fn wipe_logs(&mut self, n: usize) {
+        if !(whole(&self.stage) && replicated(&self.stage)) {
+            return;
+        }
+        let down = self.length();
+        crash(&self.stage, n, false);
+        let disk = self.stage.cluster().nodes[n].disk.clone();
+        if disk.remove_dir_all("/data/logs".as_ref()).is_ok() {
+            self.stage.mark(Mark::LogsWiped);
+            self.stage
+                .tell(format!("the logs of node {} are removed", n + 1));
+        }
+        restart_after(&self.stage, n, down);
+    }
+
+    fn clock(&mut self, n: usize) {
+        let by = Duration::from_millis(1 + self.rng.below(5_000));
+        let jumps = self.rng.below(2) == 0;
+        let what = if jumps { "jumps by" } else { "stalls for" };
+        self.stage.mark(Mark::ClockMoved);
+        self.stage
+            .tell(format!("the clock of node {} {what} {by:?}", n + 1));
+        let scope = self.stage.cluster().nodes[n].scope.clone();
+        if jumps {
+            scope.jump_clock(by);
+        } else {
+            scope.stall_clock(by);
+        }
     }
 
     fn stop(&mut self, n: usize) {
@@ -378,6 +515,9 @@ impl Nemesis {
 /// Ends the life of node `n`, if it has one.
 pub(super) fn crash(stage: &Stage, n: usize, power: bool) {
     let mut cluster = stage.cluster();
+    if cluster.nodes[n].is_up() {
+        stage.count("crashes");
+    }
     if power {
         cluster.lose_power(n);
     } else {
@@ -419,7 +559,7 @@ pub(super) async fn start(stage: &Stage, n: usize) {
             }
         }
         Err(error) => {
-            stage.count("failed starts");
+            stage.mark(Mark::StartFailed);
             stage.tell(format!("node {} did not start: {error}", n + 1));
             stage.cluster().give_up_boot(n, life);
         }
@@ -437,11 +577,14 @@ pub(super) async fn supervise(stage: Arc<Stage>) {
             let failure = node.coordinator.watch_failure().borrow().clone();
             if let Some(failure) = failure {
                 stage.tell(format!("node {} gives up: {failure}", node.number + 1));
-                stage.count("nodes that gave up");
+                stage.mark(Mark::NodeGaveUp);
                 crash(&stage, node.number, false);
             }
         }
         let healing = stage.healing.load(Ordering::Relaxed);
+        if healing {
+            restart_offline(&stage);
+        }
         for (n, since) in down_since.iter_mut().enumerate() {
             if stage.cluster().nodes[n].is_up() {
                 *since = None;
@@ -454,6 +597,21 @@ pub(super) async fn supervise(stage: Arc<Stage>) {
                 *since = None;
                 start(&stage, n).await;
             }
+        }
+    }
+}
+
+/// A log that has failed stays offline until its process is restarted: a person's work, done here.
+fn restart_offline(stage: &Arc<Stage>) {
+    for node in stage.living() {
+        let statuses = node.coordinator.replication().map(|r| r.statuses());
+        let offline = statuses
+            .iter()
+            .flatten()
+            .any(|status| status.role == ReplicaRole::Offline);
+        if offline {
+            stage.mark(Mark::LogOffline);
+            crash(stage, node.number, false);
         }
     }
 }

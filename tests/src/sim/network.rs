@@ -87,6 +87,7 @@ struct World {
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
     weather: Weather,
     traffic: Traffic,
+    delivered: BTreeMap<RpcKind, u64>,
     trace: Trace,
 }
 
@@ -130,6 +131,7 @@ impl SimNetwork {
             cut: BTreeSet::new(),
             weather: Weather::default(),
             traffic: Traffic::default(),
+            delivered: BTreeMap::new(),
             trace: Trace::new(),
         };
         Self(Arc::new(Mutex::new(world)))
@@ -187,6 +189,15 @@ impl SimNetwork {
     /// What the network has done so far.
     pub fn traffic(&self) -> Traffic {
         self.world().traffic
+    }
+
+    /// How many requests of a kind have reached their receiver.
+    pub(super) fn delivered(&self, kind: RpcKind) -> u64 {
+        self.world()
+            .delivered
+            .get(&kind)
+            .copied()
+            .unwrap_or_default()
     }
 
     pub(super) fn trace(&self) -> Trace {
@@ -341,6 +352,12 @@ impl SimRpc {
             Some((handler, identity, host.generation))
         });
         self.network.note(Event::Delivery, &message);
+        *self
+            .network
+            .world()
+            .delivered
+            .entry(request.kind)
+            .or_default() += 1;
         let (Some(from), Some((handler, identity, generation))) = (from, target) else {
             let reason = "connection refused in the simulated network".to_owned();
             drop(answer.send(Err(RpcError::Unreachable { peer, reason })));

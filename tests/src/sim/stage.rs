@@ -10,6 +10,7 @@ use rivven_core_types::{PartitionId, Rng};
 use tokio::time::Instant;
 
 use super::history::History;
+use super::marks::Mark;
 use super::trace::{Event, Trace};
 use super::world::SimCluster;
 
@@ -46,6 +47,7 @@ pub(super) struct Stage {
     violation: Mutex<Option<Violation>>,
     rng: Mutex<Rng>,
     counters: Mutex<BTreeMap<String, u64>>,
+    steps: Mutex<Vec<(u64, String)>>,
     keep_story: bool,
     /// Set when the faults have ended: nodes that stop are started again at once.
     pub(super) healing: AtomicBool,
@@ -66,6 +68,7 @@ impl Stage {
             violation: Mutex::default(),
             rng: Mutex::new(Rng::new(seed ^ 0x57a6e)),
             counters: Mutex::default(),
+            steps: Mutex::default(),
             keep_story,
             healing: AtomicBool::new(false),
             draining: AtomicBool::new(false),
@@ -124,6 +127,27 @@ impl Stage {
         } else {
             counters.insert(what.to_owned(), 1);
         }
+    }
+
+    /// Notes that something happened that must happen sometimes.
+    pub(super) fn mark(&self, mark: Mark) {
+        self.count(&mark.counter());
+    }
+
+    pub(super) fn counter(&self, what: &str) -> u64 {
+        let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        counters.get(what).copied().unwrap_or_default()
+    }
+
+    /// Notes a fault with the number of its step.
+    pub(super) fn struck(&self, step: u64, fault: String) {
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.push((step, fault));
+    }
+
+    pub(super) fn steps(&self) -> Vec<(u64, String)> {
+        let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.clone()
     }
 
     pub(super) fn counters(&self) -> BTreeMap<String, u64> {

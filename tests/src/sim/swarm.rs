@@ -1,22 +1,26 @@
 //! One run of the swarm: a seed, a workload, faults, then peace, recovery and the checks.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rivven_core_types::{BrokerId, Offset, PartitionId, Vfs};
-use rivven_isr::ReplicaRole;
+use rivven_coordinator::RaftState;
+use rivven_core_types::{BrokerId, Offset, PartitionId, Rng, RpcKind, Vfs};
+use rivven_isr::{Acks, ReplicaRole};
 use rivven_segment_log::dump_bytes_from;
 use tokio::task::JoinSet;
 
 use super::clients::{Consumer, Producer, records};
-use super::history::check_log;
+use super::history::{LOOSE, check_log};
+use super::marks::Mark;
 use super::nemesis::{self, Nemesis};
 use super::network::Weather;
-use super::stage::{Stage, Violation};
+use super::panics::Collector;
+use super::plan::Plan;
+use super::stage::{Node, Stage, Violation};
 use super::trace::Event;
+use super::views::{diagnose, level, replicated, whole};
 use super::world::SimCluster;
 
 /// Nodes of a simulated cluster.
@@ -27,15 +31,23 @@ const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 const OBSERVE: Duration = Duration::from_millis(20);
 
 /// How a run is played.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwarmOptions {
-    /// Simulated seconds with faults.
+    /// Simulated seconds with faults; a run in which too little has happened by then goes on for up to
+    /// as long again.
     pub seconds: u64,
     /// Whether faults occur at all.
     pub faults: bool,
     /// Whether the story is kept.
     pub story: bool,
+    /// The steps of the nemesis that are played; all of them if there is no list.
+    pub only: Option<Vec<u64>>,
 }
+
+/// What must have happened in a run that counts as one.
+const ENOUGH_ACKED: usize = 500;
+const ENOUGH_COMMANDS: u64 = 100;
+const ENOUGH_CRASHES: u64 = 3;
 
 impl Default for SwarmOptions {
     fn default() -> Self {
@@ -43,6 +55,7 @@ impl Default for SwarmOptions {
             seconds: 30,
             faults: true,
             story: false,
+            only: None,
         }
     }
 }
@@ -70,6 +83,10 @@ pub struct SwarmReport {
     pub shrunk_to_one: u64,
     /// Records of partitions without a leader.
     pub leaderless: u64,
+    /// Crashes of nodes.
+    pub crashes: u64,
+    /// The faults that were played: the number of the step and its kind.
+    pub steps: Vec<(u64, String)>,
     /// Calls, datagrams.
     pub messages: u64,
     /// Messages that were lost, stalled or doubled.
@@ -97,39 +114,71 @@ impl SwarmReport {
             .filter(|(k, _)| k.starts_with("fault: "));
         faults.map(|(_, n)| n).sum()
     }
+
+    /// Whether enough has happened for the run to prove something.
+    pub fn is_dense(&self) -> bool {
+        self.acked >= ENOUGH_ACKED
+            && self.metadata_commands >= ENOUGH_COMMANDS
+            && self.crashes >= ENOUGH_CRASHES
+    }
 }
 
 /// Runs `seed` on a paused clock in this thread.
 ///
 /// # Errors
 /// If the runtime cannot be built.
-pub fn run_swarm(seed: u64, options: SwarmOptions) -> std::io::Result<SwarmReport> {
+pub fn run_swarm(seed: u64, options: &SwarmOptions) -> std::io::Result<SwarmReport> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()?;
-    Ok(runtime.block_on(play(seed, options)))
+    let panics = Collector::start();
+    let mut report = runtime.block_on(play(seed, options));
+    let (unexpected, count) = panics.read();
+    if count > 0 {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        report.counters.insert("panics".to_owned(), count);
+    }
+    if let Some(place) = unexpected.into_iter().next() {
+        let at_millis = report.simulated_millis;
+        report.violation.get_or_insert(Violation {
+            invariant: "no task panics",
+            detail: place,
+            at_millis,
+        });
+    }
+    Ok(report)
 }
 
-async fn play(seed: u64, options: SwarmOptions) -> SwarmReport {
-    let stage = Stage::new(SimCluster::stopped(NODES, seed), seed, options.story);
+async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
+    let plan = Plan::draw(seed, usize::from(NODES));
+    let cluster = SimCluster::configured(NODES, seed, plan.settings);
+    for (node, ppm) in cluster.nodes.iter().zip(&plan.drift_ppm) {
+        node.scope.set_clock_rate_ppm(*ppm);
+    }
+    let stage = Stage::new(cluster, seed, options.story);
     let mut actors = JoinSet::new();
     actors.spawn(observe(Arc::clone(&stage)));
     for n in 0..usize::from(NODES) {
         nemesis::start(&stage, n).await;
     }
     let mut recovery_millis = 0;
-    if let Some(partitions) = form(&stage).await {
+    if let Some(partitions) = form(&stage, &plan).await {
         let mut supervisor = JoinSet::new();
         supervisor.spawn(nemesis::supervise(Arc::clone(&stage)));
         let mut producers = JoinSet::new();
         start_clients(&stage, &partitions, &mut producers, &mut actors);
-        actors.spawn(administrate(Arc::clone(&stage)));
-        let trouble = options
-            .faults
-            .then(|| tokio::spawn(Nemesis::new(Arc::clone(&stage)).run()));
+        actors.spawn(administrate(Arc::clone(&stage), plan.clone()));
+        let trouble = options.faults.then(|| {
+            let nemesis = Nemesis::new(Arc::clone(&stage), plan, options.only.as_deref());
+            tokio::spawn(nemesis.run())
+        });
         let over = |_: &Stage| false;
         stage.wait(Duration::from_secs(options.seconds), over).await;
+        let enough = |stage: &Stage| !options.faults || has_enough(stage);
+        stage
+            .wait(Duration::from_secs(options.seconds), enough)
+            .await;
         if let Some(trouble) = trouble {
             trouble.abort();
         }
@@ -142,11 +191,23 @@ async fn play(seed: u64, options: SwarmOptions) -> SwarmReport {
             check(&stage, &partitions);
         }
     }
-    report(&stage, seed, recovery_millis)
+    let report = report(&stage, seed, recovery_millis);
+    // Nodes and network hold each other: without this no world would ever be freed.
+    let mut cluster = stage.cluster();
+    (0..cluster.nodes.len()).for_each(|n| cluster.kill(n));
+    drop(cluster);
+    report
+}
+
+fn has_enough(stage: &Stage) -> bool {
+    let history = stage.history();
+    history.acked() >= ENOUGH_ACKED
+        && history.applied >= ENOUGH_COMMANDS
+        && stage.counter("crashes") >= ENOUGH_CRASHES
 }
 
 /// Waits for the cluster and creates the topics.
-async fn form(stage: &Arc<Stage>) -> Option<Vec<PartitionId>> {
+async fn form(stage: &Arc<Stage>, plan: &Plan) -> Option<Vec<PartitionId>> {
     if !stage.wait(RECOVERY_LIMIT, whole).await {
         stage.violate("a cluster forms", diagnose(stage));
         return None;
@@ -155,7 +216,8 @@ async fn form(stage: &Arc<Stage>) -> Option<Vec<PartitionId>> {
     let mut partitions = Vec::new();
     for n in 0..2 + rng.below(2) {
         let count = 1 + u32::try_from(rng.below(2)).unwrap_or(0);
-        let topic = SimCluster::topic(&format!("topic-{n}"), count).ok()?;
+        let mut topic = SimCluster::topic(&format!("topic-{n}"), count).ok()?;
+        topic.durability = plan.durability;
         let node = stage.living().into_iter().next()?;
         let created = node
             .coordinator
@@ -180,18 +242,25 @@ fn start_clients(
     actors: &mut JoinSet<()>,
 ) {
     let mut rng = stage.fork_rng();
-    let think_millis = 20 << rng.below(4);
+    let think_millis = 150 << rng.below(4);
     let mut id = 1_000_000;
+    let mut start = |partition: PartitionId, acks: Acks, rng: &mut Rng| {
+        id += 1;
+        let producer = Producer {
+            id: if acks == Acks::All { id } else { id + LOOSE },
+            partition,
+            acks,
+            in_flight: 1 + usize::try_from(rng.below(5)).unwrap_or(0),
+            think_millis,
+        };
+        producers.spawn(producer.run(Arc::clone(stage)));
+    };
     for partition in partitions {
-        for _ in 0..2 {
-            id += 1;
-            let producer = Producer {
-                id,
-                partition: *partition,
-                in_flight: 1 + usize::try_from(rng.below(5)).unwrap_or(0),
-                think_millis,
-            };
-            producers.spawn(producer.run(Arc::clone(stage)));
+        start(*partition, Acks::All, &mut rng);
+        start(*partition, Acks::All, &mut rng);
+        if rng.below(2) == 0 {
+            let acks = [Acks::None, Acks::Leader][usize::try_from(rng.below(2)).unwrap_or(0)];
+            start(*partition, acks, &mut rng);
         }
         let partition = *partition;
         actors.spawn(Consumer { partition }.run(Arc::clone(stage)));
@@ -201,7 +270,7 @@ fn start_clients(
 }
 
 /// An administrator: creates topics and asks for producer ids.
-async fn administrate(stage: Arc<Stage>) {
+async fn administrate(stage: Arc<Stage>, plan: Plan) {
     let mut rng = stage.fork_rng();
     for n in 0.. {
         tokio::time::sleep(Duration::from_millis(200 + rng.below(1_500))).await;
@@ -212,7 +281,8 @@ async fn administrate(stage: Arc<Stage>) {
         };
         let deadline = Duration::from_secs(2);
         if rng.below(8) == 0 && n < 40 {
-            if let Ok(topic) = SimCluster::topic(&format!("more-{n}"), 1) {
+            if let Ok(mut topic) = SimCluster::topic(&format!("more-{n}"), 1) {
+                topic.durability = plan.durability;
                 let created = node.coordinator.create_topic(&topic, deadline).await;
                 stage.count(if created.is_ok() {
                     "topics created"
@@ -232,36 +302,13 @@ async fn administrate(stage: Arc<Stage>) {
 /// Follows what the nodes say about themselves and checks it against what all others have said.
 async fn observe(stage: Arc<Stage>) {
     let mut last = BTreeMap::new();
+    let mut ends = BTreeMap::new();
     let mut controller = None;
     loop {
         for node in stage.living() {
-            let state = node.coordinator.cluster_state();
-            let applied = state.applied().get();
-            if last.insert(node.number, (node.life, applied)) != Some((node.life, applied)) {
-                let words = [node.life, applied, state.hash()];
-                stage.trace().note(Event::State, &words);
-                let checked = stage.history().on_hash(applied, state.hash());
-                if let Err(detail) = checked {
-                    stage.violate("equal index, equal metadata", detail);
-                }
-                for record in state.partitions() {
-                    let checked = stage.history().on_record(record);
-                    match checked {
-                        Ok(true) => stage.tell(format!(
-                            "{} epoch {}.{} leader {:?} isr {:?} elr {:?}",
-                            stage.label(record.id),
-                            record.leader_epoch,
-                            record.partition_epoch,
-                            record.leader.map(BrokerId::get),
-                            numbers(&record.isr),
-                            numbers(&record.elr),
-                        )),
-                        Ok(false) => {}
-                        Err(detail) => stage.violate("one record per partition epoch", detail),
-                    }
-                }
-            }
-            acting(&stage, &node.coordinator);
+            look_at_metadata(&stage, &node, &mut last);
+            look_at_raft(&stage, &node);
+            look_at_replicas(&stage, &node, &mut ends);
         }
         {
             let cluster = stage.cluster();
@@ -271,30 +318,98 @@ async fn observe(stage: Arc<Stage>) {
         stage.trace().mark();
         let now = stage.cluster().controller();
         if now != controller && now.is_some() {
-            stage.tell(format!(
-                "node {} is the controller",
-                now.map_or(0, |n| n + 1)
-            ));
-            stage.count("controllers");
+            let name = now.map_or(0, |n| n + 1);
+            stage.tell(format!("node {name} is the controller"));
+            if controller.is_some() {
+                stage.mark(Mark::ControllerReplaced);
+            }
             controller = now;
         }
         tokio::time::sleep(OBSERVE).await;
     }
 }
 
-fn acting(stage: &Stage, node: &rivven_coordinator::ClusterCoordinator) {
-    let (Some(replication), Some(local)) = (node.replication(), node.session().local) else {
+/// What the observer has seen last of each node: its life and what it has applied.
+type LastApplied = BTreeMap<usize, (u64, u64)>;
+
+fn look_at_metadata(stage: &Stage, node: &Node, last: &mut LastApplied) {
+    let state = node.coordinator.cluster_state();
+    let applied = state.applied().get();
+    let before = last.insert(node.number, (node.life, applied));
+    if before == Some((node.life, applied)) {
+        return;
+    }
+    if before.is_some_and(|(life, before)| life == node.life && applied < before) {
+        let detail = format!("node {} at {applied}, after {before:?}", node.number + 1);
+        stage.violate("what is applied stays applied", detail);
+    }
+    let words = [node.life, applied, state.hash()];
+    stage.trace().note(Event::State, &words);
+    let checked = stage.history().on_hash(applied, state.hash());
+    if let Err(detail) = checked {
+        stage.violate("equal index, equal metadata", detail);
+    }
+    for record in state.partitions() {
+        let checked = stage.history().on_record(record);
+        match checked {
+            Ok(Some(marks)) => {
+                marks.into_iter().for_each(|mark| stage.mark(mark));
+                stage.tell(format!(
+                    "{} epoch {}.{} leader {:?} isr {:?} elr {:?}",
+                    stage.label(record.id),
+                    record.leader_epoch,
+                    record.partition_epoch,
+                    record.leader.map(BrokerId::get),
+                    numbers(&record.isr),
+                    numbers(&record.elr),
+                ));
+            }
+            Ok(None) => {}
+            Err(detail) => stage.violate("one record per partition epoch", detail),
+        }
+    }
+}
+
+fn look_at_raft(stage: &Stage, node: &Node) {
+    let status = node.coordinator.raft_status();
+    if status.state == RaftState::Leader {
+        let checked = stage
+            .history()
+            .on_raft_leader(status.term.get(), node.number);
+        if let Err(detail) = checked {
+            stage.violate("one Raft leader per term", detail);
+        }
+    }
+}
+
+/// What the observer has seen last of each replica: the node's life, its epoch and its log end.
+type LastEnds = BTreeMap<(usize, PartitionId), (u64, Offset)>;
+
+fn look_at_replicas(stage: &Stage, node: &Node, ends: &mut LastEnds) {
+    let (Some(replication), Some(local)) = (
+        node.coordinator.replication(),
+        node.coordinator.session().local,
+    ) else {
         return;
     };
     for status in replication.statuses() {
-        if status.role == ReplicaRole::Leader {
-            let checked =
-                stage
-                    .history()
-                    .on_acting(status.partition, status.leader_epoch, local.id);
-            if let Err(detail) = checked {
-                stage.violate("one leader per epoch", detail);
+        match status.role {
+            ReplicaRole::Leader => {
+                let checked =
+                    stage
+                        .history()
+                        .on_acting(status.partition, status.leader_epoch, local.id);
+                if let Err(detail) = checked {
+                    stage.violate("one leader per epoch", detail);
+                }
             }
+            ReplicaRole::Offline => stage.mark(Mark::LogOffline),
+            _ => {}
+        }
+        let key = (node.number, status.partition);
+        let before = ends.insert(key, (node.life, status.log_end));
+        if before.is_some_and(|(life, end)| life == node.life && status.log_end < end) {
+            stage.mark(Mark::LogCut);
         }
     }
 }
@@ -318,7 +433,6 @@ async fn recover(stage: &Arc<Stage>, partitions: &[PartitionId]) {
     }
     // Undoings of faults that are still under way must not count as faults in peace.
     tokio::time::sleep(Duration::from_millis(20)).await;
-    restart_offline(stage);
     if !stage
         .wait(RECOVERY_LIMIT, |s| whole(s) && replicated(s))
         .await
@@ -351,109 +465,6 @@ async fn recover(stage: &Arc<Stage>, partitions: &[PartitionId]) {
     {
         stage.violate("replicas become equal", diagnose(stage));
     }
-}
-
-/// A log that has failed stays offline until its process is restarted: a person's work, done here.
-fn restart_offline(stage: &Arc<Stage>) {
-    for node in stage.living() {
-        let statuses = node.coordinator.replication().map(|r| r.statuses());
-        let offline = statuses
-            .iter()
-            .flatten()
-            .any(|status| status.role == ReplicaRole::Offline);
-        if offline {
-            nemesis::crash(stage, node.number, false);
-        }
-    }
-}
-
-/// All nodes are active in one cluster, and agree on its metadata.
-fn whole(stage: &Stage) -> bool {
-    let living = stage.living();
-    let all = living.len() == usize::from(NODES);
-    let active = living.iter().all(|node| {
-        let health = node.coordinator.health();
-        health.is_active && health.healthy_nodes == usize::from(NODES)
-    });
-    let mut states = living.iter().map(|node| {
-        let state = node.coordinator.cluster_state();
-        (state.applied(), state.hash())
-    });
-    let first = states.next();
-    all && active && states.all(|state| Some(state) == first)
-}
-
-/// Every partition has a leader and all of its replicas in sync.
-fn replicated(stage: &Stage) -> bool {
-    stage.living().first().is_some_and(|node| {
-        let state = node.coordinator.cluster_state();
-        state
-            .partitions()
-            .all(|p| p.leader.is_some() && p.isr.len() == p.replicas.len())
-    })
-}
-
-/// All replicas have the same end, everything is durable and committed.
-fn level(stage: &Stage) -> bool {
-    let mut ends: BTreeMap<PartitionId, Offset> = BTreeMap::new();
-    stage.living().iter().all(|node| {
-        let statuses = node.coordinator.replication().map(|r| r.statuses());
-        statuses.iter().flatten().all(|status| {
-            let end = *ends.entry(status.partition).or_insert(status.log_end);
-            status.log_end == end && status.durable_end == end && status.high_watermark == end
-        })
-    })
-}
-
-/// What is not well, in words.
-fn diagnose(stage: &Stage) -> String {
-    let mut text = format!("{} unacknowledged; ", stage.unacked.load(Ordering::Relaxed));
-    for node in stage.living() {
-        let health = node.coordinator.health();
-        let raft = node.coordinator.raft_status();
-        let session = node.coordinator.session();
-        // Writing to a string does not fail.
-        let _ok = write!(
-            text,
-            "node {}: raft {:?} term {} leader {:?} applied {:?}, active {}, fenced {}, {} of {} healthy; ",
-            node.number + 1,
-            raft.state,
-            raft.term,
-            raft.leader.as_ref().map(ToString::to_string),
-            raft.applied,
-            health.is_active,
-            session.fenced,
-            health.healthy_nodes,
-            health.node_count,
-        );
-        let state = node.coordinator.cluster_state();
-        let lacking = state
-            .partitions()
-            .filter(|p| p.leader.is_none() || p.isr.len() < p.replicas.len());
-        for p in lacking.take(4) {
-            let _ok = write!(text, "{p:?}; ");
-        }
-        let statuses = node.coordinator.replication().map(|r| r.statuses());
-        for s in statuses.into_iter().flatten() {
-            let behind = s.log_end != s.high_watermark || s.durable_end != s.log_end;
-            if behind || matches!(s.role, ReplicaRole::Idle | ReplicaRole::Offline) {
-                let _ok = write!(
-                    text,
-                    "{} {:?} epoch {}.{} hw {} end {} durable {} followers {:?} {:?}; ",
-                    stage.label(s.partition),
-                    s.role,
-                    s.leader_epoch,
-                    s.partition_epoch,
-                    s.high_watermark,
-                    s.log_end,
-                    s.durable_end,
-                    s.followers,
-                    s.offline_reason,
-                );
-            }
-        }
-    }
-    text
 }
 
 /// The checks at the end, straight from the disks.
@@ -502,6 +513,15 @@ fn check_partition(stage: &Stage, partition: PartitionId) -> Result<(), (&'stati
 fn report(stage: &Stage, seed: u64, recovery_millis: u64) -> SwarmReport {
     let (trace, events, marks) = stage.trace().read();
     let traffic = stage.cluster().network.traffic();
+    let delivered = [
+        (RpcKind::RAFT_SNAPSHOT, Mark::SnapshotSent),
+        (RpcKind::LOG_CLAIMS, Mark::LogsClaimed),
+    ];
+    for (kind, mark) in delivered {
+        if stage.cluster().network.delivered(kind) > 0 {
+            stage.mark(mark);
+        }
+    }
     let history = stage.history();
     SwarmReport {
         seed,
@@ -514,6 +534,8 @@ fn report(stage: &Stage, seed: u64, recovery_millis: u64) -> SwarmReport {
         isr_changes: history.isr_changes,
         shrunk_to_one: history.shrunk_to_one,
         leaderless: history.leaderless,
+        crashes: stage.counter("crashes"),
+        steps: stage.steps(),
         messages: traffic.calls + traffic.datagrams,
         disturbed: traffic.disturbed,
         recovery_millis,

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 use super::clock::SimClock;
 use super::disk_thread::{DiskPace, DiskThreads};
 use super::network::SimNetwork;
+use super::plan::Settings;
 
 /// Pause between two looks at a condition, in simulated time.
 const POLL: Duration = Duration::from_millis(5);
@@ -86,6 +87,7 @@ pub struct SimCluster {
     /// The network between them.
     pub network: SimNetwork,
     seed: u64,
+    settings: Settings,
     lives: u64,
     rng: Rng,
 }
@@ -94,6 +96,10 @@ impl SimCluster {
     /// `count` blank nodes that have not been started; all randomness comes from `seed`. Must be
     /// called on the paused runtime that will run them.
     pub fn stopped(count: u16, seed: u64) -> Self {
+        Self::configured(count, seed, Settings::default())
+    }
+
+    pub(super) fn configured(count: u16, seed: u64, settings: Settings) -> Self {
         let nodes = (0..count).map(|n| {
             let pace = Arc::new(DiskPace::new(seed ^ (u64::from(n) << 32)));
             SimNode {
@@ -111,6 +117,7 @@ impl SimCluster {
             nodes: nodes.collect(),
             network: SimNetwork::new(seed),
             seed,
+            settings,
             lives: 0,
             rng: Rng::new(seed ^ 0x5eed),
         }
@@ -276,9 +283,17 @@ impl SimCluster {
             mode: ClusterMode::Cluster,
             data_dir: "/data".into(),
             members: members.collect::<Result<_, InvalidId>>()?,
-            raft: RaftTiming::default(),
+            raft: RaftTiming {
+                snapshot_threshold: self.settings.snapshot_threshold,
+                limits: self.settings.raft_limits,
+                ..RaftTiming::default()
+            },
             swim,
-            replication: ReplicationConfig::default(),
+            replication: ReplicationConfig {
+                replica_lag_max_time: self.settings.lag_max,
+                fetch_max_wait: self.settings.fetch_wait(),
+                ..ReplicationConfig::default()
+            },
             session: SessionConfig::default(),
             topic_defaults: TopicDefaults::default(),
         })

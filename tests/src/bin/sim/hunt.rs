@@ -1,0 +1,123 @@
+//! Planting known bugs, one at a time, to see whether the swarm finds them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use rivven_core_types::{PLANTED_BUGS, PlantedBug, plant};
+use rivven_tests::sim::run_swarm;
+
+use crate::arguments::Arguments;
+
+struct Found {
+    bug: PlantedBug,
+    /// Seeds that were played, and whether the last one broke an invariant.
+    seeds: u64,
+    invariant: Option<&'static str>,
+    hits: u64,
+    wall_millis: u128,
+}
+
+/// Hunts every bug, or the one that is named. True if all were found.
+pub(crate) fn hunt(arguments: &Arguments) -> Result<bool, String> {
+    let named = arguments.bug.as_deref();
+    let bugs: Vec<PlantedBug> = PLANTED_BUGS
+        .iter()
+        .copied()
+        .filter(|bug| named.is_none_or(|name| bug.name == name))
+        .collect();
+    if bugs.is_empty() {
+        return Err("no bug of this name is listed".to_owned());
+    }
+    let next = AtomicUsize::new(0);
+    let (sender, results) = mpsc::channel();
+    let mut found = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..arguments.jobs {
+            let (sender, next, bugs) = (sender.clone(), &next, &bugs);
+            scope.spawn(move || {
+                while let Some(bug) = bugs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if sender.send(seek(*bug, arguments)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        for result in results {
+            let result = result?;
+            let verdict = match result.invariant {
+                Some(invariant) => format!("found after {} seeds: {invariant}", result.seeds),
+                None => format!("NOT FOUND in {} seeds", result.seeds),
+            };
+            println!(
+                "planted {}: {verdict} (made {} times, {} ms)",
+                result.bug.name, result.hits, result.wall_millis
+            );
+            found.push(result);
+        }
+        Ok::<_, String>(())
+    })?;
+    let mut counts: Vec<u64> = found
+        .iter()
+        .filter(|f| f.invariant.is_some())
+        .map(|f| f.seeds)
+        .collect();
+    counts.sort_unstable();
+    let median = counts.get(counts.len() / 2).copied();
+    println!(
+        "sim: {} of {} planted bugs found, median {} seeds, most {}",
+        counts.len(),
+        found.len(),
+        median.unwrap_or(0),
+        counts.last().copied().unwrap_or(0)
+    );
+    let all = counts.len() == found.len();
+    if arguments.json {
+        let cases: Vec<_> = found
+            .iter()
+            .map(|f| {
+                format!(
+                    "{{\"bug\":{:?},\"found\":{},\"seeds\":{},\"invariant\":{:?},\"hits\":{}}}",
+                    f.bug.name,
+                    f.invariant.is_some(),
+                    f.seeds,
+                    f.invariant.unwrap_or(""),
+                    f.hits
+                )
+            })
+            .collect();
+        println!(
+            "{{\"command\":\"sim --planted\",\"ok\":{all},\"bugs\":{},\"found\":{},\
+             \"median_seeds\":{},\"cases\":[{}]}}",
+            found.len(),
+            counts.len(),
+            median.unwrap_or(0),
+            cases.join(",")
+        );
+    }
+    Ok(all)
+}
+
+fn seek(bug: PlantedBug, arguments: &Arguments) -> Result<Found, String> {
+    let begun = Instant::now();
+    let planted = plant(bug.name).map_err(|e| e.to_string())?;
+    let mut found = Found {
+        bug,
+        seeds: 0,
+        invariant: None,
+        hits: 0,
+        wall_millis: 0,
+    };
+    for seed in arguments.first..arguments.first.saturating_add(arguments.count) {
+        found.seeds += 1;
+        let report = run_swarm(seed, &arguments.options).map_err(|e| e.to_string())?;
+        if let Some(violation) = report.violation {
+            found.invariant = Some(violation.invariant);
+            break;
+        }
+    }
+    found.hits = planted.hits();
+    found.wall_millis = begun.elapsed().as_millis();
+    Ok(found)
+}

@@ -1,0 +1,77 @@
+//! Things that must happen sometimes: a swarm that never gets there proves nothing about them.
+
+/// A coverage mark and what it stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mark {
+    /// An in-sync set shrank to one replica.
+    AloneInSync,
+    /// A partition had no leader.
+    Leaderless,
+    /// A replica outside of the in-sync set was eligible to lead (KIP-966).
+    Eligible,
+    /// A replica joined an in-sync set again.
+    Joined,
+    /// The controller asked the brokers how far their logs reach (D9).
+    LogsClaimed,
+    /// A partition without electable replicas got a leader again.
+    Recovered,
+    /// A Raft snapshot was sent to its end.
+    SnapshotSent,
+    /// A follower cut its log.
+    LogCut,
+    /// Writes were refused because the in-sync set was too small.
+    TooFewInSync,
+    /// A write was appended and timed out.
+    WriteTimedOut,
+    /// A new leader did not know its high watermark yet (KIP-207).
+    EndNotKnown,
+    /// A client knew an older leader epoch (KIP-320).
+    ClientFenced,
+    /// A log failed and went offline.
+    LogOffline,
+    /// A node gave up and was restarted.
+    NodeGaveUp,
+    /// A start failed.
+    StartFailed,
+    /// The power went in the midst of a commit.
+    PowerLostInCommit,
+    /// A node came back without its logs.
+    LogsWiped,
+    /// The controller was replaced.
+    ControllerReplaced,
+    /// Clocks of nodes were moved.
+    ClockMoved,
+    /// A write with acks=0 or acks=1 was acknowledged.
+    LooseAck,
+}
+
+impl Mark {
+    /// All marks.
+    pub const ALL: [Self; 20] = [
+        Self::AloneInSync,
+        Self::Leaderless,
+        Self::Eligible,
+        Self::Joined,
+        Self::LogsClaimed,
+        Self::Recovered,
+        Self::SnapshotSent,
+        Self::LogCut,
+        Self::TooFewInSync,
+        Self::WriteTimedOut,
+        Self::EndNotKnown,
+        Self::ClientFenced,
+        Self::LogOffline,
+        Self::NodeGaveUp,
+        Self::StartFailed,
+        Self::PowerLostInCommit,
+        Self::LogsWiped,
+        Self::ControllerReplaced,
+        Self::ClockMoved,
+        Self::LooseAck,
+    ];
+
+    /// Its name among the counters of a run.
+    pub fn counter(self) -> String {
+        format!("mark: {self:?}")
+    }
+}

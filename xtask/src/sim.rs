@@ -1,0 +1,168 @@
+//! `cargo xtask sim`: seeds of the simulated cluster.
+
+use std::collections::BTreeMap;
+use std::process::Command as Process;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::args::Args;
+use crate::process::{cargo, run as run_process, run_lines};
+use crate::report::Report;
+use crate::workspace::root;
+use crate::{Command, Failure};
+
+pub(crate) const COMMAND: Command = Command {
+    name: "sim",
+    about: "plays seeds of a whole simulated cluster with faults and checks every invariant",
+    help: "Usage: cargo xtask sim [--meta | --planted] [arguments of the program]\n\n\
+        Builds the program `sim` of rivven-tests and runs it with all arguments:\n\
+        --seed S, --seeds N, --minutes M, --secs T, --jobs J, --replay S, --only A,B, --marks, --calm,\n\
+        --json; `cargo xtask sim -- --help` says more.\n\
+        --meta     plays the seeds in two fresh processes and compares their traces\n\
+        --planted  plants each known bug and counts the seeds until the swarm finds it\n\
+        --bug NAME with --planted: this bug alone; with --replay: plays with it",
+    passes_on: true,
+    run,
+};
+
+/// Seeds that every CI run plays, with simulated seconds of faults each.
+const CI_SEEDS: &str = "100";
+const CI_SECONDS: &str = "120";
+/// Wall time for seeds that no run has played before.
+const CI_FRESH_MINUTES: &str = "3";
+/// Fresh seeds begin above this, a block of them per day.
+const FRESH: u64 = 1_000_000;
+const FRESH_PER_DAY: u64 = 100_000;
+
+fn program(rest: &[String]) -> Result<Process, Failure> {
+    let mut sim = cargo(&root()?);
+    sim.args(["run", "--quiet", "--package", "rivven-tests"]);
+    if rest
+        .iter()
+        .any(|word| word == "--planted" || word == "--bug")
+    {
+        sim.args(["--features", "planted"]);
+    }
+    sim.args(["--bin", "sim", "--"]).args(rest);
+    Ok(sim)
+}
+
+pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
+    let mut report = Report::new("sim");
+    let (meta, rest): (Vec<_>, Vec<_>) = args.rest.iter().cloned().partition(|w| w == "--meta");
+    let rest: Vec<String> = rest.into_iter().filter(|word| word != "--").collect();
+    if meta.is_empty() {
+        let ok = run_process(&mut program(&rest)?)?;
+        report.check("sim", ok);
+        return Ok(report);
+    }
+    let first = traces(&rest)?;
+    let second = traces(&rest)?;
+    compare(&mut report, &first, &second);
+    Ok(report)
+}
+
+/// The step of `cargo xtask ci`: the same seeds each time and fresh ones by the date, then the same
+/// seeds in another process, whose traces must be equal.
+pub(crate) fn ci() -> Result<Report, Failure> {
+    let mut report = Report::new("sim");
+    let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let base = words(&["--seed", "1", "--seeds", CI_SEEDS, "--secs", CI_SECONDS]);
+    let mut first = Traces::new();
+    let mut marked = base.clone();
+    marked.push("--marks".to_owned());
+    let ok = run_lines(&mut program(&marked)?, |line| {
+        first.extend(trace_of(line));
+    })?;
+    report.check("base seeds", ok);
+    let day = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_secs() / 86_400);
+    let from = (FRESH + day * FRESH_PER_DAY).to_string();
+    let fresh = words(&[
+        "--seed",
+        &from,
+        "--seeds",
+        "1",
+        "--minutes",
+        CI_FRESH_MINUTES,
+        "--secs",
+        CI_SECONDS,
+    ]);
+    let ok = run_process(&mut program(&fresh)?)?;
+    report.check("fresh seeds", ok);
+    let second = traces(&base)?;
+    compare(&mut report, &first, &second);
+    Ok(report)
+}
+
+/// The trace of each seed.
+type Traces = BTreeMap<u64, String>;
+
+fn traces(rest: &[String]) -> Result<Traces, Failure> {
+    let mut words = rest.to_vec();
+    words.push("--traces".to_owned());
+    let mut found = Traces::new();
+    let ok = run_lines(&mut program(&words)?, |line| {
+        if let Some((seed, trace)) = line.split_once(' ')
+            && let Ok(seed) = seed.parse()
+        {
+            found.insert(seed, trace.to_owned());
+        }
+    })?;
+    if ok {
+        Ok(found)
+    } else {
+        Err(Failure::new("the simulator did not print its traces"))
+    }
+}
+
+/// The trace in the line that tells of a seed.
+fn trace_of(line: &str) -> Option<(u64, String)> {
+    let (seed, rest) = line.strip_prefix("seed ")?.split_once(':')?;
+    let (_, rest) = rest.split_once("trace ")?;
+    let (trace, _) = rest.split_once(" events")?;
+    Some((seed.parse().ok()?, trace.replacen("of ", "", 1)))
+}
+
+fn compare(report: &mut Report, first: &Traces, second: &Traces) {
+    let differ = first
+        .iter()
+        .filter(|(seed, trace)| second.get(seed) != Some(trace));
+    let differ: Vec<_> = differ.map(|(seed, _)| *seed).collect();
+    println!(
+        "sim: {} of {} seeds have the same trace in two processes",
+        first.len() - differ.len(),
+        first.len()
+    );
+    if !differ.is_empty() {
+        println!("sim: these differ: {differ:?}");
+    }
+    report.count("seeds", "compared", first.len());
+    let same = !first.is_empty() && first.len() == second.len() && differ.is_empty();
+    report.check("equal seeds, equal traces", same);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_read_from_both_kinds_of_lines_and_compared() {
+        let line = "seed 7: 12 acked, recovered in 3 ms, trace 00ab of 55 events, 30 s in 4 ms";
+        assert_eq!(trace_of(line), Some((7, "00ab 55".to_owned())));
+        assert_eq!(trace_of("seed 7: VIOLATION of \"x\""), None);
+        let first = Traces::from([(7, "00ab 55".to_owned())]);
+        let mut report = Report::new("sim");
+        compare(&mut report, &first, &first.clone());
+        assert!(report.is_ok());
+        compare(
+            &mut report,
+            &first,
+            &Traces::from([(7, "00ac 55".to_owned())]),
+        );
+        assert!(!report.is_ok());
+        let mut report = Report::new("sim");
+        compare(&mut report, &Traces::new(), &Traces::new());
+        assert!(!report.is_ok(), "nothing compared proves nothing");
+    }
+}
