@@ -43,13 +43,22 @@ enum Target {
 }
 
 /// Every bench, in the order of the crates' layers.
-const BENCHES: [Bench; 1] = [Bench {
-    name: "placement",
-    about: "placements and plans, against a hash ring and plain rendezvous hashing",
-    package: "rivven-placement",
-    target: Target::Bench("placement"),
-    features: &[],
-}];
+const BENCHES: [Bench; 2] = [
+    Bench {
+        name: "placement",
+        about: "placements and plans, against a hash ring and plain rendezvous hashing",
+        package: "rivven-placement",
+        target: Target::Bench("placement"),
+        features: &[],
+    },
+    Bench {
+        name: "transport",
+        about: "calls and bulk between two processes over TCP, a shared secret, TLS and QUIC",
+        package: "rivven-transport",
+        target: Target::Bench("transport"),
+        features: &["quic"],
+    },
+];
 
 fn run(args: &Args) -> Result<Report, Failure> {
     let Some((name, rest)) = args.rest.split_first() else {

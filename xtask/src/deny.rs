@@ -34,6 +34,11 @@ const PURE: [&str; 8] = [
     "rivven-metadata",
     "rivven-segment-log",
 ];
+/// Who uses plain TCP compiles no TLS and no QUIC.
+const TCP_ONLY: [(&str, &[&str]); 2] = [
+    ("rivven-transport", &["rcgen", "ring", "rustls", "quinn"]),
+    ("rivven-cluster", &["rcgen", "ring", "rustls", "quinn"]),
+];
 /// Packages that mean C code or a search for a C library.
 const C_CODE: [&str; 7] = [
     "aws-lc-rs",
@@ -59,6 +64,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     let workspace = Workspace::load()?;
     let mut report = Report::new("deny");
     check_c_code(&workspace, &mut report)?;
+    check_tcp_only(&workspace, &mut report)?;
     if !works(cargo(&workspace.root).args(["deny", "--version"])) {
         println!("SKIPPED cargo-deny: it is not installed. To install it: {INSTALL}");
         report.skipped.push("cargo-deny".to_owned());
@@ -172,6 +178,23 @@ fn check_c_code(workspace: &Workspace, report: &mut Report) -> Result<(), Failur
             }
             report.check(case, found.is_empty());
         }
+    }
+    Ok(())
+}
+
+fn check_tcp_only(workspace: &Workspace, report: &mut Report) -> Result<(), Failure> {
+    for (name, banned) in TCP_ONLY {
+        let mut tree = cargo(&workspace.root);
+        tree.args(["tree", "--package", name, "--edges", "normal,build"]);
+        tree.args(["--prefix", "none", "--format", "{p}"]);
+        let tree = output(&mut tree)?;
+        let names = tree.lines().filter_map(|line| line.split_whitespace().next());
+        let found: Vec<&str> = names.filter(|name| banned.contains(name)).collect();
+        let case = format!("{name} by default pulls neither TLS nor QUIC");
+        if !found.is_empty() {
+            println!("error: {case}, but it depends on {}", found.join(", "));
+        }
+        report.check(case, found.is_empty());
     }
     Ok(())
 }

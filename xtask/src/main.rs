@@ -8,6 +8,7 @@
 
 mod args;
 mod bench;
+mod certs;
 mod chaos;
 mod ci;
 mod demo;
@@ -63,6 +64,7 @@ pub(crate) const COMMANDS: [Command; 9] = [
     sim::COMMAND,
     demo::COMMAND,
     chaos::COMMAND,
+    certs::COMMAND,
     bench::COMMAND,
 ];
 

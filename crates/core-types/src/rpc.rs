@@ -256,6 +256,12 @@ pub enum HandshakeRefusal {
         /// The peer's greatest version.
         peer_max: u8,
     },
+    /// The certificates do not lead to trust: another CA, expired, denied, or for another cluster.
+    #[error("untrusted peer: {reason}")]
+    UntrustedPeer {
+        /// What is wrong with which certificate.
+        reason: String,
+    },
 }
 
 /// Who is at the other end of a connection, as the handshake proved it. Handlers trust this and

@@ -4,18 +4,25 @@ pub mod cluster;
 
 use std::path::PathBuf;
 
+use crate::certs::CertsOptions;
+
 /// What `--help` prints.
 pub const HELP: &str = "\
 rivven-node - one node of a Rivven cluster; Kafka clients are its clients
 
 Usage: rivven-node --config FILE [--check]
        rivven-node cluster COMMAND ...   Show and change a running cluster; see `cluster --help`
+       rivven-node certs --out DIR --cluster NAME --node NAME [--node NAME]... [--days N]
 
 Options:
   --config FILE  The YAML configuration (docs/operations.md describes every key)
   --check        Validate the configuration and exit; touch nothing else
   --version      Print the version and exit
   --help         Print this and exit
+
+certs makes what mode: mutual_tls needs: DIR/ca.pem with ca.key (unless they are there), a certificate
+<node>.pem with <node>.key for each --node (valid for N days, default 365), and gossip.secret. Nothing is
+overwritten. Keep ca.key away from the nodes.
 
 Environment:
   RUST_LOG       Log filter, for example `info,rivven_isr=debug` (default: info,openraft=error)
@@ -24,6 +31,9 @@ Signals: SIGTERM and SIGINT hand the leaderships over, flush and stop; a second 
 
 Exit status: 0 stopped in order, 1 cannot run (the reason is the last line), 2 wrong usage.
 ";
+
+/// Validity of certificates unless said otherwise, in days.
+const DEFAULT_DAYS: u32 = 365;
 
 /// What was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +44,8 @@ pub enum Request {
     Check(PathBuf),
     /// Show or change a running cluster.
     Cluster(cluster::ClusterCommand),
+    /// Make certificates.
+    Certs(CertsOptions),
     /// Print this help.
     Help(&'static str),
     /// Print the version.
@@ -48,6 +60,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, Str
     if arguments.next_if_eq("cluster").is_some() {
         let command = cluster::parse(arguments)?;
         return Ok(command.map_or(Request::Help(cluster::HELP), Request::Cluster));
+    }
+    if arguments.next_if(|word| word == "certs").is_some() {
+        return certs(arguments);
     }
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -75,6 +90,37 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, Str
     })
 }
 
+fn certs(mut arguments: impl Iterator<Item = String>) -> Result<Request, String> {
+    let (mut out, mut cluster, mut nodes, mut days) = (None, None, Vec::new(), DEFAULT_DAYS);
+    while let Some(argument) = arguments.next() {
+        if matches!(argument.as_str(), "--help" | "-h") {
+            return Ok(Request::Help(HELP));
+        }
+        let value = arguments.next();
+        let value = value.ok_or_else(|| format!("{argument} needs a value, or is unknown"))?;
+        match argument.as_str() {
+            "--out" => out = Some(PathBuf::from(value)),
+            "--cluster" => cluster = Some(value),
+            "--node" => nodes.push(value),
+            "--days" => {
+                days = value
+                    .parse()
+                    .map_err(|_| format!("--days {value:?} is no number"))?;
+            }
+            other => return Err(format!("unknown argument {other:?}")),
+        }
+    }
+    if nodes.is_empty() {
+        return Err("certs needs at least one --node NAME".to_owned());
+    }
+    Ok(Request::Certs(CertsOptions {
+        out: out.ok_or("certs needs --out DIR")?,
+        cluster: cluster.ok_or("certs needs --cluster NAME")?,
+        nodes,
+        days,
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,5 +140,20 @@ mod tests {
         assert!(parsed("").unwrap_err().contains("--config FILE"));
         assert!(parsed("--config").unwrap_err().contains("path"));
         assert!(parsed("--frob").unwrap_err().contains("--frob"));
+        let certs = parsed("certs --out d --cluster c --node a --node b --days 7");
+        let Ok(Request::Certs(options)) = certs else {
+            panic!("{certs:?}");
+        };
+        assert_eq!((options.nodes.len(), options.days), (2, 7));
+        assert!(
+            parsed("certs --out d --cluster c")
+                .unwrap_err()
+                .contains("--node")
+        );
+        assert!(
+            parsed("certs --node a --out")
+                .unwrap_err()
+                .contains("--out")
+        );
     }
 }

@@ -4,6 +4,7 @@
 
 mod error;
 mod model;
+mod security;
 mod validate;
 
 pub use error::ConfigError;

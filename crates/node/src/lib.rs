@@ -4,6 +4,7 @@
 //! It holds no protocol: it shows that the facade's public API suffices to run a broker.
 
 mod admin;
+pub mod certs;
 pub mod cli;
 pub mod config;
 mod error;

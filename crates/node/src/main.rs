@@ -17,6 +17,10 @@ fn main() -> ExitCode {
             Ok(_) => say(&format!("{}: valid\n", path.display())),
             Err(error) => complain(&error.to_string(), 1),
         },
+        Ok(Request::Certs(options)) => match rivven_node::certs::make(&options) {
+            Ok(said) => say(&said),
+            Err(error) => complain(&error.to_string(), 1),
+        },
         Ok(Request::Run(path)) => match rivven_node::run(&path) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error.to_string(), 1),

@@ -11,6 +11,8 @@
 //! | `swim` (default) | [`Membership`]: failure detection |
 //! | `metrics-prometheus` (default) | [`metrics`]: the recorder for all crates' metrics |
 //! | `coordinator` | [`coordinator::ClusterCoordinator`]: a whole node, wired |
+//! | `tls` | mutual TLS 1.3 in [`transport`], and certificates for it |
+//! | `quic` | [`quic_transport`]: calls over QUIC; enables `tls` |
 //! | `full` | all of the above |
 //!
 //! Placement, replication, consumer groups and the transport are always there: they are small.
@@ -67,6 +69,12 @@ pub use rivven_coordinator::{ClusterCoordinator, ClusterHealth, CoordinatorConfi
 
 #[cfg(feature = "metrics-prometheus")]
 pub mod metrics;
+
+/// Calls over QUIC: TLS 1.3 on both sides, one connection per peer, a stream per lane.
+#[cfg(feature = "quic")]
+pub mod quic_transport {
+    pub use rivven_transport::{Congestion, QuicConfig, QuicTransport, TlsConfig, TlsFiles};
+}
 
 #[cfg(test)]
 mod tests;

@@ -241,3 +241,49 @@ fn partition_placement_as_in_the_seed() -> Result<(), Box<dyn std::error::Error>
     assert_eq!(racks.len(), 3, "one replica in each rack");
     Ok(())
 }
+
+#[cfg(feature = "quic")]
+#[tokio::test(flavor = "multi_thread")]
+async fn quic_transport_as_in_the_seed() -> Result<(), Box<dyn std::error::Error>> {
+    use std::sync::Arc;
+
+    use rivven_cluster::quic_transport::{QuicConfig, QuicTransport, TlsConfig};
+    use rivven_core_types::{
+        Lane, PeerIdentity, Reply, RpcHandler, RpcKind, RpcRequest, RpcResponse,
+    };
+
+    use crate as rivven_cluster;
+
+    struct Echo;
+    impl RpcHandler for Echo {
+        fn handle(&self, _peer: &PeerIdentity, request: RpcRequest) -> Reply {
+            let (meta, body) = (request.meta, request.body);
+            Reply::Now(Ok(RpcResponse { meta, body }))
+        }
+    }
+    let bind_addr = "127.0.0.1:0".parse()?;
+    let request = RpcRequest {
+        kind: RpcKind::PROPOSE,
+        lane: Lane::Rpc,
+        meta: b"hello".as_slice().into(),
+        body: vec![1; 100_000].into(),
+        deadline: Duration::from_secs(20),
+    };
+
+    let config = QuicConfig::high_throughput();
+    let tls = TlsConfig::self_signed("rivven-cluster")?;
+
+    let peer = QuicTransport::new(bind_addr, config.clone(), tls.clone()).await?;
+    peer.set_handler(Arc::new(Echo));
+    peer.start().await?;
+    let peer_id = peer.name().clone();
+
+    let transport = QuicTransport::new(bind_addr, config, tls).await?;
+    transport.start().await?;
+    transport.add_peer(peer_id.clone(), peer.local_addr());
+
+    let response = transport.send(&peer_id, request).await?;
+    assert_eq!(response.meta, "hello");
+    assert_eq!(response.body.len(), 100_000);
+    Ok(())
+}

@@ -8,11 +8,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TransportError;
 use crate::secret::Secret;
+#[cfg(feature = "tls")]
+use crate::tls::TlsConfig;
 
 /// How peers prove who they are. One enum, and no flags that combine.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Security {
+    /// TLS 1.3 with a certificate on both sides. Encrypts, and proves which node a peer is.
+    #[cfg(feature = "tls")]
+    MutualTls(TlsConfig),
     /// Both sides prove that they know the secret, and every frame is authenticated. Proves
     /// membership of the cluster, not which member; does not encrypt.
     SharedSecret(Secret),
@@ -24,6 +29,8 @@ impl Security {
     /// The mode, without its secrets.
     pub const fn mode(&self) -> SecurityMode {
         match self {
+            #[cfg(feature = "tls")]
+            Self::MutualTls(_) => SecurityMode::MutualTls,
             Self::SharedSecret(_) => SecurityMode::SharedSecret,
             Self::InsecureDev => SecurityMode::InsecureDev,
         }
@@ -38,6 +45,8 @@ pub enum SecurityMode {
     InsecureDev,
     /// [`Security::SharedSecret`].
     SharedSecret,
+    /// Mutual TLS. A build without the feature `tls` knows it by name.
+    MutualTls,
 }
 
 /// Who this node is, where it listens, and how it is secured.

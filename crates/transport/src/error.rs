@@ -33,6 +33,10 @@ pub enum TransportError {
         /// Greatest length, in bytes.
         max: usize,
     },
+    /// A certificate, a private key or a list of denied peers cannot be used; the text names the file
+    /// and says why. Retriable once it is mended.
+    #[error("{0}")]
+    Certificate(String),
     /// A limit is outside its range. Not retriable.
     #[error("limit {name} is out of range: {requirement}")]
     Limit {
@@ -124,6 +128,7 @@ impl HandshakeError {
             Self::Refused(HandshakeRefusal::ForeignCluster { .. }) => "cluster",
             Self::Refused(HandshakeRefusal::WrongNode { .. }) => "node_name",
             Self::Refused(HandshakeRefusal::Version { .. }) => "version",
+            Self::Refused(HandshakeRefusal::UntrustedPeer { .. }) => "tls",
             Self::Refused(_) => "refused",
             Self::Unexpected | Self::Malformed(_) => "malformed",
             Self::Frame(e) => e.name(),

@@ -27,6 +27,7 @@ use self::messages::{Claim, HandshakeMessage, Hello, RefusalReply, Welcome, deco
 use self::session::{Transcript, prove, verify};
 use crate::config::{Security, SecurityMode};
 use crate::error::HandshakeError;
+use crate::secret::Secret;
 
 /// Least protocol version that this build speaks.
 pub const MIN_VERSION: u8 = 1;
@@ -44,6 +45,15 @@ pub struct LocalIdentity {
     /// The life of its data directory.
     pub incarnation: Incarnation,
     /// Its cluster; `None` while it is blank.
+    pub cluster: Option<ClusterId>,
+}
+
+/// What the channel below has proved about the peer before the first message: its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvenPeer {
+    /// The node that the certificate is for.
+    pub name: NodeName,
+    /// The cluster id that it is for, if it names one.
     pub cluster: Option<ClusterId>,
 }
 
@@ -93,6 +103,7 @@ const AUTHENTICATION: HandshakeError = HandshakeError::Refused(HandshakeRefusal:
 pub struct Initiator {
     local: LocalIdentity,
     security: Security,
+    proven: Option<ProvenPeer>,
     expected: Option<NodeName>,
     lane: Lane,
     transcript: Transcript,
@@ -102,10 +113,11 @@ pub struct Initiator {
 
 impl Initiator {
     /// Starts a handshake for `lane`; the returned bytes are the first frame. `expected` is the name
-    /// that must answer, if it is known.
+    /// that must answer, if it is known; `proven` what the channel says about the peer.
     pub fn start(
         local: LocalIdentity,
         security: Security,
+        proven: Option<ProvenPeer>,
         expected: Option<NodeName>,
         lane: Lane,
         entropy: &dyn Entropy,
@@ -122,6 +134,7 @@ impl Initiator {
         let initiator = Self {
             local,
             security,
+            proven,
             expected,
             lane,
             transcript,
@@ -169,33 +182,31 @@ impl Initiator {
             expected: self.expected.clone(),
         };
         self.transcript.add_message(&claim)?;
-        let proofs = match &self.security {
-            Security::InsecureDev => Vec::new(),
-            Security::SharedSecret(secret) => secret
-                .candidates()
+        let proofs = secret(&self.security).map_or_else(Vec::new, |secret| {
+            let candidates = secret.candidates();
+            candidates
                 .map(|secret| prove(secret, INITIATOR, &self.transcript))
-                .collect(),
-        };
+                .collect()
+        });
         self.answered = Some(version);
         encode(&HandshakeMessage::Claim { claim, proofs })
     }
 
     fn finish(&mut self, welcome: &Welcome, version: u8) -> Result<InitiatorStep, HandshakeError> {
         self.transcript.add_message(&welcome.claim)?;
-        let keys = match (&self.security, &welcome.proof) {
-            (Security::InsecureDev, None) => None,
-            (Security::SharedSecret(secret), Some(proof)) => {
+        let keys = match (secret(&self.security), &welcome.proof) {
+            (None, None) => None,
+            (Some(secret), Some(proof)) => {
                 let known = secret
                     .candidates()
                     .find(|secret| verify(secret, RESPONDER, &self.transcript, proof))
                     .ok_or(AUTHENTICATION)?;
                 Some(SessionKeys::derive(known, &self.transcript))
             }
-            (Security::InsecureDev, Some(_)) | (Security::SharedSecret(_), None) => {
-                return Err(AUTHENTICATION);
-            }
+            (None, Some(_)) | (Some(_), None) => return Err(AUTHENTICATION),
         };
         let peer = identity(&welcome.claim);
+        check_proven(&self.security, self.proven.as_ref(), &peer)?;
         check_cluster(self.local.cluster, peer.cluster)?;
         check_name(self.expected.as_ref(), &peer.name)?;
         Ok(InitiatorStep::Done(Box::new(Established {
@@ -220,6 +231,7 @@ impl Initiator {
                 Some(ours) => HandshakeRefusal::ForeignCluster { ours, theirs },
                 None => return HandshakeError::Unexpected,
             },
+            RefusalReply::UntrustedPeer { reason } => HandshakeRefusal::UntrustedPeer { reason },
             RefusalReply::WrongNode { found } => match self.expected.clone() {
                 Some(expected) => HandshakeRefusal::WrongNode { expected, found },
                 None => return HandshakeError::Unexpected,
@@ -233,17 +245,19 @@ impl Initiator {
 pub struct Responder {
     local: LocalIdentity,
     security: Security,
+    proven: Option<ProvenPeer>,
     transcript: Transcript,
     /// The agreed version and the lane, once the challenge is out.
     challenged: Option<(u8, Lane)>,
 }
 
 impl Responder {
-    /// Waits for an initiator's first message.
-    pub fn new(local: LocalIdentity, security: Security) -> Self {
+    /// Waits for an initiator's first message; `proven` is what the channel says about it.
+    pub fn new(local: LocalIdentity, security: Security, proven: Option<ProvenPeer>) -> Self {
         Self {
             local,
             security,
+            proven,
             transcript: Transcript::default(),
             challenged: None,
         }
@@ -319,9 +333,9 @@ impl Responder {
         lane: Lane,
     ) -> Result<ResponderStep, HandshakeError> {
         self.transcript.add_message(claim)?;
-        let known = match &self.security {
-            Security::InsecureDev => None,
-            Security::SharedSecret(secret) => {
+        let known = match secret(&self.security) {
+            None => None,
+            Some(secret) => {
                 let known = secret.candidates().find(|secret| {
                     let proofs = proofs.iter().take(MAX_PROOFS);
                     proofs
@@ -338,6 +352,17 @@ impl Responder {
             }
         };
         let peer = identity(claim);
+        if let Err(HandshakeError::Refused(refusal)) =
+            check_proven(&self.security, self.proven.as_ref(), &peer)
+        {
+            let reply = match &refusal {
+                HandshakeRefusal::UntrustedPeer { reason } => RefusalReply::UntrustedPeer {
+                    reason: reason.clone(),
+                },
+                _ => RefusalReply::Authentication,
+            };
+            return refuse(reply, refusal);
+        }
         if let Err(HandshakeError::Refused(refusal)) =
             check_cluster(self.local.cluster, peer.cluster)
             && let HandshakeRefusal::ForeignCluster { ours, .. } = refusal
@@ -377,6 +402,45 @@ const MAX_PROOFS: usize = 2;
 fn refuse(reply: RefusalReply, refusal: HandshakeRefusal) -> Result<ResponderStep, HandshakeError> {
     let bytes = encode(&HandshakeMessage::Refusal(reply))?;
     Ok(ResponderStep::Refuse(bytes, refusal))
+}
+
+/// The secret of a mode that has one.
+const fn secret(security: &Security) -> Option<&Secret> {
+    match security {
+        Security::SharedSecret(secret) => Some(secret),
+        #[cfg(feature = "tls")]
+        Security::MutualTls(_) => None,
+        Security::InsecureDev => None,
+    }
+}
+
+/// A peer is who its certificate says, and nobody else whatever it says itself.
+fn check_proven(
+    security: &Security,
+    proven: Option<&ProvenPeer>,
+    peer: &PeerIdentity,
+) -> Result<(), HandshakeError> {
+    let Some(proven) = proven else {
+        return match security.mode() {
+            SecurityMode::MutualTls => Err(AUTHENTICATION),
+            SecurityMode::InsecureDev | SecurityMode::SharedSecret => Ok(()),
+        };
+    };
+    let reason = if proven.name != peer.name {
+        format!(
+            "its certificate is for node {}, it says that it is {}",
+            proven.name, peer.name
+        )
+    } else if let (Some(certified), Some(claimed)) = (proven.cluster, peer.cluster)
+        && certified != claimed
+    {
+        format!("its certificate is for cluster {certified}, it says that it belongs to {claimed}")
+    } else {
+        return Ok(());
+    };
+    Err(HandshakeError::Refused(HandshakeRefusal::UntrustedPeer {
+        reason,
+    }))
 }
 
 fn identity(claim: &Claim) -> PeerIdentity {

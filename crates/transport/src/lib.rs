@@ -37,24 +37,34 @@
 
 mod answer;
 mod config;
+#[cfg(feature = "tokio")]
+mod driver;
 mod error;
 mod frame;
 mod handshake;
+#[cfg(feature = "quic")]
+mod quic;
 mod secret;
-#[cfg(feature = "tokio")]
-mod tcp;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use answer::{FailedAnswer, decode_answer, encode_failure};
 pub use config::{Security, SecurityMode, TransportConfig, TransportLimits};
+#[cfg(feature = "tokio")]
+pub use driver::{Transport, TransportRuntimes, describe_metrics};
 pub use error::{FrameError, HandshakeError, TransportError};
 pub use frame::{
     Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameSeal, FrameType, GROWTH_STEP_BYTES,
     HEADER_BYTES, SEAL_BYTES, WriteBatch, lane_limit,
 };
 pub use handshake::{
-    Established, Initiator, InitiatorStep, LocalIdentity, MAX_VERSION, MIN_VERSION, Responder,
-    ResponderStep, SessionKeys,
+    Established, Initiator, InitiatorStep, LocalIdentity, MAX_VERSION, MIN_VERSION, ProvenPeer,
+    Responder, ResponderStep, SessionKeys,
 };
+#[cfg(feature = "quic")]
+pub use quic::{Congestion, QuicConfig, QuicTransport};
 pub use secret::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret};
-#[cfg(feature = "tokio")]
-pub use tcp::{Transport, TransportRuntimes, describe_metrics};
+#[cfg(feature = "tls")]
+pub use tls::{
+    CertificateAuthority, CertificateIdentity, ClusterName, IssuedCertificate, TlsConfig, TlsFiles,
+};

@@ -59,11 +59,17 @@ pub(super) struct Security {
     pub(super) mode: Spanned<SecurityMode>,
     pub(super) secret_file: Option<Spanned<String>>,
     pub(super) previous_secret_file: Option<Spanned<String>>,
+    pub(super) ca_file: Option<Spanned<String>>,
+    pub(super) certificate_file: Option<Spanned<String>>,
+    pub(super) key_file: Option<Spanned<String>>,
+    pub(super) denied_file: Option<Spanned<String>>,
+    pub(super) gossip_secret_file: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SecurityMode {
+    MutualTls,
     SharedSecret,
     InsecureDev,
 }

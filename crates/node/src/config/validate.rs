@@ -6,14 +6,15 @@ use std::time::Duration;
 use rivven_cluster::coordinator::{
     ClusterMember, ClusterMode, CoordinatorConfig, RaftTiming, SessionConfig, TopicDefaults,
 };
-use rivven_cluster::swim::{SharedSecret, SwimConfig, SwimSecurity};
-use rivven_cluster::transport::{Secret, Security};
+use rivven_cluster::swim::{SwimConfig, SwimSecurity};
+use rivven_cluster::transport::Security;
 use rivven_cluster::types::{Address, NodeInfo, NodeName, RackId};
 use rivven_cluster::{RaftNodeConfig, ReplicationConfig};
 use serde_saphyr::Spanned;
 
 use super::error::ConfigError;
 use super::model;
+use super::security::security;
 
 /// Where records and metadata live unless the file says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/rivven";
@@ -45,12 +46,17 @@ pub struct AdminOptions {
 }
 
 /// Makes errors that name the place.
-struct Place<'a> {
-    path: &'a Path,
+pub(super) struct Place<'a> {
+    pub(super) path: &'a Path,
 }
 
 impl Place<'_> {
-    fn invalid<T>(&self, at: &Spanned<T>, key: &'static str, reason: impl ToString) -> ConfigError {
+    pub(super) fn invalid<T>(
+        &self,
+        at: &Spanned<T>,
+        key: &'static str,
+        reason: impl ToString,
+    ) -> ConfigError {
         ConfigError::Invalid {
             path: self.path.to_owned(),
             line: at.referenced.line(),
@@ -60,7 +66,7 @@ impl Place<'_> {
         }
     }
 
-    fn missing(&self, key: &'static str, reason: &str) -> ConfigError {
+    pub(super) fn missing(&self, key: &'static str, reason: &str) -> ConfigError {
         ConfigError::Missing {
             path: self.path.to_owned(),
             key,
@@ -168,7 +174,7 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
         .iter()
         .all(|address| address.is_loopback());
     let alone_on_loopback = mode == ClusterMode::Standalone && loopback;
-    let (security, swim_security) = security(&place, cluster.security, alone_on_loopback)?;
+    let (security, swim_security) = security(&place, cluster.security, alone_on_loopback, &name)?;
     let members = members(
         &place,
         mode,
@@ -205,7 +211,7 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
     })
 }
 
-fn relative_to(config: &Path, path: &str) -> PathBuf {
+pub(super) fn relative_to(config: &Path, path: &str) -> PathBuf {
     config.parent().unwrap_or_else(|| Path::new(".")).join(path)
 }
 
@@ -266,49 +272,8 @@ fn members(
     Ok(members)
 }
 
-fn security(
-    place: &Place<'_>,
-    security: Option<model::Security>,
-    alone_on_loopback: bool,
-) -> Result<(Security, SwimSecurity), ConfigError> {
-    let Some(security) = security else {
-        if alone_on_loopback {
-            return Ok((Security::InsecureDev, SwimSecurity::InsecureDev));
-        }
-        let reason = "choose `mode: shared_secret` with a `secret_file`, or, for development alone, \
-                      `mode: insecure_dev`";
-        return Err(place.missing("cluster.security", reason));
-    };
-    if security.mode.value == model::SecurityMode::InsecureDev {
-        if let Some(file) = &security.secret_file {
-            let reason = "insecure_dev uses no secret; remove it, or use mode: shared_secret";
-            return Err(place.invalid(file, "cluster.security.secret_file", reason));
-        }
-        return Ok((Security::InsecureDev, SwimSecurity::InsecureDev));
-    }
-    let Some(file) = &security.secret_file else {
-        let reason = "mode: shared_secret needs the path of a file with at least 16 bytes";
-        return Err(place.missing("cluster.security.secret_file", reason));
-    };
-    let key = "cluster.security.secret_file";
-    let primary = read_secret(place, file, key)?;
-    let mut secret = Secret::new(&primary).map_err(|e| place.invalid(file, key, e))?;
-    if let Some(file) = &security.previous_secret_file {
-        let key = "cluster.security.previous_secret_file";
-        let previous = read_secret(place, file, key)?;
-        secret = secret
-            .with_previous(previous)
-            .map_err(|e| place.invalid(file, key, e))?;
-    }
-    let swim = SharedSecret::new(primary).map_err(|e| place.invalid(file, key, e))?;
-    Ok((
-        Security::SharedSecret(secret),
-        SwimSecurity::SharedSecret(swim),
-    ))
-}
-
 /// Reads a secret file; line ends at its end are not part of the secret.
-fn read_secret(
+pub(super) fn read_secret(
     place: &Place<'_>,
     file: &Spanned<String>,
     key: &'static str,

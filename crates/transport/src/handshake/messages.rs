@@ -70,6 +70,11 @@ pub(super) enum RefusalReply {
         /// The responder's name.
         found: NodeName,
     },
+    /// The initiator's certificate is not that of the node it says that it is.
+    UntrustedPeer {
+        /// What is wrong.
+        reason: String,
+    },
 }
 
 /// A message of the handshake.

@@ -30,8 +30,8 @@ fn run(
     let entropy = SeededEntropy::new(1);
     let expected = expected.map(|n| NodeName::new(n).unwrap());
     let (mut initiator, mut to_b) =
-        Initiator::start(a.0, a.1, expected, Lane::Bulk, &entropy).unwrap();
-    let mut responder = Responder::new(b.0, b.1);
+        Initiator::start(a.0, a.1, None, expected, Lane::Bulk, &entropy).unwrap();
+    let mut responder = Responder::new(b.0, b.1, None);
     let mut at_b = Err(HandshakeRefusal::Authentication);
     loop {
         let (to_a, last) = match responder.receive(&to_b, &entropy).unwrap() {
@@ -155,7 +155,7 @@ fn no_common_version_names_both_ranges() {
         nonce: [0; 32],
     }))
     .unwrap();
-    let mut responder = Responder::new(local("b", None), Security::InsecureDev);
+    let mut responder = Responder::new(local("b", None), Security::InsecureDev, None);
     let step = responder.receive(&hello, &SeededEntropy::new(1)).unwrap();
     let ResponderStep::Refuse(_, HandshakeRefusal::Version { peer_max, .. }) = step else {
         panic!("{step:?}");
@@ -166,16 +166,23 @@ fn no_common_version_names_both_ranges() {
 #[test]
 fn a_recorded_claim_is_worth_nothing_against_a_fresh_nonce() {
     let entropy = SeededEntropy::new(1);
-    let (mut a, hello) =
-        Initiator::start(local("a", None), shared("s"), None, Lane::Rpc, &entropy).unwrap();
-    let mut b = Responder::new(local("b", None), shared("s"));
+    let (mut a, hello) = Initiator::start(
+        local("a", None),
+        shared("s"),
+        None,
+        None,
+        Lane::Rpc,
+        &entropy,
+    )
+    .unwrap();
+    let mut b = Responder::new(local("b", None), shared("s"), None);
     let ResponderStep::Send(challenge) = b.receive(&hello, &entropy).unwrap() else {
         panic!("expected a challenge");
     };
     let InitiatorStep::Send(claim) = a.receive(&challenge).unwrap() else {
         panic!("expected a claim");
     };
-    let mut again = Responder::new(local("b", None), shared("s"));
+    let mut again = Responder::new(local("b", None), shared("s"), None);
     assert!(matches!(
         again.receive(&hello, &entropy).unwrap(),
         ResponderStep::Send(_)
@@ -193,9 +200,16 @@ fn a_recorded_claim_is_worth_nothing_against_a_fresh_nonce() {
 #[test]
 fn a_listener_names_neither_itself_nor_its_cluster_before_the_proof() {
     let entropy = SeededEntropy::new(1);
-    let (mut a, hello) =
-        Initiator::start(local("a", None), shared("x"), None, Lane::Rpc, &entropy).unwrap();
-    let mut b = Responder::new(local("the-listener", Some(0xAB)), shared("s"));
+    let (mut a, hello) = Initiator::start(
+        local("a", None),
+        shared("x"),
+        None,
+        None,
+        Lane::Rpc,
+        &entropy,
+    )
+    .unwrap();
+    let mut b = Responder::new(local("the-listener", Some(0xAB)), shared("s"), None);
     let ResponderStep::Send(challenge) = b.receive(&hello, &entropy).unwrap() else {
         panic!("expected a challenge");
     };
@@ -220,12 +234,12 @@ proptest! {
             bytes[0] = messages::HANDSHAKE_VERSION;
             bytes[1] = tag;
         }
-        let mut b = Responder::new(local("b", None), shared("s"));
+        let mut b = Responder::new(local("b", None), shared("s"), None);
         let _first = b.receive(&bytes, &entropy);
         let (mut a, hello) =
-            Initiator::start(local("a", None), shared("s"), None, Lane::Rpc, &entropy).unwrap();
+            Initiator::start(local("a", None), shared("s"), None, None, Lane::Rpc, &entropy).unwrap();
         let _outcome = a.receive(&bytes).is_ok();
-        let mut c = Responder::new(local("b", None), shared("s"));
+        let mut c = Responder::new(local("b", None), shared("s"), None);
         prop_assert!(c.receive(&hello, &entropy).is_ok());
         let _outcome = c.receive(&bytes, &entropy).is_ok();
     }

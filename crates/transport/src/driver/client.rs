@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use rivven_core_types::{Lane, NodeName, PeerIdentity, RpcError, RpcRequest, RpcResponse, limits};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
+use super::dial::Shaken;
 use super::lifecycle::{Phase, Shared, lock};
+use super::link::ReadSide;
 use super::metrics::{self, ConnectionGauge};
 use super::reader::{FrameReader, Pulse, ReadError};
 use super::writer::{Outgoing, write_loop};
@@ -73,12 +72,15 @@ impl Connection {
     /// Starts the connection's task on the current runtime.
     pub(super) fn start(
         shared: &Arc<Shared>,
-        stream: TcpStream,
-        established: Established,
-        buffer: BytesMut,
+        shaken: Shaken,
         alive: mpsc::Sender<()>,
     ) -> Arc<Self> {
         let limits = shared.limits().clone();
+        let Shaken {
+            link,
+            established,
+            buffer,
+        } = shaken;
         let Established {
             peer,
             lane,
@@ -108,7 +110,7 @@ impl Connection {
             let _alive = alive;
             let _gauge = ConnectionGauge::new(lane, "out");
             let pulse = Pulse::new();
-            let (read, write) = stream.into_split();
+            let (read, write) = link.split();
             let encoder = FrameEncoder::new(version, max, send);
             let reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
             let ended = tokio::select! {
@@ -242,7 +244,7 @@ pub(super) fn check_size(request: &RpcRequest) -> Result<(), RpcError> {
 
 /// Hands answers to their callers until the connection fails; says why it did.
 async fn read_answers(
-    mut reader: FrameReader<OwnedReadHalf>,
+    mut reader: FrameReader<ReadSide>,
     peer: &NodeName,
     pending: &Mutex<Pending>,
     pulse: &Pulse,

@@ -1,7 +1,6 @@
 //! What all tasks of one transport share: its configuration, its phase, and who is still alive.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,10 +10,16 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use super::peers::Peers;
+#[cfg(feature = "quic")]
+use super::quic::Quic;
 use super::transport::TransportRuntimes;
+#[cfg(feature = "tls")]
+use crate::config::Security;
 use crate::config::{TransportConfig, TransportLimits};
-use crate::error::HandshakeError;
+use crate::error::{HandshakeError, TransportError};
 use crate::handshake::LocalIdentity;
+#[cfg(feature = "tls")]
+use crate::tls::Reloader;
 
 /// At most one warning of a kind in this time.
 const WARN_EVERY: Duration = Duration::from_secs(1);
@@ -32,10 +37,22 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What connections run over.
+pub(super) enum Carrier {
+    Tcp,
+    /// A bound UDP socket.
+    #[cfg(feature = "quic")]
+    Quic(std::net::UdpSocket, crate::quic::QuicConfig),
+}
+
 pub(super) struct Shared {
     pub(super) config: TransportConfig,
     pub(super) runtimes: TransportRuntimes,
     pub(super) entropy: Arc<dyn Entropy>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<Reloader>,
+    #[cfg(feature = "quic")]
+    pub(super) quic: Option<Quic>,
     pub(super) peers: Peers,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) unpooled: Semaphore,
@@ -46,15 +63,39 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Over `carrier`; see [`Carrier`].
     pub(super) fn new(
         config: TransportConfig,
+        carrier: Carrier,
         runtimes: TransportRuntimes,
         entropy: Arc<dyn Entropy>,
-    ) -> (Arc<Self>, mpsc::Receiver<()>) {
+    ) -> Result<(Arc<Self>, mpsc::Receiver<()>), TransportError> {
+        #[cfg(feature = "tls")]
+        let tls = match &config.security {
+            Security::MutualTls(tls) => Some(Reloader::start(tls.clone(), config.name.clone())?),
+            Security::SharedSecret(_) | Security::InsecureDev => None,
+        };
+        #[cfg(feature = "quic")]
+        let quic = match (carrier, &tls) {
+            (Carrier::Quic(socket, quic), Some(tls)) => {
+                Some(Quic::new(socket, quic, &tls.current())?)
+            }
+            (Carrier::Quic(..), None) => {
+                let reason = "QUIC needs mutual TLS".to_owned();
+                return Err(TransportError::Certificate(reason));
+            }
+            (Carrier::Tcp, _) => None,
+        };
+        #[cfg(not(feature = "quic"))]
+        let Carrier::Tcp = carrier;
         let (alive, all_gone) = mpsc::channel(1);
         let shared = Arc::new(Self {
             runtimes,
             entropy,
+            #[cfg(feature = "tls")]
+            tls,
+            #[cfg(feature = "quic")]
+            quic,
             peers: Peers::default(),
             phase: watch::Sender::new(Phase::Running),
             unpooled: Semaphore::new(config.limits.max_unpooled_calls),
@@ -63,7 +104,7 @@ impl Shared {
             alive: Mutex::new(Some(alive)),
             config,
         });
-        (shared, all_gone)
+        Ok((shared, all_gone))
     }
 
     pub(super) const fn limits(&self) -> &TransportLimits {
@@ -113,6 +154,33 @@ impl Shared {
         let _reached = phases.wait_for(|now| *now >= phase).await.is_ok();
     }
 
+    /// Closes what all connections run over, if there is such a thing.
+    pub(super) fn close_carrier(&self) {
+        #[cfg(feature = "quic")]
+        if let Some(quic) = &self.quic {
+            quic.close();
+        }
+    }
+
+    /// Reads the certificates again; see [`Reloader::reload`]. Peers are then met anew.
+    #[cfg(feature = "tls")]
+    pub(super) fn reload_certificates(&self) -> Result<(), TransportError> {
+        let Some(tls) = &self.tls else {
+            return Ok(());
+        };
+        let reloaded = tls.reload();
+        super::metrics::certificates_reloaded(reloaded.is_ok());
+        super::metrics::certificate_ends(tls.current().not_after);
+        if reloaded.is_ok() {
+            #[cfg(feature = "quic")]
+            if let Some(quic) = &self.quic {
+                quic.renew(&tls.current())?;
+            }
+            self.peers.reconnect_all();
+        }
+        reloaded
+    }
+
     /// A token that a task holds until it ends; `None` when there must be no new tasks.
     pub(super) fn alive(&self) -> Option<mpsc::Sender<()>> {
         lock(&self.alive).clone()
@@ -146,18 +214,13 @@ impl Shared {
         due
     }
 
-    pub(super) fn handshake_failed(
-        &self,
-        side: &'static str,
-        address: SocketAddr,
-        error: &HandshakeError,
-    ) {
+    pub(super) fn handshake_failed(&self, side: &'static str, peer: &str, error: &HandshakeError) {
         let reason = error.name();
         super::metrics::handshake_failed(reason);
         if matches!(error, HandshakeError::Refused(_)) && self.may_warn(reason) {
-            tracing::warn!(%address, side, reason, "handshake refused: {error}");
+            tracing::warn!(peer, side, reason, "handshake refused: {error}");
         } else {
-            tracing::debug!(%address, side, reason, "handshake failed: {error}");
+            tracing::debug!(peer, side, reason, "handshake failed: {error}");
         }
     }
 }

@@ -5,19 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use rivven_core_types::{
     BoxFuture, PeerIdentity, Reply, RpcError, RpcHandler, RpcKind, RpcRequest, RpcResponse,
 };
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
 
 use super::admission::Door;
-use super::dial::respond;
+#[cfg(feature = "tls")]
+use super::certificates::Judge;
+use super::dial::{Shaken, respond, secure_incoming};
 use super::lifecycle::{Phase, Shared};
+use super::link::ReadSide;
 use super::metrics::{self, ConnectionGauge};
 use super::reader::{FrameReader, Pulse};
 use super::socket;
@@ -71,14 +73,14 @@ pub(super) async fn accept_loop(
                 tokio::spawn(async move {
                     let welcomed = welcome(&shared, stream, remote).await;
                     drop(place);
-                    if let Some((stream, established, buffer)) = welcomed {
-                        let runtime = shared.runtime(established.lane).clone();
+                    if let Some(shaken) = welcomed {
+                        let runtime = shared.runtime(shaken.established.lane).clone();
                         let serve = Serve {
                             shared,
                             handler,
-                            peer: established.peer.clone(),
+                            peer: shaken.established.peer.clone(),
                         };
-                        runtime.spawn(serve.run(stream, established, buffer, permit, alive));
+                        runtime.spawn(serve.run(shaken, permit, alive));
                     }
                 });
             }
@@ -94,25 +96,24 @@ pub(super) async fn accept_loop(
 }
 
 /// Shakes hands. The socket comes back without a runtime, for its lane may live on another one.
-async fn welcome(
-    shared: &Shared,
-    stream: TcpStream,
-    remote: SocketAddr,
-) -> Option<(std::net::TcpStream, Established, BytesMut)> {
+async fn welcome(shared: &Shared, stream: TcpStream, remote: SocketAddr) -> Option<Shaken> {
     let limits = shared.limits();
     let io = |e: std::io::Error| HandshakeError::Io(e.to_string());
     let shaken = async {
         socket::configure(&stream, limits.write_stall).map_err(io)?;
-        let shaken = timeout(limits.handshake_timeout, respond(shared, stream));
-        let (stream, established, buffer) = shaken.await.unwrap_or(Err(HandshakeError::Timeout))?;
-        Ok((stream.into_std().map_err(io)?, established, buffer))
+        let shaken = timeout(limits.handshake_timeout, async {
+            respond(shared, secure_incoming(shared, stream).await?).await
+        });
+        let mut shaken = shaken.await.unwrap_or(Err(HandshakeError::Timeout))?;
+        shaken.link.park().map_err(io)?;
+        Ok(shaken)
     };
     let shaken = tokio::select! {
         shaken = shaken => shaken,
         () = shared.reached(Phase::Draining) => return None,
     };
     shaken
-        .map_err(|error| shared.handshake_failed("accepted", remote, &error))
+        .map_err(|error| shared.handshake_failed("accepted", &remote.to_string(), &error))
         .ok()
 }
 
@@ -124,38 +125,47 @@ enum Ended {
     Drained,
 }
 
-struct Serve {
-    shared: Arc<Shared>,
-    handler: Arc<dyn RpcHandler>,
-    peer: PeerIdentity,
+/// Answers the requests of one connection.
+pub(super) struct Serve {
+    pub(super) shared: Arc<Shared>,
+    pub(super) handler: Arc<dyn RpcHandler>,
+    pub(super) peer: PeerIdentity,
 }
 
 impl Serve {
-    async fn run(
+    pub(super) async fn run(
         self,
-        stream: std::net::TcpStream,
-        established: Established,
-        buffer: BytesMut,
+        shaken: Shaken,
         _permit: OwnedSemaphorePermit,
         _alive: mpsc::Sender<()>,
     ) {
+        let Shaken {
+            mut link,
+            established,
+            buffer,
+        } = shaken;
         let Established {
             lane,
             version,
             keys,
             ..
         } = established;
-        let stream = match TcpStream::from_std(stream) {
-            Ok(stream) => stream,
-            Err(e) => {
-                tracing::warn!(peer = %self.peer.name, "lost a connection: {e}");
-                return;
-            }
+        if let Err(e) = link.unpark() {
+            tracing::warn!(peer = %self.peer.name, "lost a connection: {e}");
+            return;
+        }
+        #[cfg(feature = "tls")]
+        let mut judge = Judge::new(&self.shared, link.chain());
+        let mut objection = || -> Option<String> {
+            #[cfg(feature = "tls")]
+            return judge.objection(&self.shared);
+            #[cfg(not(feature = "tls"))]
+            None
         };
         let limits = self.shared.limits();
         let _gauge = ConnectionGauge::new(lane, "in");
         let (send, receive) = keys.map(|keys| keys.seals()).unzip();
-        let (read, write) = stream.into_split();
+        let (read, write) = link.split();
         let max = lane_limit(lane);
         let (queue, frames) = mpsc::channel(limits.send_queue_frames);
         let pulse = Pulse::new();
@@ -168,7 +178,7 @@ impl Serve {
             max_payload: max,
         };
         let reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
-        let served = self.serve_requests(reader, lane, &answers, &pulse);
+        let served = self.serve_requests(reader, lane, &answers, &pulse, &mut objection);
         let ended = tokio::select! {
             end = &mut writer => {
                 Ended::Closed(end.map_or_else(|e| e.to_string(), |()| "queue closed".to_owned()))
@@ -194,10 +204,11 @@ impl Serve {
     /// Reads and answers requests. All futures of the handler die with this one.
     async fn serve_requests(
         &self,
-        mut reader: FrameReader<OwnedReadHalf>,
+        mut reader: FrameReader<ReadSide>,
         lane: rivven_core_types::Lane,
         answers: &Answers,
         pulse: &Pulse,
+        objection: &mut (dyn FnMut() -> Option<String> + Send),
     ) -> Ended {
         let limits = self.shared.limits();
         let mut flight = Flight::new(limits.max_in_flight_requests, limits.max_in_flight_bytes);
@@ -212,6 +223,10 @@ impl Serve {
                     // The caller pings far more often than this.
                     if pulse.silent_for() > limits.dead_after {
                         return Ended::Closed("no sign of life".to_owned());
+                    }
+                    if let Some(objection) = objection() {
+                        tracing::warn!(peer = %self.peer.name, "closed a connection: {objection}");
+                        return Ended::Closed(objection);
                     }
                     continue;
                 }

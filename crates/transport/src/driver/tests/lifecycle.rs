@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::*;
+use crate::driver::{Transport, TransportRuntimes};
 use crate::error::TransportError;
-use crate::tcp::{Transport, TransportRuntimes};
 
 #[tokio::test]
 async fn an_occupied_port_is_named() {

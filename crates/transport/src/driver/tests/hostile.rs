@@ -140,7 +140,7 @@ async fn raw(to: &Node, lane: Lane) -> Raw {
         cluster: None,
     };
     let (mut initiator, mut message) =
-        Initiator::start(local, shared("s"), None, lane, &OsEntropy).unwrap();
+        Initiator::start(local, shared("s"), None, None, lane, &OsEntropy).unwrap();
     let max = limits::MAX_UNAUTHENTICATED_FRAME_BYTES;
     let mut encoder = FrameEncoder::new(0, max, None);
     let mut decoder = FrameDecoder::new(0, max, None);
@@ -302,7 +302,7 @@ async fn tardy_peer(listener: TcpListener) {
         incarnation: rivven_core_types::Incarnation::from_bytes([4; 16]),
         cluster: None,
     };
-    let mut responder = Responder::new(local, Security::InsecureDev);
+    let mut responder = Responder::new(local, Security::InsecureDev, None);
     let mut decoder = FrameDecoder::new(0, limits::MAX_UNAUTHENTICATED_FRAME_BYTES, None);
     let mut encoder = FrameEncoder::new(0, limits::MAX_UNAUTHENTICATED_FRAME_BYTES, None);
     let mut buffer = BytesMut::new();

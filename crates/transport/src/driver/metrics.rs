@@ -9,6 +9,10 @@ const REQUESTS: &str = "rivven_transport_requests_total";
 const BYTES: &str = "rivven_transport_bytes_total";
 const LATE_RESPONSES: &str = "rivven_transport_late_responses_total";
 const OVERLOAD: &str = "rivven_transport_overload_total";
+#[cfg(feature = "tls")]
+const CERT_EXPIRY: &str = "rivven_tls_cert_expiry_timestamp_seconds";
+#[cfg(feature = "tls")]
+const TLS_RELOADS: &str = "rivven_tls_reloads_total";
 
 /// Describes every metric of this crate to the installed recorder.
 pub fn describe_metrics() {
@@ -43,6 +47,33 @@ pub fn describe_metrics() {
         Unit::Count,
         "Calls refused because a queue was full, by lane"
     );
+    #[cfg(feature = "tls")]
+    {
+        describe_gauge!(
+            CERT_EXPIRY,
+            Unit::Seconds,
+            "When this node's certificate ends, in seconds since 1970"
+        );
+        describe_counter!(
+            TLS_RELOADS,
+            Unit::Count,
+            "Times that the certificates were read again, by outcome (ok, failed: the old ones stay)"
+        );
+    }
+}
+
+#[cfg(feature = "tls")]
+pub(super) fn certificates_reloaded(ok: bool) {
+    let outcome = if ok { "ok" } else { "failed" };
+    counter!(TLS_RELOADS, "outcome" => outcome).increment(1);
+}
+
+#[cfg(feature = "tls")]
+pub(super) fn certificate_ends(at: Option<std::time::SystemTime>) {
+    let since = at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    if let Some(since) = since {
+        gauge!(CERT_EXPIRY).set(since.as_secs_f64());
+    }
 }
 
 /// Counts a connection for as long as it lives.

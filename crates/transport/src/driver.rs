@@ -1,18 +1,29 @@
 //! The TCP driver: sockets, tasks and timers around the pure codec and handshake.
 
 mod admission;
+#[cfg(feature = "tls")]
+mod certificates;
 mod client;
 mod dial;
 mod lifecycle;
+mod link;
 mod metrics;
 mod peers;
+#[cfg(feature = "quic")]
+mod quic;
 mod reader;
+#[cfg(feature = "tls")]
+mod secure;
 mod server;
 mod socket;
 mod transport;
 mod writer;
 
 pub use metrics::describe_metrics;
+#[cfg(feature = "quic")]
+pub(crate) use socket::bind_udp;
+#[cfg(feature = "quic")]
+pub(crate) use transport::label_of as address_label;
 pub use transport::{Transport, TransportRuntimes};
 
 #[cfg(test)]

@@ -11,11 +11,14 @@ use tokio::time::timeout;
 
 use super::client::Connection;
 use super::lifecycle::Shared;
+use super::link::{Link, Socket};
 use super::reader::{FrameReader, ReadError};
 use super::socket;
 use crate::error::HandshakeError;
 use crate::frame::{FrameDecoder, FrameEncoder, FrameHeader, FrameType, WriteBatch};
-use crate::handshake::{Established, Initiator, InitiatorStep, Responder, ResponderStep};
+use crate::handshake::{
+    Established, Initiator, InitiatorStep, ProvenPeer, Responder, ResponderStep,
+};
 
 /// Handshake frames carry version 0: nothing is agreed on yet.
 const UNNEGOTIATED: u8 = 0;
@@ -35,25 +38,22 @@ pub(super) async fn dial(
         reason: format!("{address}: {reason}"),
     };
     let limits = shared.limits();
-    let (stream, remote) = timeout(limits.connect_timeout, connect(address))
+    let (way, remote) = timeout(limits.connect_timeout, way(shared, address))
         .await
         .map_err(|_| unreachable(format!("no connection within {:?}", limits.connect_timeout)))?
         .map_err(|e| unreachable(e.to_string()))?;
-    socket::configure(&stream, limits.write_stall).map_err(|e| unreachable(e.to_string()))?;
-    let shaken = timeout(
-        limits.handshake_timeout,
-        initiate(shared, stream, expected, lane),
-    );
+    let shaken = timeout(limits.handshake_timeout, async {
+        let secured = match way {
+            Way::Tcp(stream) => secure_outgoing(shared, stream).await?,
+            #[cfg(feature = "quic")]
+            Way::Quic => super::quic::open(shared, remote, lane).await?,
+        };
+        initiate(shared, secured, expected, lane).await
+    });
     match shaken.await.unwrap_or(Err(HandshakeError::Timeout)) {
-        Ok((stream, established, buffer)) => Ok(Connection::start(
-            shared,
-            stream,
-            established,
-            buffer,
-            alive,
-        )),
+        Ok(shaken) => Ok(Connection::start(shared, shaken, alive)),
         Err(error) => {
-            shared.handshake_failed("dialled", remote, &error);
+            shared.handshake_failed("dialled", &format!("{label} at {remote}"), &error);
             Err(match error {
                 HandshakeError::Refused(reason) => RpcError::Handshake {
                     peer: label.clone(),
@@ -69,29 +69,80 @@ pub(super) async fn dial(
     }
 }
 
-async fn connect(address: &Address) -> std::io::Result<(TcpStream, SocketAddr)> {
-    let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address");
+/// The way to a peer, before it is secured.
+enum Way {
+    Tcp(TcpStream),
+    #[cfg(feature = "quic")]
+    Quic,
+}
+
+async fn way(shared: &Shared, address: &Address) -> std::io::Result<(Way, SocketAddr)> {
+    #[cfg(feature = "quic")]
+    if shared.quic.is_some() {
+        let mut found = lookup_host((address.host(), address.port())).await?;
+        let remote = found.next().ok_or_else(no_address)?;
+        return Ok((Way::Quic, remote));
+    }
+    let (stream, remote) = connect(shared, address).await?;
+    Ok((Way::Tcp(stream), remote))
+}
+
+fn no_address() -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::NotFound, "the name has no address")
+}
+
+async fn connect(shared: &Shared, address: &Address) -> std::io::Result<(TcpStream, SocketAddr)> {
+    let mut last = no_address();
     for candidate in lookup_host((address.host(), address.port())).await? {
         match TcpStream::connect(candidate).await {
-            Ok(stream) => return Ok((stream, candidate)),
+            Ok(stream) => {
+                socket::configure(&stream, shared.limits().write_stall)?;
+                return Ok((stream, candidate));
+            }
             Err(e) => last = e,
         }
     }
     Err(last)
 }
 
-/// A socket on which handshake frames go back and forth.
+/// A link, and what it has proved about the peer.
+pub(super) type Secured = (Link, Option<ProvenPeer>);
+
+/// The dialling side of TLS, if the mode asks for it.
+async fn secure_outgoing(shared: &Shared, stream: TcpStream) -> Result<Secured, HandshakeError> {
+    let socket = Socket::Live(stream);
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &shared.tls {
+        return super::secure::connect(&tls.current(), socket).await;
+    }
+    Ok((Link::Tcp(socket), None))
+}
+
+/// The accepting side of TLS, if the mode asks for it.
+pub(super) async fn secure_incoming(
+    shared: &Shared,
+    stream: TcpStream,
+) -> Result<Secured, HandshakeError> {
+    let socket = Socket::Live(stream);
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &shared.tls {
+        return super::secure::accept(&tls.current(), socket).await;
+    }
+    Ok((Link::Tcp(socket), None))
+}
+
+/// A link on which handshake frames go back and forth.
 struct Talk {
-    reader: FrameReader<TcpStream>,
+    reader: FrameReader<Link>,
     encoder: FrameEncoder,
 }
 
 impl Talk {
-    fn new(stream: TcpStream) -> Self {
+    fn new(link: Link) -> Self {
         let max = limits::MAX_UNAUTHENTICATED_FRAME_BYTES;
         let decoder = FrameDecoder::new(UNNEGOTIATED, max, None);
         Self {
-            reader: FrameReader::new(stream, decoder, BytesMut::new()),
+            reader: FrameReader::new(link, decoder, BytesMut::new()),
             encoder: FrameEncoder::new(UNNEGOTIATED, max, None),
         }
     }
@@ -102,38 +153,63 @@ impl Talk {
         self.encoder
             .encode(header, message, Bytes::new(), &mut batch)?;
         batch.close_segment();
+        let link = self.reader.io_mut();
         for slice in batch.slices() {
-            let written = self.reader.io_mut().write_all(&slice).await;
-            written.map_err(|e| HandshakeError::Io(e.to_string()))?;
+            link.write_all(&slice).await.map_err(|e| io_error(&e))?;
         }
-        Ok(())
+        link.flush().await.map_err(|e| io_error(&e))
     }
 
     async fn hear(&mut self) -> Result<Bytes, HandshakeError> {
         let frame = self.reader.next(None).await.map_err(|e| match e {
             ReadError::Frame(e) => HandshakeError::Frame(e),
-            ReadError::Closed | ReadError::Io(_) => HandshakeError::Io(e.to_string()),
+            ReadError::Io(e) => io_error(&e),
+            ReadError::Closed => HandshakeError::Io(e.to_string()),
         })?;
         if frame.header.frame_type != FrameType::Handshake {
             return Err(HandshakeError::Unexpected);
         }
         Ok(frame.meta)
     }
+
+    fn done(self, established: Established) -> Shaken {
+        let (link, buffer) = self.reader.into_parts();
+        Shaken {
+            link,
+            established,
+            buffer,
+        }
+    }
 }
 
-/// A socket after the handshake, what was agreed on, and bytes already read beyond it.
-pub(super) type Shaken = (TcpStream, Established, BytesMut);
+/// A failure below the handshake. A peer that does not trust our certificate says so only now: in TLS 1.3
+/// the dialling side is done first.
+fn io_error(error: &std::io::Error) -> HandshakeError {
+    #[cfg(feature = "tls")]
+    if let Some(refused) = super::secure::refusal(error) {
+        return refused;
+    }
+    HandshakeError::Io(error.to_string())
+}
 
-async fn initiate(
+/// A link after the handshake, what was agreed on, and bytes already read beyond it.
+pub(super) struct Shaken {
+    pub(super) link: Link,
+    pub(super) established: Established,
+    pub(super) buffer: BytesMut,
+}
+
+pub(super) async fn initiate(
     shared: &Shared,
-    stream: TcpStream,
+    (link, proven): Secured,
     expected: Option<&NodeName>,
     lane: Lane,
 ) -> Result<Shaken, HandshakeError> {
-    let mut talk = Talk::new(stream);
+    let mut talk = Talk::new(link);
     let (mut initiator, mut message) = Initiator::start(
         shared.identity(),
         shared.config.security.clone(),
+        proven,
         expected.cloned(),
         lane,
         shared.entropy.as_ref(),
@@ -142,26 +218,26 @@ async fn initiate(
         talk.say(&message).await?;
         match initiator.receive(&talk.hear().await?)? {
             InitiatorStep::Send(next) => message = next,
-            InitiatorStep::Done(established) => {
-                let (stream, buffer) = talk.reader.into_parts();
-                return Ok((stream, *established, buffer));
-            }
+            InitiatorStep::Done(established) => return Ok(talk.done(*established)),
         }
     }
 }
 
 /// The accepting side of the handshake.
-pub(super) async fn respond(shared: &Shared, stream: TcpStream) -> Result<Shaken, HandshakeError> {
-    let mut talk = Talk::new(stream);
-    let mut responder = Responder::new(shared.identity(), shared.config.security.clone());
+pub(super) async fn respond(
+    shared: &Shared,
+    (link, proven): Secured,
+) -> Result<Shaken, HandshakeError> {
+    let mut talk = Talk::new(link);
+    let security = shared.config.security.clone();
+    let mut responder = Responder::new(shared.identity(), security, proven);
     loop {
         let heard = talk.hear().await?;
         match responder.receive(&heard, shared.entropy.as_ref())? {
             ResponderStep::Send(message) => talk.say(&message).await?,
             ResponderStep::Done(message, established) => {
                 talk.say(&message).await?;
-                let (stream, buffer) = talk.reader.into_parts();
-                return Ok((stream, *established, buffer));
+                return Ok(talk.done(*established));
             }
             ResponderStep::Refuse(message, refusal) => {
                 // The refusal is what counts, whether or not the peer still hears of it.

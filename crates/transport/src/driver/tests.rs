@@ -3,4 +3,8 @@
 mod calls;
 mod hostile;
 mod lifecycle;
+#[cfg(feature = "quic")]
+mod quic;
 mod support;
+#[cfg(feature = "tls")]
+mod tls;

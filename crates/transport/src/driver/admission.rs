@@ -25,6 +25,12 @@ pub(super) struct Place {
 }
 
 impl Door {
+    /// How many are at the door.
+    #[cfg(feature = "quic")]
+    pub(super) fn crowd(&self) -> usize {
+        lock(&self.0).total
+    }
+
     /// A place for a connection from `source`; `None` when the door, or that source's share, is full.
     pub(super) fn admit(&self, source: IpAddr, limits: &TransportLimits) -> Option<Place> {
         let mut counts = lock(&self.0);

@@ -31,13 +31,35 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, TransportError>
         socket.set_nonblocking(true)?;
         Ok(socket.into())
     };
-    bound().map_err(|source| {
-        if source.kind() == io::ErrorKind::AddrInUse {
-            TransportError::AddressInUse { address }
-        } else {
-            TransportError::Bind { address, source }
-        }
-    })
+    bound().map_err(|source| not_bound(address, source))
+}
+
+fn not_bound(address: SocketAddr, source: io::Error) -> TransportError {
+    if source.kind() == io::ErrorKind::AddrInUse {
+        TransportError::AddressInUse { address }
+    } else {
+        TransportError::Bind { address, source }
+    }
+}
+
+/// Binds a UDP socket, with kernel buffers of this many bytes as far as the kernel grants them.
+#[cfg(feature = "quic")]
+pub(crate) fn bind_udp(
+    address: SocketAddr,
+    buffer_bytes: usize,
+) -> Result<(std::net::UdpSocket, SocketAddr), TransportError> {
+    let bound = || -> io::Result<(std::net::UdpSocket, SocketAddr)> {
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_recv_buffer_size(buffer_bytes)?;
+        socket.set_send_buffer_size(buffer_bytes)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        let socket: std::net::UdpSocket = socket.into();
+        let local = socket.local_addr()?;
+        Ok((socket, local))
+    };
+    bound().map_err(|source| not_bound(address, source))
 }
 
 /// Options of every connection, on both sides.

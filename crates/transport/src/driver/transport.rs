@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::check_size;
 use super::dial::dial;
-use super::lifecycle::{Phase, Shared, lock};
+use super::lifecycle::{Carrier, Phase, Shared, lock};
 use super::peers::connection;
 use super::server::accept_loop;
 use super::{metrics, socket};
@@ -68,6 +68,7 @@ impl Drop for Owner {
         self.shared.advance(Phase::Closed);
         self.shared.no_new_tasks();
         self.shared.peers.clear();
+        self.shared.close_carrier();
     }
 }
 
@@ -91,14 +92,54 @@ impl Transport {
         let local = listener
             .local_addr()
             .map_err(|source| TransportError::Bind { address, source })?;
-        let (shared, all_gone) = Shared::new(config, runtimes, entropy);
+        let made = Shared::new(config, Carrier::Tcp, runtimes, entropy)?;
+        Ok(Self::from_parts(made, Some(listener), local))
+    }
+
+    /// The same over QUIC: binds `config.listen` as a UDP address. Needs `Security::MutualTls`.
+    #[cfg(feature = "quic")]
+    pub async fn bind_quic(
+        mut config: TransportConfig,
+        quic: crate::quic::QuicConfig,
+        runtimes: TransportRuntimes,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, TransportError> {
+        let (bound, local) = socket::bind_udp(config.listen, quic.socket_buffer_bytes)?;
+        config.listen = local;
+        Self::over_quic(bound, config, quic, runtimes, entropy).await
+    }
+
+    /// Over QUIC on a bound socket. Its endpoint lives on the current runtime.
+    #[cfg(feature = "quic")]
+    #[expect(
+        clippy::unused_async,
+        reason = "an endpoint is made inside of a runtime"
+    )]
+    pub(crate) async fn over_quic(
+        socket: std::net::UdpSocket,
+        config: TransportConfig,
+        quic: crate::quic::QuicConfig,
+        runtimes: TransportRuntimes,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, TransportError> {
+        config.limits.validate()?;
+        let local = config.listen;
+        let made = Shared::new(config, Carrier::Quic(socket, quic), runtimes, entropy)?;
+        Ok(Self::from_parts(made, None, local))
+    }
+
+    fn from_parts(
+        (shared, all_gone): (Arc<Shared>, mpsc::Receiver<()>),
+        listener: Option<TcpListener>,
+        local: SocketAddr,
+    ) -> Self {
         let owner = Arc::new(Owner {
             shared: Arc::clone(&shared),
-            listener: Mutex::new(Some(listener)),
+            listener: Mutex::new(listener),
             local,
             all_gone: tokio::sync::Mutex::new(all_gone),
         });
-        Ok(Self { shared, owner })
+        Self { shared, owner }
     }
 
     /// The address bound; its port is the real one when port 0 was asked for.
@@ -108,13 +149,40 @@ impl Transport {
 
     /// Starts to accept peers and to answer them with `handler`. Only the first call counts.
     pub fn serve(&self, handler: Arc<dyn RpcHandler>) {
-        let listener = lock(&self.owner.listener).take();
-        let (Some(listener), Some(alive)) = (listener, self.shared.alive()) else {
-            tracing::warn!("the transport already serves, or is shut down");
+        let Some(alive) = self.shared.alive() else {
+            tracing::warn!("the transport is shut down");
             return;
         };
-        let accepting = accept_loop(Arc::clone(&self.shared), listener, handler, alive);
-        self.shared.runtimes.control.spawn(accepting);
+        let control = &self.shared.runtimes.control;
+        #[cfg(feature = "tls")]
+        {
+            let watching = super::certificates::watch(Arc::clone(&self.shared), alive.clone());
+            control.spawn(watching);
+        }
+        #[cfg(feature = "quic")]
+        if self.shared.quic.is_some() {
+            let accepting = super::quic::accept_loop(Arc::clone(&self.shared), handler, alive);
+            control.spawn(accepting);
+            return;
+        }
+        let Some(listener) = lock(&self.owner.listener).take() else {
+            tracing::warn!("the transport already serves");
+            return;
+        };
+        control.spawn(accept_loop(
+            Arc::clone(&self.shared),
+            listener,
+            handler,
+            alive,
+        ));
+    }
+
+    /// Reads the certificates again, which otherwise happens within seconds after a file has changed.
+    /// New connections use them; peers that are trusted no longer lose theirs. After an error the old
+    /// ones stay in use.
+    #[cfg(feature = "tls")]
+    pub fn reload_certificates(&self) -> Result<(), TransportError> {
+        self.shared.reload_certificates()
     }
 
     /// Makes a peer known, or moves it to another address. Idempotent; does not connect yet. Beyond
@@ -172,6 +240,7 @@ impl Transport {
             let _ended = timeout(drain, all_gone.recv()).await.is_ok();
         }
         self.shared.advance(Phase::Closed);
+        self.shared.close_carrier();
     }
 }
 
@@ -263,7 +332,7 @@ impl<T> Drop for AbortOnDrop<T> {
 }
 
 /// A name to stand for an address in errors: `[::1]:9093` becomes `--1_9093`.
-fn label_of(address: &Address) -> Result<NodeName, RpcError> {
+pub(crate) fn label_of(address: &Address) -> Result<NodeName, RpcError> {
     let mut label: String = format!("{}_{}", address.host(), address.port())
         .chars()
         .map(|c| {

@@ -9,8 +9,8 @@ use rivven_core_types::{
 use tokio::sync::{Notify, Semaphore};
 
 use crate::config::{Security, TransportConfig, TransportLimits};
+use crate::driver::{Transport, TransportRuntimes};
 use crate::secret::Secret;
-use crate::tcp::{Transport, TransportRuntimes};
 
 /// Answers at once with what it was sent.
 pub(super) const ECHO: RpcKind = RpcKind(0x7001);

@@ -1,0 +1,392 @@
+//! QUIC below the lanes: one connection per peer, one long-lived stream per lane.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    Connection, ConnectionError, Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime,
+};
+use rivven_core_types::{Lane as RpcLane, RpcHandler};
+use rustls_pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+
+use super::admission::{Door, Place};
+use super::dial::{Secured, Shaken, respond};
+use super::lifecycle::{Phase, Shared, lock};
+use super::link::{Link, ReadSide, WriteSide};
+use super::metrics;
+use super::secure::{NO_HOST_NAME, identify, is_refusal, untrusted};
+use super::server::Serve;
+use crate::error::{HandshakeError, TransportError};
+use crate::quic::QuicConfig;
+use crate::tls::TlsBundle;
+
+/// Why a connection was closed, as the other side is told.
+const CLOSED: quinn::VarInt = quinn::VarInt::from_u32(0);
+/// Strangers in the handshake from which on a new one has to prove its address first (RFC 9000, section
+/// 8.1.2).
+const CROWD: usize = 64;
+
+/// The stream of one lane.
+pub(super) struct Lane {
+    send: SendStream,
+    receive: RecvStream,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Lane {
+    /// The certificates of the peer.
+    pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    pub(super) fn split(self) -> (ReadSide, WriteSide) {
+        (Box::new(self.receive), Box::new(self.send))
+    }
+}
+
+impl AsyncRead for Lane {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.receive), cx, buf)
+    }
+}
+
+impl AsyncWrite for Lane {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.send).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.send).poll_shutdown(cx)
+    }
+}
+
+/// A heartbeat goes before metadata, and both before records.
+const fn priority(lane: RpcLane) -> i32 {
+    match lane {
+        RpcLane::Control => 2,
+        RpcLane::Rpc => 1,
+        RpcLane::Bulk => 0,
+    }
+}
+
+type Shelf = Arc<tokio::sync::Mutex<Option<Connection>>>;
+
+/// The endpoint of a node: its one UDP socket for both roles.
+pub(super) struct Quic {
+    endpoint: Endpoint,
+    config: QuicConfig,
+    /// One connection per address, dialled once however many lanes wait for it.
+    connections: Mutex<BTreeMap<SocketAddr, Shelf>>,
+}
+
+impl Quic {
+    /// Serves on `socket`; nothing is accepted before [`accept_loop`].
+    pub(super) fn new(
+        socket: UdpSocket,
+        config: QuicConfig,
+        tls: &TlsBundle,
+    ) -> Result<Self, TransportError> {
+        config.validate()?;
+        let failed = |e: io::Error| TransportError::Certificate(format!("QUIC: {e}"));
+        let server = server_config(&config, tls)?;
+        let runtime = Arc::new(TokioRuntime);
+        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime);
+        Ok(Self {
+            endpoint: endpoint.map_err(failed)?,
+            config,
+            connections: Mutex::default(),
+        })
+    }
+
+    /// New connections use these certificates; old ones are left to the calls in flight.
+    pub(super) fn renew(&self, tls: &TlsBundle) -> Result<(), TransportError> {
+        let server = server_config(&self.config, tls)?;
+        self.endpoint.set_server_config(Some(server));
+        lock(&self.connections).clear();
+        Ok(())
+    }
+
+    pub(super) fn close(&self) {
+        self.endpoint.close(CLOSED, b"shut down");
+        lock(&self.connections).clear();
+    }
+
+    /// A lane to the node at `address`, on the connection that the other lanes use.
+    pub(super) async fn connect(
+        &self,
+        tls: &TlsBundle,
+        address: SocketAddr,
+        lane: RpcLane,
+    ) -> Result<Secured, HandshakeError> {
+        let shelf = {
+            let mut connections = lock(&self.connections);
+            // Those that ended by themselves; one that is being dialled is left alone.
+            connections.retain(|_, shelf| {
+                let kept = shelf.try_lock();
+                kept.map_or(true, |kept| {
+                    kept.as_ref().is_some_and(|c| c.close_reason().is_none())
+                })
+            });
+            Arc::clone(connections.entry(address).or_default())
+        };
+        let mut kept = shelf.lock().await;
+        let connection = match kept.as_ref().filter(|c| c.close_reason().is_none()) {
+            Some(connection) => connection.clone(),
+            None => kept.insert(self.dial(tls, address).await?).clone(),
+        };
+        drop(kept);
+        let (proven, chain) = peer_of(tls, &connection)?;
+        let (send, receive) = connection.open_bi().await.map_err(|e| ended(&e))?;
+        let set = send.set_priority(priority(lane));
+        set.map_err(|e| HandshakeError::Io(e.to_string()))?;
+        let lane = Lane {
+            send,
+            receive,
+            chain,
+        };
+        Ok((Link::Quic(lane), Some(proven)))
+    }
+
+    async fn dial(
+        &self,
+        tls: &TlsBundle,
+        address: SocketAddr,
+    ) -> Result<Connection, HandshakeError> {
+        let client =
+            client_config(&self.config, tls).map_err(|e| HandshakeError::Io(e.to_string()))?;
+        let connecting = self.endpoint.connect_with(client, address, NO_HOST_NAME);
+        let connecting = connecting.map_err(|e| HandshakeError::Io(e.to_string()))?;
+        connecting.await.map_err(|e| ended(&e))
+    }
+}
+
+/// A lane of a transport that runs over QUIC.
+pub(super) async fn open(
+    shared: &Shared,
+    address: SocketAddr,
+    lane: RpcLane,
+) -> Result<Secured, HandshakeError> {
+    let (Some(quic), Some(tls)) = (&shared.quic, &shared.tls) else {
+        return Err(HandshakeError::Io("not a transport over QUIC".to_owned()));
+    };
+    quic.connect(&tls.current(), address, lane).await
+}
+
+/// Who is at the other end, judged now.
+fn peer_of(
+    tls: &TlsBundle,
+    connection: &Connection,
+) -> Result<(crate::handshake::ProvenPeer, Vec<CertificateDer<'static>>), HandshakeError> {
+    let identity = connection.peer_identity();
+    let chain = identity.and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+    let chain = chain.map(|chain| *chain).unwrap_or_default();
+    Ok((identify(tls, &chain)?, chain))
+}
+
+/// A failed handshake as the rest of the transport knows it. RFC 9001, section 4.8: alerts of TLS travel
+/// as error 0x100 plus the alert.
+fn ended(error: &ConnectionError) -> HandshakeError {
+    let code = match error {
+        ConnectionError::TransportError(e) => u64::from(e.code),
+        ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
+        _ => 0,
+    };
+    let alert = code
+        .checked_sub(0x100)
+        .and_then(|alert| u8::try_from(alert).ok())
+        .map(|alert| rustls::Error::AlertReceived(alert.into()));
+    if alert.is_some_and(|alert| is_refusal(&alert)) {
+        return untrusted(error.to_string());
+    }
+    HandshakeError::Io(error.to_string())
+}
+
+fn server_config(
+    config: &QuicConfig,
+    tls: &TlsBundle,
+) -> Result<quinn::ServerConfig, TransportError> {
+    let failed = |e: quinn::crypto::rustls::NoInitialCipherSuite| {
+        TransportError::Certificate(format!("QUIC: {e}"))
+    };
+    let crypto = QuicServerConfig::try_from(Arc::clone(&tls.server)).map_err(failed)?;
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
+    server
+        .transport_config(Arc::new(config.transport()?))
+        // Nodes have fixed addresses; whoever moves dials anew.
+        .migration(false)
+        .max_incoming(MAX_INCOMING)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_TOTAL_BYTES);
+    Ok(server)
+}
+
+/// Handshakes that wait to be looked at, and what they may have sent before.
+const MAX_INCOMING: usize = 1024;
+const INCOMING_BYTES: u64 = 64 * 1024;
+const INCOMING_TOTAL_BYTES: u64 = 8 * 1024 * 1024;
+
+fn client_config(
+    config: &QuicConfig,
+    tls: &TlsBundle,
+) -> Result<quinn::ClientConfig, TransportError> {
+    let crypto = QuicClientConfig::try_from(Arc::clone(&tls.client))
+        .map_err(|e| TransportError::Certificate(format!("QUIC: {e}")))?;
+    let mut client = quinn::ClientConfig::new(Arc::new(crypto));
+    client.transport_config(Arc::new(config.transport()?));
+    Ok(client)
+}
+
+/// Accepts until shutdown.
+pub(super) async fn accept_loop(
+    shared: Arc<Shared>,
+    handler: Arc<dyn RpcHandler>,
+    alive: mpsc::Sender<()>,
+) {
+    let Some(quic) = &shared.quic else {
+        return;
+    };
+    let door = Door::default();
+    let streams = Arc::new(Semaphore::new(shared.limits().max_connections));
+    loop {
+        let incoming = tokio::select! {
+            incoming = quic.endpoint.accept() => incoming,
+            () = shared.reached(Phase::Draining) => return,
+        };
+        let Some(incoming) = incoming else {
+            return;
+        };
+        let remote = incoming.remote_address();
+        if !incoming.remote_address_validated() && door.crowd() >= CROWD {
+            // A forged source address never sees the token.
+            let _asked = incoming.retry().is_ok();
+            continue;
+        }
+        let Some(place) = door.admit(remote.ip(), shared.limits()) else {
+            metrics::handshake_failed("too_many_connections");
+            incoming.refuse();
+            continue;
+        };
+        let visit = Visit {
+            shared: Arc::clone(&shared),
+            handler: Arc::clone(&handler),
+            streams: Arc::clone(&streams),
+            remote,
+            alive: alive.clone(),
+        };
+        tokio::spawn(async move { visit.receive(incoming, place).await });
+    }
+}
+
+/// One accepted connection.
+struct Visit {
+    shared: Arc<Shared>,
+    handler: Arc<dyn RpcHandler>,
+    streams: Arc<Semaphore>,
+    remote: SocketAddr,
+    alive: mpsc::Sender<()>,
+}
+
+impl Visit {
+    async fn receive(self, incoming: quinn::Incoming, place: Place) {
+        let limits = self.shared.limits();
+        let shaken = async {
+            let connecting = incoming.accept().map_err(|e| ended(&e))?;
+            connecting.await.map_err(|e| ended(&e))
+        };
+        let shaken = timeout(limits.handshake_timeout, shaken).await;
+        drop(place);
+        let connection = match shaken.unwrap_or(Err(HandshakeError::Timeout)) {
+            Ok(connection) => connection,
+            Err(error) => return self.failed(&error),
+        };
+        loop {
+            let stream = tokio::select! {
+                stream = connection.accept_bi() => stream,
+                () = self.shared.reached(Phase::Draining) => return,
+            };
+            let Ok((send, receive)) = stream else {
+                return;
+            };
+            let Some(tls) = &self.shared.tls else {
+                return;
+            };
+            let (proven, chain) = match peer_of(&tls.current(), &connection) {
+                Ok(peer) => peer,
+                Err(error) => {
+                    connection.close(CLOSED, b"untrusted");
+                    return self.failed(&error);
+                }
+            };
+            let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+                metrics::handshake_failed("too_many_connections");
+                continue;
+            };
+            let lane = Lane {
+                send,
+                receive,
+                chain,
+            };
+            let secured = (Link::Quic(lane), Some(proven));
+            tokio::spawn(welcome(
+                Arc::clone(&self.shared),
+                Arc::clone(&self.handler),
+                secured,
+                self.remote,
+                permit,
+                self.alive.clone(),
+            ));
+        }
+    }
+
+    fn failed(&self, error: &HandshakeError) {
+        let remote = self.remote.to_string();
+        self.shared.handshake_failed("accepted", &remote, error);
+    }
+}
+
+/// Shakes hands on a stream and serves its lane.
+async fn welcome(
+    shared: Arc<Shared>,
+    handler: Arc<dyn RpcHandler>,
+    secured: Secured,
+    remote: SocketAddr,
+    permit: OwnedSemaphorePermit,
+    alive: mpsc::Sender<()>,
+) {
+    let shaken = timeout(shared.limits().handshake_timeout, respond(&shared, secured));
+    let shaken: Shaken = match shaken.await.unwrap_or(Err(HandshakeError::Timeout)) {
+        Ok(shaken) => shaken,
+        Err(error) => {
+            shared.handshake_failed("accepted", &remote.to_string(), &error);
+            return;
+        }
+    };
+    let runtime = shared.runtime(shaken.established.lane).clone();
+    let peer = shaken.established.peer.clone();
+    let serve = Serve {
+        shared,
+        handler,
+        peer,
+    };
+    runtime.spawn(serve.run(shaken, permit, alive));
+}

@@ -1,0 +1,111 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use rivven_core_types::{
+    HandshakeRefusal, Lane, NodeName, RpcError, RpcKind, RpcRequest, RpcResponse,
+};
+
+use super::support::*;
+use crate::quic::{QuicConfig, QuicTransport};
+use crate::tls::TlsConfig;
+
+async fn quic(tls: TlsConfig) -> (QuicTransport, Arc<Tester>) {
+    let bind = "127.0.0.1:0".parse().unwrap();
+    let transport = QuicTransport::new(bind, QuicConfig::high_throughput(), tls);
+    let transport = within(transport).await.unwrap();
+    let handler = Arc::new(Tester::default());
+    transport.set_handler(Arc::<Tester>::clone(&handler));
+    transport.start().await.unwrap();
+    (transport, handler)
+}
+
+async fn send(
+    from: &QuicTransport,
+    to: &NodeName,
+    request: RpcRequest,
+) -> Result<RpcResponse, RpcError> {
+    within(from.send(to, request)).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quic_talks_on_every_lane_and_carries_long_bodies() {
+    let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let (a, _) = quic(tls.clone().for_node(name("a"))).await;
+    let (b, _) = quic(tls).await;
+    // Without a name it goes by its address.
+    assert_eq!(
+        b.name().as_str(),
+        format!("127.0.0.1_{}", b.local_addr().port())
+    );
+    a.add_peer(b.name().clone(), b.local_addr());
+    for lane in Lane::ALL {
+        let mut echo = request(ECHO, lane, b"meta");
+        echo.body = vec![7; 3 << 20].into();
+        let answer = send(&a, b.name(), echo.clone()).await.unwrap();
+        assert!(answer.meta == echo.meta && answer.body == echo.body);
+    }
+    let answer = send(&a, b.name(), request(WHO, Lane::Rpc, b""))
+        .await
+        .unwrap();
+    assert_eq!(&answer.meta[..], b"a None");
+    let kind = RpcKind(0x7fff);
+    let outcome = send(&a, b.name(), request(kind, Lane::Rpc, b"")).await;
+    assert_eq!(outcome.unwrap_err(), RpcError::UnknownKind { kind });
+    within(a.shutdown()).await;
+    within(b.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_stranger_on_quic_is_untrusted_and_a_wrong_name_is_noticed() {
+    let ours = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let theirs = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let (a, _) = quic(ours.clone()).await;
+    let (b, _) = quic(ours).await;
+    let (stranger, _) = quic(theirs).await;
+    a.add_peer(stranger.name().clone(), stranger.local_addr());
+    let outcome = send(&a, stranger.name(), request(ECHO, Lane::Rpc, b"")).await;
+    let Err(RpcError::Handshake { reason, .. }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(
+        matches!(reason, HandshakeRefusal::UntrustedPeer { .. }),
+        "{reason:?}"
+    );
+    a.add_peer(name("somebody"), b.local_addr());
+    let outcome = send(&a, &name("somebody"), request(ECHO, Lane::Rpc, b"")).await;
+    let Err(RpcError::Handshake { reason, .. }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(
+        matches!(reason, HandshakeRefusal::WrongNode { .. }),
+        "{reason:?}"
+    );
+}
+
+#[tokio::test]
+async fn calls_over_quic_time_out_are_cancelled_and_survive_a_restart_of_the_peer() {
+    let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let (a, _) = quic(tls.clone().for_node(name("a"))).await;
+    let (b, handler) = quic(tls.clone().for_node(name("b"))).await;
+    a.add_peer(name("b"), b.local_addr());
+    let mut hasty = request(GATED, Lane::Bulk, b"");
+    hasty.deadline = Duration::from_millis(100);
+    let outcome = send(&a, &name("b"), hasty).await;
+    assert!(
+        matches!(outcome, Err(RpcError::Timeout { .. })),
+        "{outcome:?}"
+    );
+    within(handler.dropped.notified()).await;
+    let address = b.local_addr();
+    within(b.shutdown()).await;
+    drop(b);
+    let again = async || {
+        let config = QuicConfig::default();
+        QuicTransport::new(address, config, tls.clone().for_node(name("b"))).await
+    };
+    let b = eventually(again, Result::is_ok).await.unwrap();
+    b.set_handler(Arc::new(Tester::default()));
+    b.start().await.unwrap();
+    let echo = async || send(&a, &name("b"), request(ECHO, Lane::Rpc, b"")).await;
+    eventually(echo, Result::is_ok).await.unwrap();
+}
