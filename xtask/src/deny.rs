@@ -188,7 +188,9 @@ fn check_tcp_only(workspace: &Workspace, report: &mut Report) -> Result<(), Fail
         tree.args(["tree", "--package", name, "--edges", "normal,build"]);
         tree.args(["--prefix", "none", "--format", "{p}"]);
         let tree = output(&mut tree)?;
-        let names = tree.lines().filter_map(|line| line.split_whitespace().next());
+        let names = tree
+            .lines()
+            .filter_map(|line| line.split_whitespace().next());
         let found: Vec<&str> = names.filter(|name| banned.contains(name)).collect();
         let case = format!("{name} by default pulls neither TLS nor QUIC");
         if !found.is_empty() {

@@ -1,17 +1,17 @@
-//! Framed, pipelined, authenticated RPC between cluster nodes, over plain TCP.
+//! Framed, pipelined, authenticated RPC between cluster nodes, over TCP, TLS or QUIC.
 //!
-//! Three lanes per peer (`control`, `rpc`, `bulk`), each a TCP connection of its own, so that a Raft
-//! heartbeat never waits behind a snapshot. Each side dials for its own calls: there is no
+//! Three lanes per peer (`control`, `rpc`, `bulk`), each a TCP connection or a QUIC stream of its own, so
+//! that a Raft heartbeat never waits behind a snapshot. Each side dials for its own calls: there is no
 //! simultaneous open to settle. Calls are pipelined and matched by correlation id; answers may come
-//! out of order. Peers prove with a challenge-response that they share a secret, and every frame
-//! after that carries a truncated HMAC with an implied counter; or [`Security::InsecureDev`] is asked
-//! for by name.
+//! out of order. How peers prove themselves is one enum, [`Security`]: certificates on both sides of TLS
+//! 1.3 (feature `tls`); or a challenge-response with a shared secret, after which every frame carries a
+//! truncated HMAC with an implied counter; or [`Security::InsecureDev`], asked for by name.
 //!
-//! It is not an encrypted transport: a shared secret authenticates and protects integrity, and
-//! proves membership of the cluster, not which member. It resends nothing by itself: an [`RpcError`]
-//! says whether the request may have been executed, and the caller decides.
+//! A shared secret authenticates and protects integrity; it does not encrypt, and it proves membership of
+//! the cluster, not which member. Nothing is resent by itself: an [`RpcError`] says whether the request may
+//! have been executed, and the caller decides.
 //!
-//! The frame codec and the handshake are pure functions; the TCP driver is behind feature `tokio`.
+//! The frame codec and the handshake are pure functions; the driver is behind feature `tokio`.
 //!
 //! # Invariants
 //! - No byte is allocated on a peer's word: a frame's length is checked from its 24-byte header, and
@@ -21,7 +21,7 @@
 //! - A listener tells an unauthenticated stranger its protocol version and security mode, and no more.
 //!
 //! # Sources
-//! RFC 2104 (HMAC); ISO/IEC 9798-4 (mutual challenge-response); AWS Architecture Blog, "Exponential
+//! RFC 8446 (TLS 1.3), RFC 9000 (QUIC); RFC 2104 (HMAC); ISO/IEC 9798-4 (mutual challenge-response); AWS Architecture Blog, "Exponential
 //! Backoff and Jitter".
 //!
 //! ```
