@@ -87,7 +87,7 @@ impl TlsBundle {
         })?;
         let verifier = Arc::new(PeerVerifier::new(
             anchors(&material.authorities)?,
-            identity.cluster.clone(),
+            identity.cluster,
             material.denied,
             Arc::clone(&provider),
         ));
