@@ -55,7 +55,7 @@ pub(crate) struct Command {
 }
 
 /// Every command, in the order in which the help lists them.
-pub(crate) const COMMANDS: [Command; 9] = [
+pub(crate) const COMMANDS: [Command; 10] = [
     ci::COMMAND,
     tidy::COMMAND,
     deny::COMMAND,
