@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use rivven_core_types::limits::MAX_BROKERS;
 use rivven_core_types::{ClusterId, NodeInfo};
 use zeroize::Zeroizing;
@@ -14,8 +16,10 @@ use crate::error::SwimError;
 pub const MIN_SECRET_BYTES: usize = 16;
 /// Longest shared secret, in bytes.
 const MAX_SECRET_BYTES: usize = 4096;
+/// Most secrets held at once, while one replaces another.
+pub(crate) const MAX_SECRETS: usize = 8;
 /// Most members that may be configured.
-const MAX_MEMBERS: usize = 10_000;
+const MAX_MEMBERS: usize = 16_384;
 /// Most relays asked for an indirect probe.
 const MAX_INDIRECT_PROBES: usize = 16;
 /// Greatest suspicion multiplier.
@@ -31,19 +35,29 @@ pub struct SwimConfig {
     pub ping_timeout: Duration,
     /// How many other members are asked to probe a member that has not answered.
     pub indirect_probes: usize,
-    /// How long a suspected member has to refute: this times the binary digits of the number of live
-    /// members times `ping_interval`.
+    /// How long a suspected member has to refute at the least: a third of this, times log2 of the
+    /// number of live members (4 at the least), times `ping_interval`. Six times as long while nobody
+    /// else suspects it.
     pub suspicion_multiplier: u32,
     /// How datagrams are authenticated.
     pub security: SwimSecurity,
     /// Which cluster: datagrams of another are dropped.
     pub cluster: ClusterTag,
     /// This life of the process: greater at each start, best from a persisted counter. `None` takes
-    /// the wall clock in milliseconds, which a clock set back breaks. Do not change from one to the
-    /// other unless the counter starts above the clock.
+    /// the greater of the wall clock in milliseconds and, with a `state_file`, one more than the last
+    /// life's; without one a clock set back breaks it. Do not change from a counter to the clock or
+    /// back unless the counter starts above the clock.
     pub boot_id: Option<u64>,
+    /// Where the driver keeps the boot id and the addresses of the last known members, so that the
+    /// next life is newer than this one and finds the others without its seeds.
+    pub state_file: Option<PathBuf>,
     /// Where to bind the socket, if not at the node's `cluster_addr`.
     pub bind_addr: Option<SocketAddr>,
+    /// What this node says of itself besides its addresses, at most 512 bytes: for the application.
+    pub metadata: Bytes,
+    /// Whether the driver can ask a member over a stream when its datagrams stay out
+    /// ([`crate::Output::StreamProbe`]); set by [`crate::SwimPorts`].
+    pub stream_fallback: bool,
     /// Most members held, tombstones included.
     pub max_members: usize,
     /// Time between two attempts to reach one dead member and one seed, so that partitions heal.
@@ -68,7 +82,10 @@ impl Default for SwimConfig {
             security: SwimSecurity::default(),
             cluster: ClusterTag::default(),
             boot_id: None,
+            state_file: None,
             bind_addr: None,
+            metadata: Bytes::new(),
+            stream_fallback: false,
             max_members: MAX_BROKERS,
             dead_probe_interval: Duration::from_secs(5),
             tombstone_ttl: Duration::from_secs(24 * 60 * 60),
@@ -168,27 +185,48 @@ pub enum SwimSecurity {
 }
 
 /// A secret that all nodes of a cluster share. Never printed; wiped from memory when dropped.
+///
+/// To rotate without downtime: restart the nodes one by one with the new secret and the old one as a
+/// previous one, then once more without it. Every node tells which secrets it holds, and each pair
+/// uses the first that both do. [`crate::Membership`] does the same without restarts: install the new
+/// secret everywhere, then use it everywhere, then remove the old one.
 #[derive(Clone)]
-pub struct SharedSecret(Zeroizing<Vec<u8>>);
+pub struct SharedSecret(Vec<Zeroizing<Vec<u8>>>);
 
 impl SharedSecret {
     /// Wraps `secret`, of 16 to 4096 bytes. Take it from a random source: a password can be guessed
     /// from one captured datagram.
     pub fn new(secret: impl Into<Vec<u8>>) -> Result<Self, SwimError> {
-        let secret = Zeroizing::new(secret.into());
-        if !(MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&secret.len()) {
-            let reason = format!(
-                "the shared secret has {} bytes; {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} are allowed",
-                secret.len()
-            );
-            return Err(SwimError::config("security", reason));
-        }
-        Ok(Self(secret))
+        Ok(Self(vec![checked(secret.into())?]))
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+    /// Also holds a secret that is being rotated out (or in): it is used with nodes that hold no
+    /// better one. At most 8 in all.
+    pub fn with_previous(mut self, secret: impl Into<Vec<u8>>) -> Result<Self, SwimError> {
+        if self.0.len() >= MAX_SECRETS {
+            let reason = format!("at most {MAX_SECRETS} secrets can be held at once");
+            return Err(SwimError::config("security", reason));
+        }
+        self.0.push(checked(secret.into())?);
+        Ok(self)
     }
+
+    /// The secrets, the preferred one first.
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.iter().map(|secret| secret.as_slice())
+    }
+}
+
+fn checked(secret: Vec<u8>) -> Result<Zeroizing<Vec<u8>>, SwimError> {
+    let secret = Zeroizing::new(secret);
+    if !(MIN_SECRET_BYTES..=MAX_SECRET_BYTES).contains(&secret.len()) {
+        let reason = format!(
+            "the shared secret has {} bytes; {MIN_SECRET_BYTES} to {MAX_SECRET_BYTES} are allowed",
+            secret.len()
+        );
+        return Err(SwimError::config("security", reason));
+    }
+    Ok(secret)
 }
 
 impl fmt::Debug for SharedSecret {
@@ -217,6 +255,12 @@ impl ClusterTag {
     pub const fn get(self) -> u64 {
         self.0
     }
+
+    /// The part of it that goes with each datagram; all of it goes into the keys.
+    pub(crate) const fn short(self) -> u32 {
+        let [.., a, b, c, d] = self.0.to_be_bytes();
+        u32::from_be_bytes([a, b, c, d])
+    }
 }
 
 impl From<ClusterId> for ClusterTag {
@@ -225,8 +269,12 @@ impl From<ClusterId> for ClusterTag {
     }
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    fnv1a_from(0xcbf2_9ce4_8422_2325, bytes)
+}
+
+pub(crate) fn fnv1a_from(start: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(start, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }

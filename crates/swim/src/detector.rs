@@ -1,32 +1,40 @@
-//! The protocol: takes the time and an input, appends outputs. Here: datagrams and evidence. The clock
-//! side (probes, suspicions, seeds, leaving) is in `probe.rs`.
+//! The protocol: takes the time and an input, appends outputs. Here: its state, and datagrams in and
+//! out. Evidence is in `evidence.rs`, probes in `probe.rs`, joining, healing and leaving in
+//! `contact.rs`, anti-entropy in `sync.rs`.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rivven_core_types::{Address, MonoTime, NodeInfo, NodeName, Rng, planted};
+use bytes::Bytes;
+use rivven_core_types::{Address, MonoTime, NodeInfo, NodeName, Rng};
 
 use crate::config::SwimConfig;
-use crate::envelope::{Endpoint, Envelope, Opened, ReplayWindows};
+use crate::contact::Leaving;
+use crate::envelope::{Binding, Envelope, Opened};
 use crate::error::SwimError;
 use crate::event::{DropReason, Event, Output};
 use crate::member::{Member, MemberState, MembershipView};
-use crate::message::{BODY_OVERHEAD_BYTES, Body, Message, Update, update_bytes};
-use crate::probe::{Leaving, Probe, Relay};
-use crate::table::{Evidence, Table, binary_digits, is_told};
+use crate::message::{Accusers, Message, News, Update};
+use crate::micros::Micros;
+use crate::outbox::{Class, Outbox, Written};
+use crate::probe::{Probe, Relays, RoundTrip};
+use crate::profile::{Destination, Endpoint, MemberId, Profile};
+use crate::registry::{Registry, Slot};
+use crate::replay::Windows;
+use crate::sync::Comparison;
+use crate::table::{Table, binary_digits};
+use crate::user_event::UserEvents;
 
-/// How far ahead of what is held an incarnation may be when it does not come from the member itself:
-/// far more than anybody refutes, far less than what would use the numbers up.
-const MAX_INCARNATION_JUMP: u64 = 1 << 20;
-/// Greatest incarnation at all.
-const MAX_INCARNATION: u64 = 1 << 48;
-/// Join requests answered per period: they are the one thing that a stranger's capture can trigger.
-const MAX_JOIN_ANSWERS_PER_PERIOD: u32 = 64;
-/// Datagrams in the answer to one join request.
-const MAX_WELCOME_DATAGRAMS: usize = 16;
-/// Most seeds.
-pub(crate) const MAX_SEEDS: usize = 64;
+/// Answers per period that a stranger's capture or a confused peer can trigger: to join requests, to
+/// datagrams for an earlier life, to those who ask who this node is.
+const MAX_COURTESIES_PER_PERIOD: u32 = 256;
+/// Pieces of news taken from one datagram; more do not fit.
+const MAX_NEWS_PER_DATAGRAM: usize = 128;
+/// Pauses between two rounds of urgent news, as parts of a period.
+const GOSSIP_ROUNDS_PER_PERIOD: u64 = 4;
+/// Members told in one round of urgent news.
+const GOSSIP_FANOUT: usize = 3;
 
 /// What happens to a detector.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,10 +49,89 @@ pub enum Input<'a> {
     },
     /// [`Detector::poll_timeout`] has passed.
     Timeout,
+    /// The member answered over a stream what [`Output::StreamProbe`] asked.
+    StreamAnswer {
+        /// The number of the request.
+        seq: u32,
+    },
     /// Ask these seeds now, and whenever this node is alone. At most 64; more are ignored.
     Join(Vec<Address>),
+    /// Replace this node's metadata, of at most 512 bytes; more is refused with an event.
+    SetMetadata(Bytes),
+    /// Tell all members this, of at most 512 bytes; see [`Event::User`].
+    Broadcast(Bytes),
     /// Tell the others that this node goes; [`Event::LeaveFinished`] follows.
     Leave,
+}
+
+/// Spans of the configuration in the core's unit.
+#[derive(Debug)]
+pub(crate) struct Timing {
+    pub(crate) interval: Micros,
+    pub(crate) timeout: Micros,
+    pub(crate) tombstone_ttl: Micros,
+}
+
+/// This node as it is told.
+#[derive(Debug)]
+pub(crate) struct Me {
+    pub(crate) profile: Arc<Profile>,
+    pub(crate) incarnation: u32,
+    pub(crate) left: bool,
+    pub(crate) since: Micros,
+}
+
+impl Me {
+    pub(crate) fn id(&self) -> MemberId {
+        self.profile.id()
+    }
+
+    pub(crate) fn boot_id(&self) -> u64 {
+        self.profile.boot_id()
+    }
+
+    const fn state(&self) -> MemberState {
+        if self.left {
+            MemberState::Left
+        } else {
+            MemberState::Alive
+        }
+    }
+
+    pub(crate) fn update(&self, full: bool) -> Update<'_> {
+        Update {
+            about: self.profile.endpoint,
+            incarnation: self.incarnation,
+            state: self.state(),
+            version: self.profile.version,
+            accusers: Accusers::default(),
+            age_secs: 0,
+            profile: full.then(|| self.profile.encoded()),
+        }
+    }
+}
+
+/// Whence a datagram came, for the answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mail {
+    pub(crate) from: SocketAddr,
+    pub(crate) sender: Endpoint,
+    pub(crate) key: u8,
+}
+
+/// A datagram to be written.
+#[derive(Debug, Clone)]
+pub(crate) struct Letter {
+    pub(crate) to: Destination,
+    pub(crate) binding: Binding,
+    /// Whose state the receiver hears first, if it is not simply alive.
+    pub(crate) about: Option<Slot>,
+    /// This node's profile goes with it.
+    pub(crate) introduce: bool,
+    /// The receiver is asked for its own.
+    pub(crate) ask_introduction: bool,
+    /// This node's state goes with it.
+    pub(crate) refute: bool,
 }
 
 /// SWIM for one node: a state machine without sockets, clock or random source.
@@ -53,28 +140,36 @@ pub enum Input<'a> {
 #[derive(Debug)]
 pub struct Detector {
     pub(crate) config: SwimConfig,
-    pub(crate) local: NodeInfo,
-    pub(crate) me: Evidence,
-    me_since: MonoTime,
-    me_bytes: usize,
+    pub(crate) timing: Timing,
+    pub(crate) me: Me,
     pub(crate) table: Table,
-    envelope: Envelope,
-    windows: ReplayWindows,
+    pub(crate) envelope: Envelope,
+    pub(crate) windows: Windows,
     pub(crate) rng: Rng,
-    pub(crate) order: Vec<NodeName>,
-    pub(crate) next_tick: MonoTime,
+    pub(crate) outbox: Outbox,
+    pub(crate) events: UserEvents,
+    pub(crate) next_tick: Micros,
     pub(crate) probe: Option<Probe>,
-    pub(crate) relays: BTreeMap<u64, Relay>,
-    pub(crate) next_probe_seq: u64,
+    pub(crate) relays: Relays,
+    pub(crate) next_probe_seq: u32,
+    pub(crate) round_trip: RoundTrip,
+    /// Lifeguard's local health multiplier, 0 (well) to 8.
+    pub(crate) health: u32,
+    /// When an authenticated datagram last came.
+    pub(crate) heard_at: Micros,
+    pub(crate) gossip_at: Micros,
+    pub(crate) comparison: Comparison,
     pub(crate) seeds: Vec<Address>,
-    pub(crate) join_at: Option<MonoTime>,
+    pub(crate) join_at: Option<Micros>,
     pub(crate) join_pause: Duration,
-    pub(crate) next_dead_probe: MonoTime,
+    pub(crate) next_dead_probe: Micros,
     pub(crate) leaving: Option<Leaving>,
-    pub(crate) join_answers_left: u32,
-    contacted: bool,
-    version: u64,
-    superseded_by: Option<u64>,
+    pub(crate) courtesies_left: u32,
+    pub(crate) contacted: bool,
+    pub(crate) version: u64,
+    pub(crate) superseded_by: Option<u64>,
+    /// The datagram at hand doubts this node although it has refuted that.
+    pub(crate) missed_refutation: bool,
 }
 
 impl Detector {
@@ -89,52 +184,83 @@ impl Detector {
         seed: u64,
         now: MonoTime,
     ) -> Result<Self, SwimError> {
+        Self::sharing(local, config, seed, now, Arc::default())
+    }
+
+    /// The same, holding what it knows of others together with the other detectors of `registry`.
+    ///
+    /// # Errors
+    /// As [`Detector::new`].
+    pub fn sharing(
+        local: NodeInfo,
+        config: SwimConfig,
+        seed: u64,
+        now: MonoTime,
+        registry: Arc<Registry>,
+    ) -> Result<Self, SwimError> {
         config.validate_for(&local)?;
         let boot_id = config
             .boot_id
             .ok_or_else(|| SwimError::config("boot_id", "the core needs one: it has no clock"))?;
+        let now = Micros::from(now);
         let endpoint = Endpoint {
-            name: local.name.clone(),
+            id: MemberId::of(&local.name),
             boot_id,
         };
+        let envelope = Envelope::new(&config, endpoint);
+        let metadata = config.metadata.clone();
+        let profile = Arc::new(Profile::new(local, boot_id, 0, envelope.keys(), metadata)?);
         let mut rng = Rng::new(seed);
+        let interval = Micros::from(config.ping_interval);
         // A random phase keeps nodes that start together from probing together.
-        let interval = u64::try_from(config.ping_interval.as_micros()).unwrap_or(u64::MAX);
-        let phase = Duration::from_micros(rng.below(interval));
+        let phase = Micros(rng.below(interval.0));
+        let mut table = Table::new(registry, interval);
+        table.set_own(&profile, 0, false);
         Ok(Self {
-            me: Evidence {
-                boot_id,
-                incarnation: 0,
-                state: MemberState::Alive,
+            timing: Timing {
+                interval,
+                timeout: Micros::from(config.ping_timeout),
+                tombstone_ttl: Micros::from(config.tombstone_ttl),
             },
-            me_since: now,
-            me_bytes: update_bytes(&local),
-            table: Table::new(config.tombstone_ttl),
-            envelope: Envelope::new(&config, endpoint),
-            windows: ReplayWindows::default(),
-            // Numbers that start at random are never mistaken for those of another node or life.
-            next_probe_seq: rng.next_u64() >> 1,
-            rng,
-            order: Vec::new(),
+            me: Me {
+                profile,
+                incarnation: 0,
+                left: false,
+                since: now,
+            },
+            table,
+            envelope,
+            windows: Windows::new(config.max_members),
+            // Numbers that start at random are not mistaken for those of an earlier life.
+            next_probe_seq: u32::try_from(rng.next_u64() >> 32).unwrap_or(0),
+            outbox: Outbox::default(),
+            events: UserEvents::default(),
             next_tick: now + phase,
             probe: None,
-            relays: BTreeMap::new(),
+            relays: Relays::default(),
+            round_trip: RoundTrip::default(),
+            health: 0,
+            heard_at: now,
+            gossip_at: now,
+            comparison: Comparison::default(),
             seeds: Vec::new(),
             join_at: None,
             join_pause: config.seed_retry_min,
-            next_dead_probe: now + config.dead_probe_interval,
+            next_dead_probe: now + Micros::from(config.dead_probe_interval),
             leaving: None,
-            join_answers_left: MAX_JOIN_ANSWERS_PER_PERIOD,
+            courtesies_left: MAX_COURTESIES_PER_PERIOD,
             contacted: false,
             version: 1,
             superseded_by: None,
-            local,
+            missed_refutation: false,
+            rng,
             config,
         })
     }
 
     /// Handles one input at `now`, which never goes back, and appends what follows from it.
     pub fn handle(&mut self, now: MonoTime, input: Input<'_>, out: &mut Vec<Output>) {
+        let now = Micros::from(now);
         match input {
             Input::Datagram { from, payload } => {
                 if let Err(reason) = self.datagram(now, from, payload, out) {
@@ -142,9 +268,34 @@ impl Detector {
                 }
             }
             Input::Timeout => self.timeout(now, out),
+            Input::StreamAnswer { seq } => self.stream_answer(now, seq, out),
             Input::Join(seeds) => self.join(now, seeds, out),
+            Input::SetMetadata(metadata) => self.set_metadata(now, metadata, out),
+            Input::Broadcast(payload) => self.broadcast(payload, out),
             Input::Leave => self.leave(now, out),
         }
+        self.spread_urgent(now, out);
+    }
+
+    /// When [`Input::Timeout`] is next due.
+    pub fn poll_timeout(&self) -> MonoTime {
+        let gossip = if self.outbox.has_urgent() && self.table.live() > 0 {
+            self.gossip_at
+        } else {
+            Micros::NEVER
+        };
+        let probe = self.probe.as_ref().map_or(Micros::NEVER, Probe::next_step);
+        let leave = self.leaving.as_ref().map_or(Micros::NEVER, |l| l.next);
+        let others = [
+            gossip,
+            probe,
+            leave,
+            self.relays.next_due(),
+            self.table.next_deadline(),
+            self.join_at.unwrap_or(Micros::NEVER),
+        ];
+        let next = others.into_iter().fold(self.next_tick, Micros::min);
+        next.as_mono()
     }
 
     /// Grows with every change of what [`Detector::view`] shows.
@@ -155,24 +306,26 @@ impl Detector {
     /// The membership as it stands.
     pub fn view(&self) -> MembershipView {
         let local = Member {
-            info: self.local.clone(),
-            state: self.me.state,
-            boot_id: self.me.boot_id,
-            incarnation: self.me.incarnation,
-            since: self.me_since,
+            info: Arc::clone(&self.me.profile.info),
+            state: self.me.state(),
+            boot_id: self.me.boot_id(),
+            incarnation: u64::from(self.me.incarnation),
+            metadata: self.me.profile.metadata.clone(),
+            since: self.me.since.as_mono(),
         };
-        let others = self.table.iter().map(|(_, entry)| Member {
-            info: entry.info.clone(),
-            state: entry.held.state,
-            boot_id: entry.held.boot_id,
-            incarnation: entry.held.incarnation,
-            since: entry.since,
+        let others = self.table.iter().map(|(_, profile, row)| Member {
+            info: Arc::clone(&profile.info),
+            state: row.state,
+            boot_id: profile.boot_id(),
+            incarnation: u64::from(row.incarnation),
+            metadata: profile.metadata.clone(),
+            since: row.since().as_mono(),
         });
         let mut members: Vec<Member> = others.chain([local]).collect();
         members.sort_by(|a, b| a.info.name.cmp(&b.info.name));
         MembershipView {
             version: self.version,
-            local: self.local.name.clone(),
+            local: self.me.profile.info.name.clone(),
             members,
             superseded_by: self.superseded_by,
         }
@@ -180,288 +333,363 @@ impl Detector {
 
     /// What is believed of one member, this node included.
     pub fn state_of(&self, name: &NodeName) -> Option<MemberState> {
-        if *name == self.local.name {
-            return Some(self.me.state);
+        let id = MemberId::of(name);
+        if id == self.me.id() {
+            return Some(self.me.state());
         }
-        self.table.get(name).map(|entry| entry.held.state)
+        let slot = self.table.find(id)?;
+        self.table.get(slot).map(|(_, row)| row.state)
     }
 
-    /// How long a member suspected now has to refute: `multiplier * digits(live) * ping_interval`. The
-    /// accusation has to reach it and the refutation has to come back, each in O(log N) periods.
+    /// How many other members are alive or suspected.
+    pub const fn live_others(&self) -> usize {
+        self.table.live()
+    }
+
+    /// Lifeguard's local health multiplier: 0 is well; each point slows this node's probes, since its
+    /// own failures are the likelier reason for missing answers.
+    pub const fn health(&self) -> u32 {
+        self.health
+    }
+
+    /// Knows these members from the start, for simulations that begin in the middle.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn meet(&mut self, others: &[Arc<Profile>]) {
+        for profile in others.iter().filter(|profile| profile.id() != self.me.id()) {
+            let held = crate::table::Held {
+                profile: Arc::clone(profile),
+                incarnation: 0,
+                state: MemberState::Alive,
+            };
+            self.table.store(Micros(0), held);
+        }
+        self.version += 1;
+    }
+
+    /// How long a member suspected now has to refute at the least, once enough others suspect it too:
+    /// `multiplier * max(4, log2 N) / 3 * ping_interval`. The accusation has to reach it and the
+    /// refutation has to come back, each in O(log N) periods.
     pub fn suspicion_window(&self) -> Duration {
-        let factor = self.config.suspicion_multiplier * binary_digits(self.table.live() + 1);
-        self.config.ping_interval.saturating_mul(factor)
+        self.suspicion_min().as_duration()
+    }
+
+    pub(crate) fn suspicion_min(&self) -> Micros {
+        // The binary digits of N - 1 are log2 N, rounded up.
+        let digits = u64::from(binary_digits(self.table.live())).max(4);
+        let factor = u64::from(self.config.suspicion_multiplier) * digits;
+        Micros(self.timing.interval.times(factor).0 / 3)
+    }
+
+    /// How often a piece of news is told: in proportion to log N, as in section 4.1 of the SWIM paper,
+    /// and three times its natural logarithm at the least, so that at most about 1 in N^2 misses it.
+    fn retransmissions(&self) -> u16 {
+        u16::try_from(2 * binary_digits(self.table.live() + 1) + 1).unwrap_or(u16::MAX)
     }
 
     fn datagram(
         &mut self,
-        now: MonoTime,
+        now: Micros,
         from: SocketAddr,
         payload: &[u8],
         out: &mut Vec<Output>,
     ) -> Result<(), DropReason> {
         let opened = self.envelope.open(payload)?;
-        let Opened {
-            sender,
-            sequence,
-            receiver,
-            body,
-        } = opened;
-        if sender.name == self.local.name {
-            if sender.boot_id > self.me.boot_id {
+        let sender = opened.sender;
+        if sender.id == self.me.id() {
+            if sender.boot_id > self.me.boot_id() {
                 self.supersede(sender.boot_id, out);
             }
             return Err(DropReason::OwnDatagram);
         }
-        let from = &Address::from(from);
-        let Some(receiver) = receiver else {
-            return self.join_request(now, &sender, from, body, out);
+        let mail = Mail {
+            from,
+            sender,
+            key: opened.key,
         };
-        if receiver.name != self.local.name {
-            return Err(DropReason::NotForThisNode);
-        }
-        if receiver.boot_id != self.me.boot_id {
+        let Some(receiver_boot) = opened.receiver_boot else {
+            return self.join_request(now, &mail, opened.body, out);
+        };
+        if receiver_boot != self.me.boot_id() {
             // The sender holds another life of this node: tell it of this one.
-            self.send(now, &sender, from, Message::Gossip, &[], out);
+            self.courteously(now, &mail, None, out)?;
             return Err(DropReason::StaleReceiver);
         }
-        let known = self.table.get(&sender.name).map(|e| e.held.boot_id);
-        if known.max(self.windows.boot_id(&sender.name)) > Some(sender.boot_id) {
-            // Tell it what is held of it, or it would never learn that its boot id went back.
-            self.send(now, &sender, from, Message::Gossip, &[&sender.name], out);
-            return Err(DropReason::StaleSender);
-        }
-        self.accept_sequence(&sender, sequence)?;
-        let body = Body::decode(body)?;
-        for update in body.updates {
-            self.admit(now, update, &sender.name, out);
-        }
-        self.table.heard(now, &sender.name, sender.boot_id);
+        let slot = self.table.find(sender.id);
+        self.accept(now, &mail, slot, &opened, out)?;
+        self.heard_at = now;
+        self.missed_refutation = false;
+        let (message, introduce, news) = Message::read(opened.body)?;
+        self.take_news(now, news, sender, out)?;
         if !self.contacted {
             self.contacted = true;
+            self.outbox.push(Slot::ME, Class::Join);
             out.push(Output::Event(Event::Contacted));
         }
-        self.message(now, &sender, from, body.message, out)
+        if introduce {
+            self.courteously(now, &mail, None, out)?;
+        }
+        self.message(now, &mail, message, out)
     }
 
-    fn accept_sequence(&mut self, sender: &Endpoint, sequence: u64) -> Result<(), DropReason> {
-        let limit = self.config.max_members.saturating_mul(2);
-        if self.windows.boot_id(&sender.name).is_none() && self.windows.len() >= limit {
-            let table = &self.table;
-            self.windows.evict_one(|name| table.get(name).is_some());
-            if self.windows.len() >= limit {
-                return Err(DropReason::Overloaded);
+    /// Whether the datagram is of the newest life of its sender, and new.
+    fn accept(
+        &mut self,
+        now: Micros,
+        mail: &Mail,
+        slot: Option<Slot>,
+        opened: &Opened<'_>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), DropReason> {
+        let (sender, sequence) = (mail.sender, opened.sequence);
+        let Some(slot) = slot else {
+            let known = self.windows.stranger_boot(sender.id);
+            if known > Some(sender.boot_id) {
+                return Err(DropReason::StaleSender);
+            }
+            return self.windows.accept_stranger(now, sender, sequence);
+        };
+        let held = self.table.get(slot).map(|(profile, _)| profile.boot_id());
+        if held > Some(sender.boot_id) {
+            // Tell it what is held of it, or it would never learn that its boot id went back.
+            self.courteously(now, mail, Some(slot), out)?;
+            return Err(DropReason::StaleSender);
+        }
+        let row = self.table.row_mut(slot).ok_or(DropReason::Overloaded)?;
+        self.windows
+            .accept_member(now, &mut row.window, sender, sequence)
+    }
+
+    fn take_news(
+        &mut self,
+        now: Micros,
+        mut news: crate::codec::Reader<'_>,
+        sender: Endpoint,
+        out: &mut Vec<Output>,
+    ) -> Result<(), DropReason> {
+        for _ in 0..MAX_NEWS_PER_DATAGRAM {
+            match News::read(&mut news)? {
+                None => return Ok(()),
+                Some(News::Member(update)) => self.admit(now, &update, sender, out),
+                Some(News::Event {
+                    origin,
+                    seq,
+                    payload,
+                }) => self.admit_event(origin, seq, payload, out),
             }
         }
-        self.windows.accept(sender, sequence)
+        Err(DropReason::Malformed)
     }
 
     fn message(
         &mut self,
-        now: MonoTime,
-        sender: &Endpoint,
-        from: &Address,
-        message: Message,
+        now: Micros,
+        mail: &Mail,
+        message: Message<'_>,
         out: &mut Vec<Output>,
     ) -> Result<(), DropReason> {
-        let reply = |this: &mut Self, message, first: &[&NodeName], out: &mut Vec<Output>| {
-            this.send(now, sender, from, message, first, out);
-        };
         match message {
-            Message::Ping { seq } => {
-                reply(self, Message::Ack { seq }, &[&sender.name], out);
-                Ok(())
-            }
-            Message::Ack { seq } => {
-                self.acknowledged(now, sender, seq, out);
-                Ok(())
-            }
-            Message::PingReq {
-                seq,
-                target,
-                target_boot,
-            } => {
-                let target = Endpoint {
-                    name: target,
-                    boot_id: target_boot,
+            Message::Ping { seq, digest } => {
+                let ack = Message::Ack {
+                    seq,
+                    digest: self.table.digest(),
                 };
-                self.relay(now, sender, from.clone(), seq, &target, out)
-            }
-            Message::IndirectAck { seq, target } => {
-                self.indirectly_acknowledged(seq, &target);
+                self.reply(now, mail, ack, out);
+                self.compare(now, mail, digest, out);
                 Ok(())
             }
-            Message::Gossip => Ok(()),
-            // Welcome came because the sender does not know this node yet; a join request has no
-            // receiver, so that a bound one is no message of this protocol.
-            Message::Welcome => {
-                reply(self, Message::Gossip, &[], out);
+            Message::Ack { seq, digest } => {
+                self.acknowledged(now, mail.sender, seq, out);
+                self.compare(now, mail, digest, out);
                 Ok(())
             }
+            Message::PingReq { seq, target } => self.relay(now, mail, seq, target, out),
+            Message::IndirectAck { seq } => {
+                self.indirectly_acknowledged(now, seq, out);
+                Ok(())
+            }
+            Message::Nack { seq } => {
+                self.negatively_acknowledged(seq);
+                Ok(())
+            }
+            Message::Gossip { digest } => {
+                self.compare(now, mail, digest, out);
+                Ok(())
+            }
+            Message::Welcome { .. } => {
+                self.request_sync(now, mail, out);
+                Ok(())
+            }
+            Message::SyncRequest { sums } => self.answer_sync(now, mail, sums, out),
+            Message::SyncRows { buckets } => self.finish_sync(now, mail, buckets, out),
+            // A join request has no receiver: a bound one is no message of this protocol.
             Message::Join => Err(DropReason::Malformed),
         }
     }
 
-    /// Answers a join request with the whole table. Nothing is learnt from the request.
-    fn join_request(
+    /// A letter to a member where the table says that it is; what the receiver must refute comes first:
+    /// the "buddy" of the Lifeguard paper.
+    pub(crate) fn letter(&self, slot: Slot) -> Option<Letter> {
+        let (profile, _) = self.table.get(slot)?;
+        Some(Letter {
+            to: profile.destination.clone(),
+            binding: Binding {
+                receiver: Some(profile.endpoint),
+                key: self.envelope.key_for(profile.keys),
+            },
+            about: Some(slot),
+            introduce: false,
+            ask_introduction: false,
+            refute: false,
+        })
+    }
+
+    /// A letter back to where a datagram came from.
+    pub(crate) fn answer(&self, mail: &Mail) -> Letter {
+        let slot = self.table.find(mail.sender.id);
+        let held = slot.and_then(|slot| self.table.get(slot));
+        let known = held.filter(|(profile, _)| profile.boot_id() == mail.sender.boot_id);
+        Letter {
+            to: Destination::Socket(mail.from),
+            binding: Binding {
+                receiver: Some(mail.sender),
+                key: known.map_or(mail.key, |(profile, _)| self.envelope.key_for(profile.keys)),
+            },
+            about: slot,
+            introduce: false,
+            ask_introduction: known.is_none(),
+            refute: self.missed_refutation,
+        }
+    }
+
+    pub(crate) fn reply(
         &mut self,
-        now: MonoTime,
-        sender: &Endpoint,
-        from: &Address,
-        body: &[u8],
+        now: Micros,
+        mail: &Mail,
+        message: Message<'_>,
+        out: &mut Vec<Output>,
+    ) {
+        let letter = self.answer(mail);
+        self.send(now, &letter, message, out);
+    }
+
+    /// Introduces this node to whoever sent a datagram; bounded, as a capture may have triggered it.
+    pub(crate) fn courteously(
+        &mut self,
+        now: Micros,
+        mail: &Mail,
+        about: Option<Slot>,
         out: &mut Vec<Output>,
     ) -> Result<(), DropReason> {
-        let body = Body::decode(body)?;
-        if body.message != Message::Join || !body.updates.is_empty() {
-            return Err(DropReason::Malformed);
-        }
-        let left = self.join_answers_left.checked_sub(1);
-        self.join_answers_left = left.ok_or(DropReason::Overloaded)?;
-        let about = [&sender.name];
-        self.send(now, sender, from, Message::Welcome, &about, out);
-        let budget = self.update_budget(Some(sender));
-        for _ in 1..self.table.datagrams(budget).min(MAX_WELCOME_DATAGRAMS) {
-            self.send(now, sender, from, Message::Gossip, &[], out);
-        }
+        let left = self.courtesies_left.checked_sub(1);
+        self.courtesies_left = left.ok_or(DropReason::Overloaded)?;
+        let mut letter = self.answer(mail);
+        letter.introduce = true;
+        letter.about = about.or(letter.about);
+        let digest = self.table.digest();
+        self.send(now, &letter, Message::Gossip { digest }, out);
         Ok(())
     }
 
-    /// Takes evidence in if it is greater than what is held.
-    fn admit(&mut self, now: MonoTime, update: Update, by: &NodeName, out: &mut Vec<Output>) {
-        if update.incarnation > MAX_INCARNATION || update.info.cluster_addr.is_unspecified() {
-            return drop_evidence(DropReason::Implausible, out);
-        }
-        if update.info.name == self.local.name {
-            return self.admit_about_self(now, &update, out);
-        }
-        let mut offered = Evidence {
-            boot_id: update.boot_id,
-            incarnation: update.incarnation,
-            state: update.state,
-        };
-        let mut info = update.info;
-        let age = Duration::from_secs(u64::from(update.age_secs));
-        if let Some(entry) = self.table.get(&info.name) {
-            let held = entry.held;
-            if held.boot_id == offered.boot_id {
-                if *by != info.name && offered.incarnation > held.incarnation + MAX_INCARNATION_JUMP
-                {
-                    return drop_evidence(DropReason::Implausible, out);
-                }
-                if offered.state == MemberState::Dead && self.heard_lately(now, &info.name) {
-                    offered.state = MemberState::Suspect;
-                }
-                if offered.incarnation == held.incarnation {
-                    // Only the member says where it is, and with a new incarnation.
-                    info = entry.info.clone();
-                }
-            }
-            if offered <= held {
-                return;
-            }
-        } else if !offered.state.is_live() && !is_told(age, self.config.tombstone_ttl) {
-            return;
-        } else if !self.make_room(out) {
-            return drop_evidence(DropReason::Overloaded, out);
-        }
-        self.set(now, info, offered, age, out);
+    pub(crate) const fn refill_courtesies(&mut self) {
+        self.courtesies_left = MAX_COURTESIES_PER_PERIOD;
     }
 
-    /// Whether the member itself was heard within a whole round of probes. Such a member is not dead
-    /// because somebody says so: it gets its window to refute. Otherwise the first contact after a
-    /// partition would make each side believe what the other wrongly held of it.
-    fn heard_lately(&self, now: MonoTime, name: &NodeName) -> bool {
-        let Some(entry) = self.table.get(name).filter(|entry| entry.is_live()) else {
-            return false;
-        };
-        let rounds = u32::try_from(2 * (self.table.live() + 1)).unwrap_or(u32::MAX);
-        let round = self.config.ping_interval.saturating_mul(rounds);
-        let horizon = round.max(self.suspicion_window());
-        entry.heard_at.is_some_and(|at| now.since(at) < horizon)
-    }
-
-    fn make_room(&mut self, out: &mut Vec<Output>) -> bool {
-        if self.table.len() + 1 < self.config.max_members {
-            return true;
-        }
-        let Some(name) = self.table.evict_tombstone() else {
-            return false;
-        };
-        self.version += 1;
-        out.push(Output::Event(Event::MemberForgotten { name }));
-        true
-    }
-
-    /// Stores evidence, starts what follows from it, and tells the driver.
-    pub(crate) fn set(
+    pub(crate) fn send_to_member(
         &mut self,
-        now: MonoTime,
-        info: NodeInfo,
-        held: Evidence,
-        age: Duration,
+        now: Micros,
+        slot: Slot,
+        message: Message<'_>,
         out: &mut Vec<Output>,
     ) {
-        let name = info.name.clone();
-        let was = self.table.get(&name).map(|entry| entry.held);
-        let remaining = if held.state.is_live() {
-            self.suspicion_window()
-        } else {
-            self.config.tombstone_ttl.saturating_sub(age)
-        };
-        self.table.put(now, info, held, now + remaining);
-        self.version += 1;
-        if held.state.is_live() && !was.is_some_and(|was| was.state.is_live()) {
-            // A newcomer takes a random place in the round, as in section 4.3 of the SWIM paper.
-            self.order.retain(|other| *other != name);
-            let at = self.rng.below(self.order.len() as u64 + 1);
-            self.order
-                .insert(usize::try_from(at).unwrap_or(0), name.clone());
-        }
-        let changed = was.is_none_or(|was| was.state != held.state || was.boot_id != held.boot_id);
-        if changed {
-            if held.state == MemberState::Suspect {
-                let name = name.clone();
-                out.push(Output::Event(Event::Suspected { name }));
-            }
-            out.push(Output::Event(Event::MemberChanged {
-                name,
-                state: held.state,
-                boot_id: held.boot_id,
-                incarnation: held.incarnation,
-            }));
+        if let Some(letter) = self.letter(slot) {
+            self.send(now, &letter, message, out);
         }
     }
 
-    /// Others say something of this node: refute what is wrong.
-    fn admit_about_self(&mut self, now: MonoTime, update: &Update, out: &mut Vec<Output>) {
-        if update.boot_id > self.me.boot_id {
-            return self.supersede(update.boot_id, out);
+    /// Writes and seals one datagram: the message, and news for as much as fits.
+    pub(crate) fn send(
+        &mut self,
+        now: Micros,
+        letter: &Letter,
+        message: Message<'_>,
+        out: &mut Vec<Output>,
+    ) {
+        let mut bytes = self.envelope.begin(&letter.binding);
+        let end = self.envelope.body_end();
+        message.put(&mut bytes, letter.ask_introduction);
+        if letter.introduce {
+            put_update(&mut bytes, end, &self.me.update(true));
+        } else if letter.refute {
+            put_update(&mut bytes, end, &self.me.update(false));
         }
-        let doubted =
-            update.state != MemberState::Alive && update.incarnation >= self.me.incarnation;
-        // Only this node raises its incarnation. A greater one is from an earlier process that was
-        // given the same boot id, and must be overtaken.
-        let behind = update.incarnation > self.me.incarnation;
-        if update.boot_id < self.me.boot_id
-            || self.me.state == MemberState::Left
-            || !(doubted || behind)
+        if letter.binding.receiver.is_some() {
+            self.put_news(now, &mut bytes, end, letter.about);
+        }
+        let payload = self.envelope.seal(bytes, &letter.binding);
+        let to = letter.to.clone();
+        out.push(Output::Send { to, payload });
+    }
+
+    fn put_news(&mut self, now: Micros, bytes: &mut Vec<u8>, end: usize, about: Option<Slot>) {
+        let table = &self.table;
+        let ttl = self.timing.tombstone_ttl;
+        if let Some(update) = about.and_then(|slot| update_of(table, slot, now, ttl, false))
+            && update.state != MemberState::Alive
         {
+            put_update(bytes, end, &update);
+        }
+        if !self.outbox.is_empty() {
+            // Profiles and events wait behind urgent news, but never starve: a part is theirs.
+            let waiting = self.outbox.has_patient() || self.events.has_pending();
+            let spare = end.saturating_sub(bytes.len()) / 6;
+            let urgent_end = if waiting { end - spare } else { end };
+            let limit = self.retransmissions();
+            let me = &self.me;
+            self.outbox.set_urgent_until(limit.div_ceil(2));
+            self.outbox.pick(limit, |slot, class| {
+                let update = if slot == Slot::ME {
+                    Some(me.update(class.is_full()))
+                } else {
+                    update_of(table, slot, now, ttl, class.is_full())
+                };
+                let end = if class.is_urgent() { urgent_end } else { end };
+                match update {
+                    None => Written::Obsolete,
+                    Some(update) if put_update(bytes, end, &update) => Written::Yes,
+                    Some(_) => Written::NoRoom,
+                }
+            });
+        }
+        if self.events.has_pending() {
+            let limit = self.retransmissions();
+            self.events.pick(limit, bytes, end);
+        }
+    }
+
+    /// Tells urgent news to a few members at once instead of with the next ping: a death is known
+    /// everywhere within some round trips, not within log N periods.
+    pub(crate) fn spread_urgent(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if self.gossip_at > now || !self.outbox.has_urgent() || self.table.live() == 0 {
             return;
         }
-        if update.incarnation > self.me.incarnation + MAX_INCARNATION_JUMP {
-            return drop_evidence(DropReason::Implausible, out);
+        self.gossip_at = now + Micros(self.timing.interval.0 / GOSSIP_ROUNDS_PER_PERIOD);
+        let mut told = [Slot::ME; GOSSIP_FANOUT];
+        for at in 0..GOSSIP_FANOUT.min(self.table.live()) {
+            let found = self.table.random(&mut self.rng, |slot, _, row| {
+                row.state.is_live() && !told.contains(&slot)
+            });
+            let Some(slot) = found else {
+                return;
+            };
+            if let Some(place) = told.get_mut(at) {
+                *place = slot;
+            }
+            let digest = self.table.digest();
+            self.send_to_member(now, slot, Message::Gossip { digest }, out);
         }
-        if !planted("swim.does-not-refute") {
-            self.me.incarnation = update.incarnation + 1;
-        }
-        self.version += 1;
-        out.push(Output::Event(Event::Refuted {
-            incarnation: self.me.incarnation,
-        }));
-        self.push_to_some(now, self.config.indirect_probes.max(1), out);
     }
 
-    fn supersede(&mut self, boot_id: u64, out: &mut Vec<Output>) {
+    pub(crate) fn supersede(&mut self, boot_id: u64, out: &mut Vec<Output>) {
         if self.superseded_by < Some(boot_id) {
             self.superseded_by = Some(boot_id);
             self.version += 1;
@@ -469,104 +697,50 @@ impl Detector {
         }
     }
 
-    /// Marks this node as gone.
-    pub(crate) fn set_left(&mut self, now: MonoTime) {
-        self.me.state = MemberState::Left;
-        self.me_since = now;
-        self.version += 1;
-    }
-
-    /// Notes a change of the view that is not a change of a member.
-    pub(crate) const fn bump_version(&mut self) {
-        self.version += 1;
-    }
-
-    /// Starts waiting for the first contact anew.
-    pub(crate) const fn expect_contact(&mut self) {
-        self.contacted = false;
-    }
-
-    pub(crate) const fn refill_join_answers(&mut self) {
-        self.join_answers_left = MAX_JOIN_ANSWERS_PER_PERIOD;
-    }
-
-    fn update_budget(&self, receiver: Option<&Endpoint>) -> usize {
-        let budget = self.envelope.body_budget(receiver);
-        budget.saturating_sub(BODY_OVERHEAD_BYTES + self.me_bytes)
-    }
-
-    /// Sends evidence to `count` random live members.
-    pub(crate) fn push_to_some(&mut self, now: MonoTime, count: usize, out: &mut Vec<Output>) {
-        let mut names = self.table.live_names(None);
-        self.rng.shuffle(&mut names);
-        for name in names.into_iter().take(count) {
-            self.send_to_member(now, &name, Message::Gossip, &[], out);
-        }
-    }
-
-    /// Sends to a member where the table says that it is, with what is held of it and of `first`.
-    pub(crate) fn send_to_member(
-        &mut self,
-        now: MonoTime,
-        name: &NodeName,
-        message: Message,
-        first: &[&NodeName],
-        out: &mut Vec<Output>,
-    ) {
-        let Some(entry) = self.table.get(name) else {
-            return;
-        };
-        let to = entry.info.cluster_addr.clone();
-        let receiver = Endpoint {
-            name: name.clone(),
-            boot_id: entry.held.boot_id,
-        };
-        // What the receiver must refute comes first: the "buddy" of the Lifeguard paper.
-        let mut about = vec![name];
-        about.extend_from_slice(first);
-        self.send(now, &receiver, &to, message, &about, out);
-    }
-
-    /// Sends to one life of one node: the message, this node's own state, and evidence.
-    pub(crate) fn send(
-        &mut self,
-        now: MonoTime,
-        receiver: &Endpoint,
-        to: &Address,
-        message: Message,
-        first: &[&NodeName],
-        out: &mut Vec<Output>,
-    ) {
-        let mut updates = vec![Update {
-            info: self.local.clone(),
-            state: self.me.state,
-            boot_id: self.me.boot_id,
-            incarnation: self.me.incarnation,
-            age_secs: 0,
-        }];
-        let budget = self.update_budget(Some(receiver));
-        updates.extend(self.table.select(now, first, budget));
-        let body = Body { message, updates };
-        if let Some(body) = body.encode() {
-            let payload = self.envelope.seal(Some(receiver), &body);
-            let to = to.clone();
-            out.push(Output::Send { to, payload });
-        }
-    }
-
-    /// Asks whoever is at `seed` who it is. Carries no evidence.
-    pub(crate) fn send_join(&mut self, seed: Address, out: &mut Vec<Output>) {
-        let body = Body {
-            message: Message::Join,
-            updates: Vec::new(),
-        };
-        if let Some(body) = body.encode() {
-            let payload = self.envelope.seal(None, &body);
-            out.push(Output::Send { to: seed, payload });
-        }
+    pub(crate) const fn take_probe_seq(&mut self) -> u32 {
+        self.next_probe_seq = self.next_probe_seq.wrapping_add(1);
+        self.next_probe_seq
     }
 }
 
-fn drop_evidence(reason: DropReason, out: &mut Vec<Output>) {
-    out.push(Output::Event(Event::Dropped { reason }));
+/// What is held of a member, as it travels; `None` if nothing is, or an old tombstone.
+pub(crate) fn update_of(
+    table: &Table,
+    slot: Slot,
+    now: Micros,
+    tombstone_ttl: Micros,
+    full: bool,
+) -> Option<Update<'_>> {
+    let (profile, row) = table.get(slot)?;
+    let mut age = Micros(0);
+    if let Some(expires_at) = table.grave(slot) {
+        age = tombstone_ttl - (expires_at - now);
+        if !crate::table::is_told(age, tombstone_ttl) {
+            return None;
+        }
+    }
+    Some(Update {
+        about: profile.endpoint,
+        incarnation: row.incarnation,
+        state: row.state,
+        version: profile.version,
+        accusers: table
+            .suspicion(slot)
+            .map(|s| s.accusers)
+            .unwrap_or_default(),
+        // Rounded up, so that a tombstone never gets younger on its way.
+        age_secs: u32::try_from(age.0.div_ceil(1_000_000)).unwrap_or(u32::MAX),
+        profile: full.then(|| profile.encoded()),
+    })
+}
+
+/// Appends an update if it fits; whether it did.
+pub(crate) fn put_update(bytes: &mut Vec<u8>, end: usize, update: &Update<'_>) -> bool {
+    let mark = bytes.len();
+    update.put(bytes);
+    if bytes.len() > end {
+        bytes.truncate(mark);
+        return false;
+    }
+    true
 }

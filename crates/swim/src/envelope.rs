@@ -1,312 +1,205 @@
-//! The envelope of every datagram, and the window that tells a replay.
+//! The envelope of every datagram.
 //!
-//! `version 1 | mode 1 | cluster 8 | sender name 1+n | sender boot 8 | sequence 8 | receiver name 1+n |
-//! receiver boot 8 | body | tag 16 (mode 1 only)`, integers big-endian. The tag is HMAC-SHA256 over all
-//! before it, truncated to 128 bits as RFC 2104 section 5 allows.
-
-use std::collections::BTreeMap;
+//! `version 1 | flags 1 | key 1 | cluster 4 | sender 8 | sender boot v | sequence v | receiver boot v |
+//! body | tag`, integers big-endian, `v` a variable-length one. The tag covers all before it and the
+//! receiver's id, which is not sent: 16 bytes of HMAC-SHA256, or without authentication 4 bytes of a
+//! checksum, which tells accidents alone.
 
 use bytes::Bytes;
-use hmac::{Hmac, KeyInit, Mac};
-use rivven_core_types::limits::MAX_DATAGRAM_BYTES;
-use rivven_core_types::{InvalidId, NodeName};
-use sha2::Sha256;
 
-use crate::config::{ClusterTag, SwimConfig, SwimSecurity};
+use crate::codec::{Reader, put_varint};
+use crate::config::{SwimConfig, SwimSecurity};
 use crate::event::DropReason;
+use crate::keyring::{KeyIds, Keyring, TAG_BYTES};
+use crate::profile::{Endpoint, MemberId};
 
-const VERSION: u8 = 1;
-const MODE_INSECURE: u8 = 0;
-const MODE_HMAC: u8 = 1;
-const TAG_BYTES: usize = 16;
-/// Bytes before the sender's name.
-const PREFIX_BYTES: usize = 10;
-/// Domain separation: the shared secret may serve other protocols too.
-const KEY_CONTEXT: &[u8] = b"rivven-swim/1";
+/// Longest datagram, in bytes: fits the least MTU of IPv6 (1,280) less its headers and UDP's.
+pub const MAX_SWIM_DATAGRAM_BYTES: usize = 1_200;
 
-/// One life of one node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    pub(crate) name: NodeName,
-    pub(crate) boot_id: u64,
-}
+const VERSION: u8 = 2;
+const FLAG_AUTHENTICATED: u8 = 1;
+/// For whoever gets it: a join request, which is sent before the receiver is known.
+const FLAG_UNBOUND: u8 = 2;
+/// Bytes of the fixed part.
+const PREFIX_BYTES: usize = 15;
+const CHECKSUM_BYTES: usize = 4;
+const NOBODY: MemberId = MemberId(0);
 
 /// An envelope whose tag holds.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Opened<'a> {
     pub(crate) sender: Endpoint,
     pub(crate) sequence: u64,
     /// `None` in a join request alone.
-    pub(crate) receiver: Option<Endpoint>,
+    pub(crate) receiver_boot: Option<u64>,
+    /// The key that the sender used: it can open answers under it.
+    pub(crate) key: u8,
     pub(crate) body: &'a [u8],
 }
 
-/// Seals and opens datagrams for one node.
-pub(crate) struct Envelope {
-    key: Option<Hmac<Sha256>>,
-    cluster: ClusterTag,
-    local: Endpoint,
-    next_sequence: u64,
+/// For whom a datagram is, and under which key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Binding {
+    pub(crate) receiver: Option<Endpoint>,
+    pub(crate) key: u8,
 }
 
-impl std::fmt::Debug for Envelope {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let authenticated = self.key.is_some();
-        f.debug_struct("Envelope")
-            .field("authenticated", &authenticated)
-            .field("local", &self.local)
-            .finish_non_exhaustive()
+impl Binding {
+    const fn receiver_id(&self) -> MemberId {
+        match self.receiver {
+            Some(receiver) => receiver.id,
+            None => NOBODY,
+        }
     }
+}
+
+/// Seals and opens datagrams for one node.
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub(crate) ring: Option<Keyring>,
+    cluster: u32,
+    local: Endpoint,
+    next_sequence: u64,
+    /// Kept between datagrams, so that only the finished ones are allocated.
+    scratch: Vec<u8>,
 }
 
 impl Envelope {
     pub(crate) fn new(config: &SwimConfig, local: Endpoint) -> Self {
-        let key = match &config.security {
-            SwimSecurity::SharedSecret(secret) => Some(derive_key(secret.as_bytes())),
+        let ring = match &config.security {
+            SwimSecurity::SharedSecret(secret) => Some(Keyring::new(secret, config.cluster)),
             SwimSecurity::Unconfigured | SwimSecurity::InsecureDev => None,
         };
         Self {
-            key,
-            cluster: config.cluster,
+            ring,
+            cluster: config.cluster.short(),
             local,
             next_sequence: 1,
+            scratch: Vec::new(),
         }
     }
 
-    /// Bytes left for a body to `receiver`.
-    pub(crate) fn body_budget(&self, receiver: Option<&Endpoint>) -> usize {
-        let names = self.local.name.as_str().len()
-            + receiver.map_or(0, |receiver| receiver.name.as_str().len());
-        MAX_DATAGRAM_BYTES - PREFIX_BYTES - 1 - 8 - 8 - 1 - 8 - TAG_BYTES - names
+    /// The keys that peers may use.
+    pub(crate) fn keys(&self) -> KeyIds {
+        self.ring.as_ref().map(Keyring::ids).unwrap_or_default()
     }
 
-    /// Wraps `body` for `receiver`, under the next sequence number.
-    pub(crate) fn seal(&mut self, receiver: Option<&Endpoint>, body: &[u8]) -> Bytes {
-        let mut out = Vec::with_capacity(MAX_DATAGRAM_BYTES);
-        let mode = if self.key.is_some() {
-            MODE_HMAC
-        } else {
-            MODE_INSECURE
-        };
-        out.extend_from_slice(&[VERSION, mode]);
-        out.extend_from_slice(&self.cluster.get().to_be_bytes());
-        put_name(&mut out, Some(&self.local.name));
-        out.extend_from_slice(&self.local.boot_id.to_be_bytes());
-        out.extend_from_slice(&self.next_sequence.to_be_bytes());
+    /// The key for a peer that holds `theirs`.
+    pub(crate) fn key_for(&self, theirs: KeyIds) -> u8 {
+        self.ring.as_ref().map_or(0, |ring| ring.common(theirs))
+    }
+
+    /// Longest datagram before its tag.
+    pub(crate) const fn body_end(&self) -> usize {
+        MAX_SWIM_DATAGRAM_BYTES - TAG_BYTES
+    }
+
+    /// Begins a datagram: the caller appends the body, to at most [`Envelope::body_end`] bytes in all,
+    /// and hands the bytes to [`Envelope::seal`].
+    pub(crate) fn begin(&mut self, binding: &Binding) -> Vec<u8> {
+        let mut out = std::mem::take(&mut self.scratch);
+        out.clear();
+        let mut flags = 0;
+        if self.ring.is_some() {
+            flags |= FLAG_AUTHENTICATED;
+        }
+        if binding.receiver.is_none() {
+            flags |= FLAG_UNBOUND;
+        }
+        out.extend_from_slice(&[VERSION, flags, binding.key]);
+        out.extend_from_slice(&self.cluster.to_be_bytes());
+        out.extend_from_slice(&self.local.id.0.to_be_bytes());
+        put_varint(&mut out, self.local.boot_id);
+        put_varint(&mut out, self.next_sequence);
         self.next_sequence += 1;
-        put_name(&mut out, receiver.map(|receiver| &receiver.name));
-        let receiver_boot = receiver.map_or(0, |receiver| receiver.boot_id);
-        out.extend_from_slice(&receiver_boot.to_be_bytes());
-        out.extend_from_slice(body);
-        if let Some(key) = &self.key {
-            let tag = key.clone().chain_update(&out).finalize().into_bytes();
-            out.extend(tag.iter().take(TAG_BYTES));
-        }
-        Bytes::from(out)
+        put_varint(&mut out, binding.receiver.map_or(0, |r| r.boot_id));
+        out
     }
 
-    /// Checks length, version, cluster, mode and tag, in this order, and only then reads on.
+    pub(crate) fn seal(&mut self, mut out: Vec<u8>, binding: &Binding) -> Bytes {
+        let receiver = binding.receiver_id();
+        match &self.ring {
+            Some(ring) => {
+                // Without such a key the tag is missing and nobody takes the datagram: it cannot
+                // happen, as callers ask for a key that is held.
+                let tag = ring.tag(binding.key, &out, receiver);
+                out.extend_from_slice(tag.as_ref().map_or(&[], <[u8; TAG_BYTES]>::as_slice));
+            }
+            None => {
+                let sum = checksum(&out, receiver);
+                out.extend_from_slice(&sum.to_be_bytes());
+            }
+        }
+        let sealed = Bytes::copy_from_slice(&out);
+        self.scratch = out;
+        sealed
+    }
+
+    /// Checks length, version, cluster and tag, in this order, and only then reads on.
     pub(crate) fn open<'a>(&self, datagram: &'a [u8]) -> Result<Opened<'a>, DropReason> {
-        if datagram.len() > MAX_DATAGRAM_BYTES || datagram.len() < PREFIX_BYTES {
+        if datagram.len() > MAX_SWIM_DATAGRAM_BYTES || datagram.len() < PREFIX_BYTES {
             return Err(DropReason::Malformed);
         }
         let mut reader = Reader(datagram);
         if reader.u8()? != VERSION {
             return Err(DropReason::Malformed);
         }
-        let mode = reader.u8()?;
-        if reader.u64()? != self.cluster.get() {
+        let flags = reader.u8()?;
+        let key = reader.u8()?;
+        if reader.u32()? != self.cluster {
             return Err(DropReason::ForeignCluster);
         }
-        match (&self.key, mode) {
-            (None, MODE_INSECURE) => {}
-            (Some(key), MODE_HMAC) => {
-                let signed = datagram
-                    .len()
-                    .checked_sub(TAG_BYTES)
-                    .and_then(|at| datagram.split_at_checked(at));
-                let (signed, tag) = signed.ok_or(DropReason::Malformed)?;
-                let mac = key.clone().chain_update(signed);
-                mac.verify_truncated_left(tag)
-                    .map_err(|_| DropReason::Unauthenticated)?;
-                reader = Reader(signed.get(PREFIX_BYTES..).ok_or(DropReason::Malformed)?);
+        let bound = flags & FLAG_UNBOUND == 0;
+        let receiver = if bound { self.local.id } else { NOBODY };
+        let authenticated = flags & FLAG_AUTHENTICATED != 0;
+        let signed = match &self.ring {
+            Some(ring) if authenticated => {
+                let (signed, tag) = split_tag(datagram, TAG_BYTES)?;
+                if !ring.verify(key, signed, receiver, tag) {
+                    return Err(DropReason::Unauthenticated);
+                }
+                signed
+            }
+            None if !authenticated => {
+                let (signed, sum) = split_tag(datagram, CHECKSUM_BYTES)?;
+                if checksum(signed, receiver).to_be_bytes() != sum {
+                    return Err(DropReason::NotForThisNode);
+                }
+                signed
             }
             _ => return Err(DropReason::Unauthenticated),
+        };
+        if flags & !(FLAG_AUTHENTICATED | FLAG_UNBOUND) != 0 {
+            return Err(DropReason::Malformed);
         }
-        let sender = reader.name()?.ok_or(DropReason::Malformed)?;
-        let sender_boot = reader.u64()?;
-        let sequence = reader.u64()?;
-        let receiver = reader.name()?;
-        let receiver_boot = reader.u64()?;
+        let mut reader = Reader(signed.get(PREFIX_BYTES - 8..).unwrap_or_default());
+        let id = MemberId(reader.u64()?);
+        let boot_id = reader.varint()?;
+        let sequence = reader.varint()?;
+        let receiver_boot = reader.varint()?;
+        if boot_id == 0 || (receiver_boot == 0) == bound {
+            return Err(DropReason::Malformed);
+        }
         Ok(Opened {
-            sender: Endpoint {
-                name: sender,
-                boot_id: sender_boot,
-            },
+            sender: Endpoint { id, boot_id },
             sequence,
-            receiver: receiver.map(|name| Endpoint {
-                name,
-                boot_id: receiver_boot,
-            }),
+            receiver_boot: bound.then_some(receiver_boot),
+            key,
             body: reader.0,
         })
     }
 }
 
-fn derive_key(secret: &[u8]) -> Hmac<Sha256> {
-    let keyed = |key: &[u8]| {
-        <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes keys of any length")
-    };
-    let derived = keyed(secret).chain_update(KEY_CONTEXT).finalize();
-    keyed(&derived.into_bytes())
+fn split_tag(datagram: &[u8], length: usize) -> Result<(&[u8], &[u8]), DropReason> {
+    let at = datagram.len().checked_sub(length);
+    let split = at.and_then(|at| datagram.split_at_checked(at));
+    split.ok_or(DropReason::Malformed)
 }
 
-fn put_name(out: &mut Vec<u8>, name: Option<&NodeName>) {
-    let text = name.map_or("", NodeName::as_str);
-    // Names have at most 128 bytes, so that the length always fits.
-    out.push(u8::try_from(text.len()).unwrap_or(0));
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// Takes pieces off the front of a datagram.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Result<&'a [u8], DropReason> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(length)
-            .ok_or(DropReason::Malformed)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn u8(&mut self) -> Result<u8, DropReason> {
-        let byte = self.take(1)?;
-        byte.first().copied().ok_or(DropReason::Malformed)
-    }
-
-    fn u64(&mut self) -> Result<u64, DropReason> {
-        let bytes = self.take(8)?;
-        let bytes = <[u8; 8]>::try_from(bytes).map_err(|_| DropReason::Malformed)?;
-        Ok(u64::from_be_bytes(bytes))
-    }
-
-    fn name(&mut self) -> Result<Option<NodeName>, DropReason> {
-        let length = usize::from(self.u8()?);
-        if length == 0 {
-            return Ok(None);
-        }
-        let text = std::str::from_utf8(self.take(length)?).map_err(|_| DropReason::Malformed)?;
-        let name = NodeName::new(text).map_err(|_: InvalidId| DropReason::Malformed)?;
-        Ok(Some(name))
-    }
-}
-
-/// The sequence numbers seen of one life of one sender: the highest, and which of the 63 below it
-/// (RFC 4303 section 3.4.3). UDP reorders, so that "only ever upwards" would drop good datagrams.
-#[derive(Debug, Clone, Copy)]
-struct ReplayWindow {
-    boot_id: u64,
-    highest: u64,
-    /// Bit i: `highest - i` was seen.
-    seen: u64,
-}
-
-impl ReplayWindow {
-    const fn accept(&mut self, sequence: u64) -> bool {
-        if sequence > self.highest {
-            let ahead = sequence - self.highest;
-            self.seen = if ahead < 64 {
-                self.seen << ahead | 1
-            } else {
-                1
-            };
-            self.highest = sequence;
-            return true;
-        }
-        let behind = self.highest - sequence;
-        if behind >= 64 || self.seen >> behind & 1 == 1 {
-            return false;
-        }
-        self.seen |= 1 << behind;
-        true
-    }
-}
-
-/// The windows of all senders heard in this life; bounded.
-#[derive(Debug, Default)]
-pub(crate) struct ReplayWindows {
-    windows: BTreeMap<NodeName, ReplayWindow>,
-}
-
-impl ReplayWindows {
-    /// The newest life of `name` that was heard.
-    pub(crate) fn boot_id(&self, name: &NodeName) -> Option<u64> {
-        self.windows.get(name).map(|window| window.boot_id)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.windows.len()
-    }
-
-    /// Forgets one sender for which `keep` does not ask.
-    pub(crate) fn evict_one(&mut self, keep: impl Fn(&NodeName) -> bool) {
-        let victim = self.windows.keys().find(|name| !keep(name)).cloned();
-        if let Some(victim) = victim {
-            self.windows.remove(&victim);
-        }
-    }
-
-    /// Takes note of a datagram; an error if it is a replay or of an earlier life.
-    pub(crate) fn accept(&mut self, sender: &Endpoint, sequence: u64) -> Result<(), DropReason> {
-        let fresh = ReplayWindow {
-            boot_id: sender.boot_id,
-            highest: sequence,
-            seen: 1,
-        };
-        let Some(window) = self.windows.get_mut(&sender.name) else {
-            self.windows.insert(sender.name.clone(), fresh);
-            return Ok(());
-        };
-        if sender.boot_id < window.boot_id {
-            return Err(DropReason::StaleSender);
-        }
-        if sender.boot_id > window.boot_id {
-            *window = fresh;
-            return Ok(());
-        }
-        if window.accept(sequence) {
-            Ok(())
-        } else {
-            Err(DropReason::Replayed)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_window_takes_each_number_once_in_any_order() {
-        let mut windows = ReplayWindows::default();
-        let sender = Endpoint {
-            name: NodeName::new("a").unwrap(),
-            boot_id: 1,
-        };
-        for sequence in [5, 3, 4, 70, 69, 8] {
-            assert_eq!(windows.accept(&sender, sequence), Ok(()), "{sequence}");
-        }
-        for sequence in [5, 3, 70, 69, 8, 6] {
-            let outcome = windows.accept(&sender, sequence);
-            assert_eq!(outcome, Err(DropReason::Replayed), "{sequence}");
-        }
-        let next_life = Endpoint {
-            boot_id: 2,
-            ..sender.clone()
-        };
-        assert_eq!(windows.accept(&next_life, 1), Ok(()));
-        assert_eq!(windows.accept(&sender, 99), Err(DropReason::StaleSender));
-    }
+/// FNV-1a over the bytes and the receiver, folded to 32 bits: notices a datagram that came to another
+/// node after addresses were exchanged. No protection against anybody.
+fn checksum(signed: &[u8], receiver: MemberId) -> u32 {
+    let hash = crate::config::fnv1a_from(crate::config::fnv1a(signed), &receiver.0.to_be_bytes());
+    let [a, b, c, d, e, f, g, h] = hash.to_be_bytes();
+    u32::from_be_bytes([a ^ e, b ^ f, c ^ g, d ^ h])
 }

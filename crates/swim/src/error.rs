@@ -58,6 +58,29 @@ pub enum SwimError {
         /// How long was waited.
         waited: Duration,
     },
+    /// No such key is held. Nothing changed; install it first.
+    #[error("no key {id} is held: install its secret first")]
+    UnknownKey {
+        /// The key's number.
+        id: u8,
+    },
+    /// The primary key cannot be removed. Nothing changed; use another one first.
+    #[error("key {id} is the primary one: use another before it is removed")]
+    PrimaryKey {
+        /// The key's number.
+        id: u8,
+    },
+    /// The membership is not authenticated, so that there are no keys. Nothing changed.
+    #[error("datagrams are not authenticated: there are no keys to rotate")]
+    NoKeys,
+    /// The state file could not be read or written. Nothing was started.
+    #[error("cannot use the state file {path}: {source}")]
+    State {
+        /// The file.
+        path: std::path::PathBuf,
+        /// The operating system's answer.
+        source: std::io::Error,
+    },
     /// The driver has stopped: shutdown was signalled, or this node left. Nothing changed; retrying
     /// cannot help.
     #[error("membership has stopped")]

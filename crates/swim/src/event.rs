@@ -1,9 +1,10 @@
 //! What the detector hands to its driver.
 
 use bytes::Bytes;
-use rivven_core_types::{Address, NodeName};
+use rivven_core_types::NodeName;
 
 use crate::member::MemberState;
+use crate::profile::Destination;
 
 /// What the driver has to do or to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,9 +13,21 @@ pub enum Output {
     /// Send `payload` to `to`; best effort. A name may resolve to several addresses: send to each.
     Send {
         /// Where to.
-        to: Address,
+        to: Destination,
         /// The datagram.
         payload: Bytes,
+    },
+    /// Ask over a stream whether this life of the member is there, within a ping timeout, and give
+    /// [`crate::Input::StreamAnswer`] if it is.
+    StreamProbe {
+        /// The number for the answer.
+        seq: u32,
+        /// Whom.
+        member: NodeName,
+        /// Which life of it.
+        boot_id: u64,
+        /// Where it is.
+        to: Destination,
     },
     /// Something happened.
     Event(Event),
@@ -34,6 +47,18 @@ pub enum Event {
         boot_id: u64,
         /// Its incarnation.
         incarnation: u64,
+    },
+    /// A member changed its metadata or what it says of itself.
+    ProfileChanged {
+        /// Which member.
+        name: NodeName,
+    },
+    /// A member broadcast this: once per member and event.
+    User {
+        /// Whose.
+        origin: NodeName,
+        /// What, of at most 512 bytes.
+        payload: Bytes,
     },
     /// A tombstone expired.
     MemberForgotten {
@@ -64,13 +89,18 @@ pub enum Event {
     },
     /// This process was not scheduled for longer than a period; suspicions were prolonged by it.
     Paused,
+    /// A probe failed while nobody at all was heard: nothing was concluded from it.
+    Deaf,
     /// A datagram, or one piece of evidence in it, was dropped without any effect.
     Dropped {
         /// Why.
         reason: DropReason,
     },
     /// The departure has been told; the driver may stop.
-    LeaveFinished,
+    LeaveFinished {
+        /// How many members have acknowledged it, up to three. None: nobody may know.
+        acknowledged: usize,
+    },
 }
 
 /// How a probe ended.
@@ -81,6 +111,8 @@ pub enum ProbeOutcome {
     Direct,
     /// The member answered to another member.
     Indirect,
+    /// The member answered over a stream.
+    Stream,
     /// No answer.
     Failed,
 }
@@ -91,6 +123,7 @@ impl ProbeOutcome {
         match self {
             Self::Direct => "direct",
             Self::Indirect => "indirect",
+            Self::Stream => "stream",
             Self::Failed => "failed",
         }
     }
@@ -118,7 +151,9 @@ pub enum DropReason {
     Replayed,
     /// Evidence that nobody can have: an incarnation far ahead, an address that nobody can reach.
     Implausible,
-    /// A bound is reached: members, replay windows, relays or join answers.
+    /// One authenticated member sends more than any healthy one would.
+    RateLimited,
+    /// A bound is reached: members, relays, answers per period, bytes of metadata or of an event.
     Overloaded,
 }
 
@@ -135,6 +170,7 @@ impl DropReason {
             Self::StaleSender => "stale_sender",
             Self::Replayed => "replayed",
             Self::Implausible => "implausible",
+            Self::RateLimited => "rate_limited",
             Self::Overloaded => "overloaded",
         }
     }

@@ -47,26 +47,51 @@
 //! # }
 //! ```
 
+mod codec;
 mod config;
+mod contact;
 mod detector;
 mod envelope;
 mod error;
 mod event;
+mod evidence;
+mod keyring;
 mod member;
 mod message;
+mod micros;
+mod outbox;
 mod probe;
+mod profile;
+mod registry;
+mod replay;
+mod round;
+mod suspicion;
+mod sync;
 mod table;
+mod user_event;
 
 #[cfg(feature = "tokio")]
 mod driver;
+#[cfg(feature = "tokio")]
+mod event_log;
 #[cfg(feature = "tokio")]
 mod membership;
 #[cfg(feature = "tokio")]
 mod resolver;
 #[cfg(feature = "tokio")]
+mod state_file;
+#[cfg(feature = "tokio")]
 mod telemetry;
 #[cfg(feature = "tokio")]
 mod udp;
+
+#[cfg(any(test, feature = "sim"))]
+#[expect(
+    clippy::expect_used,
+    clippy::as_conversions,
+    reason = "a simulation stops at its own mistakes"
+)]
+pub mod sim;
 
 #[cfg(test)]
 #[expect(
@@ -77,11 +102,17 @@ mod tests;
 
 pub use config::{ClusterTag, MIN_SECRET_BYTES, SharedSecret, SwimConfig, SwimSecurity};
 pub use detector::{Detector, Input};
+pub use envelope::MAX_SWIM_DATAGRAM_BYTES;
 pub use error::SwimError;
 pub use event::{DropReason, Event, Output, ProbeOutcome};
 pub use member::{Change, Member, MemberState, MembershipView};
+pub use message::MAX_EVENT_BYTES;
+pub use profile::{Destination, MAX_METADATA_BYTES};
+pub use registry::Registry;
 
 #[cfg(feature = "tokio")]
-pub use membership::{Membership, SwimPorts};
+pub use event_log::{Delivery, EventStream};
+#[cfg(feature = "tokio")]
+pub use membership::{Membership, StreamProbe, SwimPorts};
 #[cfg(feature = "tokio")]
 pub use udp::UdpDatagram;

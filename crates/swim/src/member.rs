@@ -1,13 +1,14 @@
 //! What is known of the members, as others see it.
 
 use std::fmt;
+use std::sync::Arc;
 
+use bytes::Bytes;
 use rivven_core_types::{MonoTime, NodeInfo, NodeName};
-use serde::{Deserialize, Serialize};
 
 /// What is believed of a member. The order is that of precedence among evidence of equal boot id and
 /// incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MemberState {
     /// Answers.
     Alive,
@@ -49,14 +50,16 @@ impl fmt::Display for MemberState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// Who and where.
-    pub info: NodeInfo,
+    pub info: Arc<NodeInfo>,
     /// What is believed of it.
     pub state: MemberState,
     /// Which life of its process; grows with every restart.
     pub boot_id: u64,
     /// How often it has refuted within this life.
     pub incarnation: u64,
-    /// Since when it is in this state here, on this node's own clock.
+    /// What it says of itself besides; at most 512 bytes, of the application's own making.
+    pub metadata: Bytes,
+    /// Since when it is in this state here, on this node's own clock, to 65 ms.
     pub since: MonoTime,
 }
 
@@ -97,6 +100,7 @@ impl MembershipView {
                 before.state == member.state
                     && before.boot_id == member.boot_id
                     && before.info == member.info
+                    && before.metadata == member.metadata
             });
             if !same {
                 changes.push(Change {

@@ -1,203 +1,316 @@
-//! The clock side of the detector: probes, suspicions, tombstones, seeds, leaving.
+//! The clock side of the detector: probes, relayed probes, this node's own health.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use rivven_core_types::{Address, MonoTime, NodeName};
-
-use crate::detector::{Detector, MAX_SEEDS};
-use crate::envelope::Endpoint;
+use crate::contact::MAX_SILENT_PERIODS;
+use crate::detector::{Detector, Letter, Mail};
 use crate::event::{DropReason, Event, Output, ProbeOutcome};
 use crate::member::MemberState;
 use crate::message::Message;
-use crate::table::Evidence;
+use crate::micros::Micros;
+use crate::profile::{Destination, Endpoint};
+use crate::registry::Slot;
 
 /// Most indirect probes that this node carries for others at once.
 const MAX_RELAYS: usize = 256;
-/// How often a departure is told.
-const LEAVE_ROUNDS: u32 = 3;
-/// To how many members a departure is told each time; they tell the others.
-const LEAVE_FANOUT: usize = 32;
+/// Least time for a direct answer before others are asked, however fast answers are in general.
+const MIN_DIRECT_TIMEOUT: Micros = Micros(10_000);
+/// Waves of requests to relays, each with another direct ping: with a share p of datagrams lost, all
+/// ways fail with (1 - (1-p)^2)^3 * (1 - (1-p)^4)^(2k) instead of (1 - (1-p)^2) * (1 - (1-p)^4)^k.
+const WAVES: u8 = 2;
+/// Candidates drawn for each relay, to find one in another rack.
+const DRAWS_PER_RELAY: usize = 4;
+/// Greatest local health multiplier (Lifeguard, section IV-A).
+const MAX_HEALTH: u32 = 8;
 /// A tick that comes later than this after its time, or than a period, means that this process stood
 /// still: its missing answers are its own fault.
-const PAUSE_TOLERANCE: Duration = Duration::from_millis(200);
+const PAUSE_TOLERANCE: Micros = Micros(200_000);
 
 /// The probe of this period.
 #[derive(Debug)]
 pub(crate) struct Probe {
-    seq: u64,
+    seq: u32,
+    slot: Slot,
     target: Endpoint,
-    /// When others are asked; `None` once they are.
-    ask_others_at: Option<MonoTime>,
-    outcome: ProbeOutcome,
+    sent_at: Micros,
+    waves: u8,
+    next_at: Micros,
+    fail_at: Micros,
+    /// Relays asked, and how many of them answered that they got no answer either.
+    asked: Vec<Slot>,
+    nacks: usize,
+}
+
+impl Probe {
+    pub(crate) fn next_step(&self) -> Micros {
+        self.next_at.min(self.fail_at)
+    }
 }
 
 /// A probe carried for another member.
 #[derive(Debug)]
-pub(crate) struct Relay {
-    origin: Endpoint,
-    origin_addr: Address,
-    origin_seq: u64,
+struct Relay {
+    origin: Letter,
+    origin_seq: u32,
     target: Endpoint,
-    until: MonoTime,
+    /// When the origin is told that there is no answer; `None` once it is.
+    nack_at: Option<Micros>,
+    until: Micros,
 }
 
-/// A departure under way.
+/// The probes carried for others, by their own numbers.
 #[derive(Debug)]
-pub(crate) struct Leaving {
-    rounds_left: u32,
-    next: MonoTime,
+pub(crate) struct Relays {
+    carried: BTreeMap<u32, Relay>,
+    due: Micros,
+}
+
+impl Default for Relays {
+    fn default() -> Self {
+        Self {
+            carried: BTreeMap::new(),
+            due: Micros::NEVER,
+        }
+    }
+}
+
+impl Relays {
+    pub(crate) const fn next_due(&self) -> Micros {
+        self.due
+    }
+
+    fn reckon(&mut self) {
+        let dues = self.carried.values().map(|r| r.nack_at.unwrap_or(r.until));
+        self.due = dues.min().unwrap_or(Micros::NEVER);
+    }
+}
+
+/// How long answers take: a smoothed mean and deviation (RFC 6298, section 2).
+#[derive(Debug, Default)]
+pub(crate) struct RoundTrip {
+    smoothed: Option<(Micros, Micros)>,
+}
+
+impl RoundTrip {
+    fn sample(&mut self, took: Micros) {
+        let (mean, deviation) = match self.smoothed {
+            None => (took, Micros(took.0 / 2)),
+            Some((mean, deviation)) => {
+                let off = (mean - took).max(took - mean);
+                let deviation = Micros((3 * deviation.0 + off.0) / 4);
+                (Micros((7 * mean.0 + took.0) / 8), deviation)
+            }
+        };
+        self.smoothed = Some((mean, deviation));
+    }
+
+    /// How long to wait for a direct answer before others are asked.
+    fn patience(&self, configured: Micros) -> Micros {
+        let Some((mean, deviation)) = self.smoothed else {
+            return configured;
+        };
+        let usual = mean + deviation.times(4);
+        usual.max(MIN_DIRECT_TIMEOUT).min(configured)
+    }
 }
 
 impl Detector {
-    /// When [`crate::Input::Timeout`] is next due.
-    pub fn poll_timeout(&self) -> MonoTime {
-        let ask = self.probe.as_ref().and_then(|probe| probe.ask_others_at);
-        let leave = self.leaving.as_ref().map(|leaving| leaving.next);
-        let suspicion = self.table.next_suspicion_end();
-        let others = [ask, leave, suspicion, self.join_at];
-        let others = others.into_iter().flatten();
-        others.fold(self.next_tick, MonoTime::min)
-    }
-
-    pub(crate) fn timeout(&mut self, now: MonoTime, out: &mut Vec<Output>) {
+    pub(crate) fn timeout(&mut self, now: Micros, out: &mut Vec<Output>) {
         // First, since it may prolong what would end below.
         self.detect_pause(now, out);
-        self.ask_others(now, out);
-        for name in self.table.overdue_suspects(now) {
-            self.accuse(now, &name, MemberState::Dead, out);
+        self.step_probe(now, out);
+        self.step_relays(now, out);
+        if self.is_deaf(now) {
+            let interval = self.timing.interval;
+            if self.table.overdue(now).is_some() {
+                self.table.put_off_suspicions(interval);
+            }
         }
+        self.end_suspicions(now, out);
         self.continue_leaving(now, out);
         self.ask_seeds_while_alone(now, out);
         if now >= self.next_tick {
-            let next = self.next_tick + self.config.ping_interval;
-            self.next_tick = next.max(now + self.config.ping_interval / 2);
+            let scaled = self.timing.interval.times(u64::from(1 + self.health));
+            let next = self.next_tick + scaled;
+            self.next_tick = next.max(now + Micros(self.timing.interval.0 / 2));
             self.tick(now, out);
         }
     }
 
-    fn detect_pause(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        let gap = now.since(self.next_tick);
-        if gap <= self.config.ping_interval.max(PAUSE_TOLERANCE) {
+    fn detect_pause(&mut self, now: Micros, out: &mut Vec<Output>) {
+        let gap = now - self.next_tick;
+        if gap <= self.timing.interval.max(PAUSE_TOLERANCE) {
             return;
         }
-        self.table.prolong_suspicions(gap);
+        self.table.put_off_suspicions(gap);
         self.probe = None;
         self.next_tick = now;
+        self.heard_at = now;
+        self.raise_health_score(2);
         out.push(Output::Event(Event::Paused));
     }
 
-    fn tick(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        self.finish_probe(now, out);
-        self.relays.retain(|_, relay| relay.until > now);
-        self.refill_join_answers();
-        for name in self.table.take_expired(now) {
-            self.bump_version();
-            out.push(Output::Event(Event::MemberForgotten { name }));
+    /// Whether this node hears nobody although it should: then it is the likelier patient. Silence that
+    /// lasts is believed in the end, or nobody would ever notice that all others died.
+    fn is_deaf(&self, now: Micros) -> bool {
+        let silence = now - self.heard_at;
+        let interval = self.timing.interval;
+        self.table.live() > 1
+            && silence > interval.times(2)
+            && silence < interval.times(MAX_SILENT_PERIODS)
+    }
+
+    fn tick(&mut self, now: Micros, out: &mut Vec<Output>) {
+        self.refill_courtesies();
+        self.comparison.refill();
+        if let Some(ring) = &mut self.envelope.ring {
+            ring.expire(now);
         }
-        if self.me.state == MemberState::Left {
+        while let Some(slot) = self.table.expired(now) {
+            self.forget(slot, out);
+        }
+        if self.me.left {
             return;
         }
         self.start_probe(now, out);
         if now >= self.next_dead_probe {
-            self.next_dead_probe = now + self.config.dead_probe_interval;
+            self.next_dead_probe = now + Micros::from(self.config.dead_probe_interval);
             self.reach_for_the_lost(now, out);
         }
     }
 
-    fn finish_probe(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        let Some(probe) = self.probe.take() else {
+    fn start_probe(&mut self, now: Micros, out: &mut Vec<Output>) {
+        // It has failed by now, or its answer came: a probe never outlasts its period.
+        self.fail_probe(now, out);
+        let Some(slot) = self.table.next_in_round(&mut self.rng) else {
             return;
         };
-        let outcome = probe.outcome;
-        out.push(Output::Event(Event::ProbeFinished { outcome }));
-        let same_life = |held: Evidence| held.boot_id == probe.target.boot_id;
-        let entry = self.table.get(&probe.target.name);
-        if outcome == ProbeOutcome::Failed && entry.is_some_and(|entry| same_life(entry.held)) {
-            self.accuse(now, &probe.target.name, MemberState::Suspect, out);
-        }
-    }
-
-    /// Raises what is held of a member to `state`, at its present life and incarnation.
-    fn accuse(
-        &mut self,
-        now: MonoTime,
-        name: &NodeName,
-        state: MemberState,
-        out: &mut Vec<Output>,
-    ) {
-        let Some(entry) = self.table.get(name) else {
+        let Some((profile, _)) = self.table.get(slot) else {
             return;
         };
-        let accused = Evidence {
-            state,
-            ..entry.held
-        };
-        if accused <= entry.held {
-            return;
-        }
-        let info = entry.info.clone();
-        self.set(now, info, accused, Duration::ZERO, out);
-        // The accused hears it first, so that it has the whole window to refute; its answer brings the
-        // refutation here at once.
-        let seq = self.take_probe_seq();
-        self.send_to_member(now, name, Message::Ping { seq }, &[], out);
-    }
-
-    /// Takes the next live member of the round; a new round is shuffled when one is through
-    /// (section 4.3 of the SWIM paper: bounds the time until a member is probed to 2N - 1 periods).
-    fn start_probe(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        if self.order.is_empty() {
-            self.order = self.table.live_names(None);
-            self.rng.shuffle(&mut self.order);
-        }
-        let mut target = None;
-        while let Some(name) = self.order.pop() {
-            let entry = self.table.get(&name).filter(|entry| entry.is_live());
-            if let Some(entry) = entry {
-                target = Some(Endpoint {
-                    boot_id: entry.held.boot_id,
-                    name,
-                });
-                break;
-            }
-        }
-        let Some(target) = target else {
-            return;
-        };
+        let scale = u64::from(1 + self.health);
+        let patience = self.round_trip.patience(self.timing.timeout).times(scale);
+        let period_end = now + self.timing.interval.times(scale);
+        let asks_at = now + patience;
+        let fail_at = (asks_at + self.timing.timeout.times(scale)).min(period_end);
+        let target = profile.endpoint;
         let seq = self.take_probe_seq();
         // Kept before it is sent, so that no answer can overtake it.
         self.probe = Some(Probe {
             seq,
-            target: target.clone(),
-            ask_others_at: Some(now + self.config.ping_timeout),
-            outcome: ProbeOutcome::Failed,
+            slot,
+            target,
+            sent_at: now,
+            waves: 0,
+            next_at: asks_at,
+            fail_at,
+            asked: Vec::new(),
+            nacks: 0,
         });
-        self.send_to_member(now, &target.name, Message::Ping { seq }, &[], out);
+        let digest = self.table.digest();
+        self.send_to_member(now, slot, Message::Ping { seq, digest }, out);
     }
 
-    const fn take_probe_seq(&mut self) -> u64 {
-        self.next_probe_seq = self.next_probe_seq.wrapping_add(1);
-        self.next_probe_seq
+    /// Pings a member beside the round; the answer only matters for what it says.
+    pub(crate) fn ping(&mut self, now: Micros, slot: Slot, out: &mut Vec<Output>) {
+        let seq = self.take_probe_seq();
+        let digest = self.table.digest();
+        self.send_to_member(now, slot, Message::Ping { seq, digest }, out);
     }
 
-    fn ask_others(&mut self, now: MonoTime, out: &mut Vec<Output>) {
+    fn step_probe(&mut self, now: Micros, out: &mut Vec<Output>) {
         let Some(probe) = &mut self.probe else {
             return;
         };
-        if probe.ask_others_at.is_none_or(|at| at > now) {
+        if probe.fail_at <= now {
+            return self.fail_probe(now, out);
+        }
+        if probe.next_at > now {
             return;
         }
-        probe.ask_others_at = None;
-        let (seq, target) = (probe.seq, probe.target.clone());
-        let mut relays = self.table.live_names(Some(&target.name));
-        self.rng.shuffle(&mut relays);
-        for relay in relays.into_iter().take(self.config.indirect_probes) {
-            let message = Message::PingReq {
+        probe.waves += 1;
+        probe.next_at = if probe.waves < WAVES {
+            now + Micros((probe.fail_at - now).0 / 2)
+        } else {
+            Micros::NEVER
+        };
+        let (seq, slot, target) = (probe.seq, probe.slot, probe.target);
+        if probe.waves == 1
+            && self.config.stream_fallback
+            && let Some((profile, _)) = self.table.get(slot)
+        {
+            out.push(Output::StreamProbe {
                 seq,
-                target: target.name.clone(),
-                target_boot: target.boot_id,
-            };
-            self.send_to_member(now, &relay, message, &[&target.name], out);
+                member: profile.info.name.clone(),
+                boot_id: target.boot_id,
+                to: profile.destination.clone(),
+            });
+        }
+        let digest = self.table.digest();
+        self.send_to_member(now, slot, Message::Ping { seq, digest }, out);
+        for relay in self.choose_relays(slot) {
+            self.send_to_member(now, relay, Message::PingReq { seq, target }, out);
+            if let Some(probe) = &mut self.probe {
+                probe.asked.push(relay);
+            }
+        }
+    }
+
+    /// Relays for the running probe: alive, not asked before, and if possible each in another rack, so
+    /// that no broken switch makes all of them fail alike.
+    pub(crate) fn choose_relays(&mut self, target: Slot) -> Vec<Slot> {
+        let asked = self.probe.as_ref().map(|p| p.asked.as_slice());
+        let asked = asked.unwrap_or_default();
+        let mut chosen: Vec<Slot> = Vec::new();
+        let mut racks: Vec<u64> = Vec::new();
+        for _ in 0..self.config.indirect_probes {
+            let mut best = None;
+            for _ in 0..DRAWS_PER_RELAY {
+                let drawn = self.table.random(&mut self.rng, |slot, _, row| {
+                    row.state == MemberState::Alive
+                        && slot != target
+                        && !asked.contains(&slot)
+                        && !chosen.contains(&slot)
+                });
+                let Some(drawn) = drawn else {
+                    return chosen;
+                };
+                let rack = self.table.get(drawn).map_or(0, |(profile, _)| profile.rack);
+                best = Some((drawn, rack));
+                if rack == 0 || !racks.contains(&rack) {
+                    break;
+                }
+            }
+            if let Some((slot, rack)) = best {
+                chosen.push(slot);
+                racks.push(rack);
+            }
+        }
+        chosen
+    }
+
+    fn fail_probe(&mut self, now: Micros, out: &mut Vec<Output>) {
+        let Some(probe) = self.probe.take() else {
+            return;
+        };
+        let outcome = ProbeOutcome::Failed;
+        out.push(Output::Event(Event::ProbeFinished { outcome }));
+        // Relays that answer "neither do I hear it" show that this node is well; their silence that it
+        // is not (Lifeguard, section IV-A). Without relays there is nothing to tell the two apart.
+        let silent = probe.asked.len().saturating_sub(probe.nacks);
+        if probe.asked.is_empty() || 2 * silent > probe.asked.len() {
+            self.raise_health_score(1);
+        }
+        let heard_nobody = !probe.asked.is_empty() && self.heard_at <= probe.sent_at;
+        let silence = now - self.heard_at;
+        let patient = silence < self.timing.interval.times(MAX_SILENT_PERIODS);
+        if heard_nobody && patient {
+            out.push(Output::Event(Event::Deaf));
+            return;
+        }
+        let held = self.table.live_at(probe.slot);
+        if held.is_some_and(|(profile, _)| profile.endpoint == probe.target) {
+            self.accuse(now, probe.slot, out);
         }
     }
 
@@ -205,157 +318,123 @@ impl Detector {
     /// asked; any other is too late. It does not end a suspicion: only the evidence beside it can.
     pub(crate) fn acknowledged(
         &mut self,
-        now: MonoTime,
-        sender: &Endpoint,
-        seq: u64,
+        now: Micros,
+        sender: Endpoint,
+        seq: u32,
         out: &mut Vec<Output>,
     ) {
-        let probe = self.probe.as_mut();
-        if let Some(probe) = probe.filter(|p| p.seq == seq && p.target == *sender) {
-            probe.ask_others_at = None;
-            probe.outcome = ProbeOutcome::Direct;
+        self.note_leave_ack(sender);
+        let probe = self.probe.as_ref();
+        if let Some(probe) = probe.filter(|p| p.seq == seq && p.target == sender) {
+            // Also when it was asked twice: too long a time at worst delays asking others.
+            self.round_trip.sample(now - probe.sent_at);
+            return self.probe_succeeded(ProbeOutcome::Direct, out);
+        }
+        let carried = &mut self.relays.carried;
+        if carried.get(&seq).is_none_or(|r| r.target != sender) {
             return;
         }
-        if self.relays.get(&seq).is_none_or(|r| r.target != *sender) {
-            return;
+        if let Some(relay) = carried.remove(&seq).filter(|relay| relay.until > now) {
+            let seq = relay.origin_seq;
+            self.send(now, &relay.origin, Message::IndirectAck { seq }, out);
         }
-        if let Some(relay) = self.relays.remove(&seq).filter(|relay| relay.until > now) {
-            let message = Message::IndirectAck {
-                seq: relay.origin_seq,
-                target: sender.name.clone(),
-            };
-            let about = [&sender.name];
-            self.send(now, &relay.origin, &relay.origin_addr, message, &about, out);
+        self.relays.reckon();
+    }
+
+    fn probe_succeeded(&mut self, outcome: ProbeOutcome, out: &mut Vec<Output>) {
+        self.probe = None;
+        self.health = self.health.saturating_sub(1);
+        out.push(Output::Event(Event::ProbeFinished { outcome }));
+    }
+
+    pub(crate) fn indirectly_acknowledged(&mut self, now: Micros, seq: u32, out: &mut Vec<Output>) {
+        let probe = self.probe.as_ref();
+        if probe.is_some_and(|probe| probe.seq == seq && probe.fail_at > now) {
+            self.probe_succeeded(ProbeOutcome::Indirect, out);
         }
     }
 
-    pub(crate) fn indirectly_acknowledged(&mut self, seq: u64, target: &NodeName) {
-        let probe = self.probe.as_mut();
-        let probe = probe.filter(|probe| probe.seq == seq && probe.target.name == *target);
-        // A direct answer that came as well says more.
-        if let Some(probe) = probe.filter(|probe| probe.outcome == ProbeOutcome::Failed) {
-            probe.outcome = ProbeOutcome::Indirect;
+    pub(crate) fn negatively_acknowledged(&mut self, seq: u32) {
+        if let Some(probe) = self.probe.as_mut().filter(|probe| probe.seq == seq) {
+            probe.nacks += 1;
         }
     }
 
-    /// Probes `target` for `origin`. Only a member that this node knows is probed: nobody can have it
+    /// The member answered over a stream: it is there, and only its datagrams do not get through.
+    pub(crate) fn stream_answer(&mut self, now: Micros, seq: u32, out: &mut Vec<Output>) {
+        let probe = self.probe.as_ref();
+        if probe.is_some_and(|probe| probe.seq == seq && probe.fail_at > now) {
+            self.probe_succeeded(ProbeOutcome::Stream, out);
+        }
+    }
+
+    /// Probes `target` for the sender. Only a member that this node knows is probed: nobody can have it
     /// send to an address of his choice.
     pub(crate) fn relay(
         &mut self,
-        now: MonoTime,
-        origin: &Endpoint,
-        origin_addr: Address,
-        origin_seq: u64,
-        target: &Endpoint,
+        now: Micros,
+        mail: &Mail,
+        origin_seq: u32,
+        target: Endpoint,
         out: &mut Vec<Output>,
     ) -> Result<(), DropReason> {
-        let entry = self.table.get(&target.name);
-        if entry.is_none_or(|entry| entry.held.boot_id != target.boot_id) {
+        let slot = self.table.find(target.id);
+        let known = |slot: &Slot| {
+            let held = self.table.get(*slot);
+            held.is_some_and(|(profile, _)| profile.endpoint == target)
+        };
+        let Some(slot) = slot.filter(known) else {
+            // This node is well, it only cannot help.
+            self.reply(now, mail, Message::Nack { seq: origin_seq }, out);
             return Ok(());
-        }
-        if self.relays.len() >= MAX_RELAYS {
+        };
+        if self.relays.carried.len() >= MAX_RELAYS {
             return Err(DropReason::Overloaded);
         }
         let seq = self.take_probe_seq();
+        // Told before the origin gives up, at four fifths of a timeout (as in Lifeguard).
+        let patience = Micros(self.timing.timeout.0 / 10 * 4);
+        let mut origin = self.answer(mail);
+        origin.about = Some(slot);
         let relay = Relay {
-            origin: origin.clone(),
-            origin_addr,
+            origin,
             origin_seq,
-            target: target.clone(),
-            until: now + self.config.ping_interval,
+            target,
+            nack_at: Some(now + patience),
+            until: now + self.timing.interval,
         };
-        self.relays.insert(seq, relay);
-        self.send_to_member(now, &target.name, Message::Ping { seq }, &[], out);
+        self.relays.carried.insert(seq, relay);
+        self.relays.reckon();
+        let digest = self.table.digest();
+        self.send_to_member(now, slot, Message::Ping { seq, digest }, out);
         Ok(())
     }
 
-    pub(crate) fn join(&mut self, now: MonoTime, seeds: Vec<Address>, out: &mut Vec<Output>) {
-        self.seeds = seeds;
-        self.seeds.retain(|seed| *seed != self.local.cluster_addr);
-        self.seeds.sort();
-        self.seeds.dedup();
-        self.seeds.truncate(MAX_SEEDS);
-        self.expect_contact();
-        self.join_pause = self.config.seed_retry_min;
-        self.ask_seeds(now, out);
-    }
-
-    fn ask_seeds(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        for seed in self.seeds.clone() {
-            self.send_join(seed, out);
-        }
-        // Jitter keeps a cluster that starts at once from asking one seed in step.
-        let pause = u64::try_from(self.join_pause.as_micros()).unwrap_or(u64::MAX);
-        let jitter = Duration::from_micros(self.rng.below(pause / 4 + 1));
-        self.join_at = (!self.seeds.is_empty()).then(|| now + self.join_pause + jitter);
-    }
-
-    fn ask_seeds_while_alone(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        if self.join_at.is_none_or(|at| at > now) {
+    fn step_relays(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if self.relays.due > now {
             return;
         }
-        if self.me.state == MemberState::Left {
-            self.join_at = None;
-        } else if self.table.live() > 0 {
-            self.join_pause = self.config.seed_retry_min;
-            self.join_at = Some(now + self.config.seed_retry_max);
-        } else {
-            let doubled = self.join_pause.saturating_mul(2);
-            self.join_pause = doubled.min(self.config.seed_retry_max);
-            self.ask_seeds(now, out);
-        }
-    }
-
-    /// Asks one dead member and one seed that is no live member: the way back after a partition that
-    /// outlasted the suspicions. A dead member hears what is held of it, and refutes.
-    fn reach_for_the_lost(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        let is_dead = |state: MemberState| state == MemberState::Dead;
-        let dead = self.table.iter().filter(|(_, e)| is_dead(e.held.state));
-        let dead: Vec<NodeName> = dead.map(|(name, _)| name.clone()).collect();
-        if let Some(name) = self.pick(&dead) {
-            let seq = self.take_probe_seq();
-            self.send_to_member(now, &name, Message::Ping { seq }, &[], out);
-        }
-        let live_at = |seed: &Address| {
-            let mut live = self.table.iter().filter(|(_, entry)| entry.is_live());
-            live.any(|(_, entry)| entry.info.cluster_addr == *seed)
-        };
-        let seeds = self.seeds.iter().filter(|seed| !live_at(seed));
-        let seeds: Vec<Address> = seeds.cloned().collect();
-        if let Some(seed) = self.pick(&seeds) {
-            self.send_join(seed, out);
-        }
-    }
-
-    fn pick<T: Clone>(&mut self, items: &[T]) -> Option<T> {
-        let at = self.rng.below(items.len() as u64);
-        items.get(usize::try_from(at).unwrap_or(0)).cloned()
-    }
-
-    pub(crate) fn leave(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        if self.me.state == MemberState::Left {
-            return;
-        }
-        self.set_left(now);
-        self.probe = None;
-        self.leaving = Some(Leaving {
-            rounds_left: LEAVE_ROUNDS,
-            next: now,
+        let mut nacks: Vec<(Letter, u32)> = Vec::new();
+        self.relays.carried.retain(|_, relay| {
+            if relay.nack_at.is_some_and(|at| at <= now) {
+                relay.nack_at = None;
+                nacks.push((relay.origin.clone(), relay.origin_seq));
+            }
+            relay.until > now
         });
-        self.continue_leaving(now, out);
+        self.relays.reckon();
+        for (origin, seq) in nacks {
+            self.send(now, &origin, Message::Nack { seq }, out);
+        }
     }
 
-    fn continue_leaving(&mut self, now: MonoTime, out: &mut Vec<Output>) {
-        let Some(leaving) = self.leaving.as_mut().filter(|l| l.next <= now) else {
-            return;
-        };
-        if leaving.rounds_left == 0 || self.table.live() == 0 {
-            self.leaving = None;
-            out.push(Output::Event(Event::LeaveFinished));
-            return;
-        }
-        leaving.rounds_left -= 1;
-        leaving.next = now + self.config.ping_interval;
-        self.push_to_some(now, LEAVE_FANOUT, out);
+    /// This node has reason to doubt itself.
+    pub(crate) fn raise_health_score(&mut self, by: u32) {
+        self.health = (self.health + by).min(MAX_HEALTH);
     }
+}
+
+/// Whether two destinations are the same place.
+pub(crate) fn is_at(destination: &Destination, address: &rivven_core_types::Address) -> bool {
+    *destination == Destination::from(address)
 }

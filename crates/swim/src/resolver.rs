@@ -1,7 +1,7 @@
 //! Names to addresses, in the background: a slow name server never holds up a probe.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rivven_core_types::{Address, MonoTime};
@@ -49,9 +49,6 @@ impl Resolver {
     /// The addresses known of `to` now. A name not known yet has none: its lookup is started, and
     /// whoever sends will send again.
     pub(crate) fn addresses(&mut self, now: MonoTime, to: &Address) -> Vec<SocketAddr> {
-        if let Ok(ip) = to.host().parse::<IpAddr>() {
-            return vec![SocketAddr::new(ip, to.port())];
-        }
         if !self.names.contains_key(to) {
             if self.names.len() >= MAX_NAMES {
                 self.names.pop_first();

@@ -38,13 +38,29 @@ pub(crate) fn record(event: &Event) {
         ),
         Event::Paused => tracing::warn!("this process stood still; suspicions are prolonged"),
         Event::Contacted => tracing::debug!("heard from a member"),
-        Event::LeaveFinished => tracing::info!("left the cluster"),
+        Event::LeaveFinished { acknowledged } => {
+            tracing::info!(acknowledged, "left the cluster");
+        }
+        Event::ProfileChanged { name } => tracing::debug!(member = %name, "a profile changed"),
+        Event::User { origin, payload } => {
+            counter!("rivven_swim_user_events_total").increment(1);
+            tracing::debug!(%origin, bytes = payload.len(), "a user event");
+        }
+        Event::Deaf => {
+            counter!("rivven_swim_deaf_probes_total").increment(1);
+            tracing::warn!("hearing nobody: a failed probe was not held against its target");
+        }
     }
 }
 
 /// Counts a datagram that is not one.
 pub(crate) fn record_receive_error() {
     counter!("rivven_swim_datagrams_dropped_total", "reason" => "receive_error").increment(1);
+}
+
+/// Publishes this node's own health.
+pub(crate) fn record_health(score: u32) {
+    gauge!("rivven_swim_health_score").set(f64::from(score));
 }
 
 /// Publishes how many members are in each state.

@@ -1,9 +1,8 @@
-//! Scenarios over a simulated network, attacks on single detectors, and real sockets.
-
 mod attacks;
-mod convergence;
-mod faults;
-mod network;
+mod lattice;
+mod peer;
+mod rotation;
 mod rules;
+mod scenarios;
 #[cfg(feature = "tokio")]
 mod udp;

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rivven_core_types::{NodeInfo, NodeName};
 use tokio::sync::watch;
 
-use super::network::secret;
-use crate::{Member, MemberState, Membership, MembershipView, SwimConfig, SwimError};
+use super::peer::secret;
+use crate::{
+    Delivery, Event, Member, MemberState, Membership, MembershipView, SharedSecret, SwimConfig,
+    SwimError,
+};
 
 /// How long a condition may take on a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -140,4 +144,67 @@ async fn seeds_may_be_names() {
         b.join(&[seed]).await.unwrap();
         until(&a, |view| view.live().count() == 2).await;
     }
+}
+
+#[tokio::test]
+async fn events_come_in_order_and_keys_rotate_while_running() {
+    let (a, _stop_a) = start("a", "127.0.0.1:0", 1).await;
+    let (b, _stop_b) = start("b", "127.0.0.1:0", 1).await;
+    let mut events = a.subscribe().await.unwrap();
+    assert!(matches!(events.next().await, Some(Delivery::Resync(_))));
+    b.join(&[a.local_addr().to_string()]).await.unwrap();
+    until(&a, |view| view.live().count() == 2).await;
+    let fresh = SharedSecret::new("a fresh secret of some length").unwrap();
+    let mut key = 0;
+    for node in [&a, &b] {
+        key = node.install_secret(fresh.clone()).await.unwrap();
+    }
+    for node in [&a, &b] {
+        node.use_key(key).await.unwrap();
+    }
+    b.set_metadata(Bytes::from_static(b"zone=1")).await.unwrap();
+    b.broadcast(Bytes::from_static(b"hello")).await.unwrap();
+    assert!(b.broadcast(Bytes::from(vec![0; 513])).await.is_err());
+    let mut heard = false;
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !heard {
+        let next = tokio::time::timeout_at(deadline, events.next()).await;
+        let delivery = next.expect("in time").expect("still running");
+        heard =
+            matches!(delivery, Delivery::Event(Event::User { payload, .. }) if payload == "hello");
+    }
+    until(&a, |view| {
+        let b = view.get(&NodeName::new("b").unwrap());
+        b.is_some_and(|member| member.metadata == "zone=1")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_next_life_is_newer_and_remembers_where_the_others_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("swim-state");
+    let mut boot_ids = Vec::new();
+    let mut last = 0;
+    for _ in 0..3 {
+        let (_stop, shutdown_rx) = watch::channel(false);
+        let config = SwimConfig {
+            security: secret(),
+            state_file: Some(path.clone()),
+            ..Default::default()
+        };
+        let membership = Membership::new(node("a", "127.0.0.1:0"), config, shutdown_rx);
+        let boot_id = membership.await.unwrap().members()[0].boot_id;
+        assert!(boot_id > last);
+        last = boot_id;
+        boot_ids.push(boot_id);
+    }
+    std::fs::write(&path, "rivven-swim-state 1\nboot 5\nsum 0\n").unwrap();
+    let (_stop, shutdown_rx) = watch::channel(false);
+    let config = SwimConfig {
+        state_file: Some(path),
+        ..Default::default()
+    };
+    let refused = Membership::new(node("a", "127.0.0.1:0"), config, shutdown_rx).await;
+    assert!(matches!(refused, Err(SwimError::State { .. })));
 }

@@ -1,0 +1,16 @@
+//! A discrete-event simulation of many detectors: latency, loss, cuts, pauses and clocks from one seed,
+//! with the protocol's invariants checked at every event. It runs the same core as production, and the
+//! rule tests, the scenarios and `cargo xtask bench swim` share it.
+//!
+//! Invariants, checked at each step: only a member raises its own incarnation; what an observer holds
+//! of a member only grows by (boot id, incarnation, state), so that nobody rises from the dead; no
+//! datagram is longer than [`crate::MAX_SWIM_DATAGRAM_BYTES`].
+
+mod network;
+mod scenarios;
+
+pub use network::{Faults, Measured, Simulation};
+pub use scenarios::{
+    Crash, FalseAlarms, crash, false_alarms, heal_after_partition, join_through_one, leave,
+    mass_failure, restart, rolling_restart, slow_members,
+};
