@@ -337,6 +337,7 @@ impl ClusterCoordinator {
             datagram: Arc::clone(&inner.network.datagram),
             clock: Arc::clone(&inner.ports.clock),
             entropy: Arc::clone(&inner.ports.entropy),
+            stream: None,
         };
         let shutdown = inner.swim_shutdown.subscribe();
         let node = inner.config.node.clone();

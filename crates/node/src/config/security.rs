@@ -82,13 +82,16 @@ fn shared_secret(
     let file = required(place, security.secret_file.as_ref(), SECRET, reason)?;
     let primary = read_secret(place, file, SECRET)?;
     let mut secret = Secret::new(&primary).map_err(|e| place.invalid(file, SECRET, e))?;
+    let mut swim = SharedSecret::new(primary).map_err(|e| place.invalid(file, SECRET, e))?;
     if let Some(file) = &security.previous_secret_file {
         let previous = read_secret(place, file, PREVIOUS)?;
         secret = secret
+            .with_previous(&previous)
+            .map_err(|e| place.invalid(file, PREVIOUS, e))?;
+        swim = swim
             .with_previous(previous)
             .map_err(|e| place.invalid(file, PREVIOUS, e))?;
     }
-    let swim = SharedSecret::new(primary).map_err(|e| place.invalid(file, SECRET, e))?;
     Ok((
         Security::SharedSecret(secret),
         SwimSecurity::SharedSecret(swim),
