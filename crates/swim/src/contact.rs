@@ -6,10 +6,11 @@ use bytes::Bytes;
 use rivven_core_types::{Address, MonoTime};
 
 use crate::config::SharedSecret;
-use crate::detector::{Detector, Letter, Mail};
+use crate::detector::Detector;
 use crate::envelope::Binding;
 use crate::error::SwimError;
 use crate::event::{DropReason, Event, Output};
+use crate::letter::{Letter, Mail};
 use crate::message::Message;
 use crate::micros::Micros;
 use crate::outbox::Class;

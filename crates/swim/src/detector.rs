@@ -11,31 +11,24 @@ use rivven_core_types::{Address, MonoTime, NodeInfo, NodeName, Rng};
 
 use crate::config::SwimConfig;
 use crate::contact::Leaving;
-use crate::envelope::{Binding, Envelope, Opened};
+use crate::envelope::{Envelope, Opened};
 use crate::error::SwimError;
 use crate::event::{DropReason, Event, Output};
+use crate::letter::{MAX_COURTESIES_PER_PERIOD, Mail};
 use crate::member::{Member, MemberState, MembershipView};
 use crate::message::{Accusers, Message, News, Update};
 use crate::micros::Micros;
-use crate::outbox::{Class, Outbox, Written};
+use crate::outbox::{Class, Outbox};
 use crate::probe::{Probe, Relays, RoundTrip};
-use crate::profile::{Destination, Endpoint, MemberId, Profile};
+use crate::profile::{Endpoint, MemberId, Profile};
 use crate::registry::{Registry, Slot};
 use crate::replay::Windows;
 use crate::sync::Comparison;
 use crate::table::{Table, binary_digits};
 use crate::user_event::UserEvents;
 
-/// Answers per period that a stranger's capture or a confused peer can trigger: to join requests, to
-/// datagrams for an earlier life, to those who ask who this node is.
-const MAX_COURTESIES_PER_PERIOD: u32 = 256;
 /// Pieces of news taken from one datagram; more do not fit.
 const MAX_NEWS_PER_DATAGRAM: usize = 128;
-/// Pauses between two rounds of urgent news, as parts of a period.
-const GOSSIP_ROUNDS_PER_PERIOD: u64 = 4;
-/// Members told in one round of urgent news.
-const GOSSIP_FANOUT: usize = 3;
-
 /// What happens to a detector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -109,29 +102,6 @@ impl Me {
             profile: full.then(|| self.profile.encoded()),
         }
     }
-}
-
-/// Whence a datagram came, for the answer.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mail {
-    pub(crate) from: SocketAddr,
-    pub(crate) sender: Endpoint,
-    pub(crate) key: u8,
-}
-
-/// A datagram to be written.
-#[derive(Debug, Clone)]
-pub(crate) struct Letter {
-    pub(crate) to: Destination,
-    pub(crate) binding: Binding,
-    /// Whose state the receiver hears first, if it is not simply alive.
-    pub(crate) about: Option<Slot>,
-    /// This node's profile goes with it.
-    pub(crate) introduce: bool,
-    /// The receiver is asked for its own.
-    pub(crate) ask_introduction: bool,
-    /// This node's state goes with it.
-    pub(crate) refute: bool,
 }
 
 /// SWIM for one node: a state machine without sockets, clock or random source.
@@ -380,12 +350,6 @@ impl Detector {
         Micros(self.timing.interval.times(factor).0 / 3)
     }
 
-    /// How often a piece of news is told: in proportion to log N, as in section 4.1 of the SWIM paper,
-    /// and three times its natural logarithm at the least, so that at most about 1 in N^2 misses it.
-    fn retransmissions(&self) -> u16 {
-        u16::try_from(2 * binary_digits(self.table.live() + 1) + 1).unwrap_or(u16::MAX)
-    }
-
     fn datagram(
         &mut self,
         now: Micros,
@@ -526,169 +490,6 @@ impl Detector {
         }
     }
 
-    /// A letter to a member where the table says that it is; what the receiver must refute comes first:
-    /// the "buddy" of the Lifeguard paper.
-    pub(crate) fn letter(&self, slot: Slot) -> Option<Letter> {
-        let (profile, _) = self.table.get(slot)?;
-        Some(Letter {
-            to: profile.destination.clone(),
-            binding: Binding {
-                receiver: Some(profile.endpoint),
-                key: self.envelope.key_for(profile.keys),
-            },
-            about: Some(slot),
-            introduce: false,
-            ask_introduction: false,
-            refute: false,
-        })
-    }
-
-    /// A letter back to where a datagram came from.
-    pub(crate) fn answer(&self, mail: &Mail) -> Letter {
-        let slot = self.table.find(mail.sender.id);
-        let held = slot.and_then(|slot| self.table.get(slot));
-        let known = held.filter(|(profile, _)| profile.boot_id() == mail.sender.boot_id);
-        Letter {
-            to: Destination::Socket(mail.from),
-            binding: Binding {
-                receiver: Some(mail.sender),
-                key: known.map_or(mail.key, |(profile, _)| self.envelope.key_for(profile.keys)),
-            },
-            about: slot,
-            introduce: false,
-            ask_introduction: known.is_none(),
-            refute: self.missed_refutation,
-        }
-    }
-
-    pub(crate) fn reply(
-        &mut self,
-        now: Micros,
-        mail: &Mail,
-        message: Message<'_>,
-        out: &mut Vec<Output>,
-    ) {
-        let letter = self.answer(mail);
-        self.send(now, &letter, message, out);
-    }
-
-    /// Introduces this node to whoever sent a datagram; bounded, as a capture may have triggered it.
-    pub(crate) fn courteously(
-        &mut self,
-        now: Micros,
-        mail: &Mail,
-        about: Option<Slot>,
-        out: &mut Vec<Output>,
-    ) -> Result<(), DropReason> {
-        let left = self.courtesies_left.checked_sub(1);
-        self.courtesies_left = left.ok_or(DropReason::Overloaded)?;
-        let mut letter = self.answer(mail);
-        letter.introduce = true;
-        letter.about = about.or(letter.about);
-        let digest = self.table.digest();
-        self.send(now, &letter, Message::Gossip { digest }, out);
-        Ok(())
-    }
-
-    pub(crate) const fn refill_courtesies(&mut self) {
-        self.courtesies_left = MAX_COURTESIES_PER_PERIOD;
-    }
-
-    pub(crate) fn send_to_member(
-        &mut self,
-        now: Micros,
-        slot: Slot,
-        message: Message<'_>,
-        out: &mut Vec<Output>,
-    ) {
-        if let Some(letter) = self.letter(slot) {
-            self.send(now, &letter, message, out);
-        }
-    }
-
-    /// Writes and seals one datagram: the message, and news for as much as fits.
-    pub(crate) fn send(
-        &mut self,
-        now: Micros,
-        letter: &Letter,
-        message: Message<'_>,
-        out: &mut Vec<Output>,
-    ) {
-        let mut bytes = self.envelope.begin(&letter.binding);
-        let end = self.envelope.body_end();
-        message.put(&mut bytes, letter.ask_introduction);
-        if letter.introduce {
-            put_update(&mut bytes, end, &self.me.update(true));
-        } else if letter.refute {
-            put_update(&mut bytes, end, &self.me.update(false));
-        }
-        if letter.binding.receiver.is_some() {
-            self.put_news(now, &mut bytes, end, letter.about);
-        }
-        let payload = self.envelope.seal(bytes, &letter.binding);
-        let to = letter.to.clone();
-        out.push(Output::Send { to, payload });
-    }
-
-    fn put_news(&mut self, now: Micros, bytes: &mut Vec<u8>, end: usize, about: Option<Slot>) {
-        let table = &self.table;
-        let ttl = self.timing.tombstone_ttl;
-        if let Some(update) = about.and_then(|slot| update_of(table, slot, now, ttl, false))
-            && update.state != MemberState::Alive
-        {
-            put_update(bytes, end, &update);
-        }
-        if !self.outbox.is_empty() {
-            // Profiles and events wait behind urgent news, but never starve: a part is theirs.
-            let waiting = self.outbox.has_patient() || self.events.has_pending();
-            let spare = end.saturating_sub(bytes.len()) / 6;
-            let urgent_end = if waiting { end - spare } else { end };
-            let limit = self.retransmissions();
-            let me = &self.me;
-            self.outbox.set_urgent_until(limit.div_ceil(2));
-            self.outbox.pick(limit, |slot, class| {
-                let update = if slot == Slot::ME {
-                    Some(me.update(class.is_full()))
-                } else {
-                    update_of(table, slot, now, ttl, class.is_full())
-                };
-                let end = if class.is_urgent() { urgent_end } else { end };
-                match update {
-                    None => Written::Obsolete,
-                    Some(update) if put_update(bytes, end, &update) => Written::Yes,
-                    Some(_) => Written::NoRoom,
-                }
-            });
-        }
-        if self.events.has_pending() {
-            let limit = self.retransmissions();
-            self.events.pick(limit, bytes, end);
-        }
-    }
-
-    /// Tells urgent news to a few members at once instead of with the next ping: a death is known
-    /// everywhere within some round trips, not within log N periods.
-    pub(crate) fn spread_urgent(&mut self, now: Micros, out: &mut Vec<Output>) {
-        if self.gossip_at > now || !self.outbox.has_urgent() || self.table.live() == 0 {
-            return;
-        }
-        self.gossip_at = now + Micros(self.timing.interval.0 / GOSSIP_ROUNDS_PER_PERIOD);
-        let mut told = [Slot::ME; GOSSIP_FANOUT];
-        for at in 0..GOSSIP_FANOUT.min(self.table.live()) {
-            let found = self.table.random(&mut self.rng, |slot, _, row| {
-                row.state.is_live() && !told.contains(&slot)
-            });
-            let Some(slot) = found else {
-                return;
-            };
-            if let Some(place) = told.get_mut(at) {
-                *place = slot;
-            }
-            let digest = self.table.digest();
-            self.send_to_member(now, slot, Message::Gossip { digest }, out);
-        }
-    }
-
     pub(crate) fn supersede(&mut self, boot_id: u64, out: &mut Vec<Output>) {
         if self.superseded_by < Some(boot_id) {
             self.superseded_by = Some(boot_id);
@@ -701,46 +502,4 @@ impl Detector {
         self.next_probe_seq = self.next_probe_seq.wrapping_add(1);
         self.next_probe_seq
     }
-}
-
-/// What is held of a member, as it travels; `None` if nothing is, or an old tombstone.
-pub(crate) fn update_of(
-    table: &Table,
-    slot: Slot,
-    now: Micros,
-    tombstone_ttl: Micros,
-    full: bool,
-) -> Option<Update<'_>> {
-    let (profile, row) = table.get(slot)?;
-    let mut age = Micros(0);
-    if let Some(expires_at) = table.grave(slot) {
-        age = tombstone_ttl - (expires_at - now);
-        if !crate::table::is_told(age, tombstone_ttl) {
-            return None;
-        }
-    }
-    Some(Update {
-        about: profile.endpoint,
-        incarnation: row.incarnation,
-        state: row.state,
-        version: profile.version,
-        accusers: table
-            .suspicion(slot)
-            .map(|s| s.accusers)
-            .unwrap_or_default(),
-        // Rounded up, so that a tombstone never gets younger on its way.
-        age_secs: u32::try_from(age.0.div_ceil(1_000_000)).unwrap_or(u32::MAX),
-        profile: full.then(|| profile.encoded()),
-    })
-}
-
-/// Appends an update if it fits; whether it did.
-pub(crate) fn put_update(bytes: &mut Vec<u8>, end: usize, update: &Update<'_>) -> bool {
-    let mark = bytes.len();
-    update.put(bytes);
-    if bytes.len() > end {
-        bytes.truncate(mark);
-        return false;
-    }
-    true
 }

@@ -56,6 +56,7 @@ mod error;
 mod event;
 mod evidence;
 mod keyring;
+mod letter;
 mod member;
 mod message;
 mod micros;

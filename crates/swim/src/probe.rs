@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::contact::MAX_SILENT_PERIODS;
-use crate::detector::{Detector, Letter, Mail};
+use crate::detector::Detector;
 use crate::event::{DropReason, Event, Output, ProbeOutcome};
+use crate::letter::{Letter, Mail};
 use crate::member::MemberState;
 use crate::message::Message;
 use crate::micros::Micros;

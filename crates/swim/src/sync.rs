@@ -4,8 +4,9 @@
 //! the node asks for a comparison: it sends 256 sums, one per bucket of members; the peer answers with
 //! what it holds in the buckets that differ, and gets the same back.
 
-use crate::detector::{Detector, Mail, put_update, update_of};
+use crate::detector::Detector;
 use crate::event::{DropReason, Output};
+use crate::letter::{Mail, put_update, update_of};
 use crate::message::{BUCKETS, Message};
 use crate::micros::Micros;
 use crate::profile::Endpoint;
