@@ -1,6 +1,7 @@
 //! Harness for whole-cluster tests: the simulator, the cluster of real processes with a Kafka client
 //! and checkers of what it reads, and the demo.
 
+pub mod bench;
 pub mod chaos;
 pub mod check;
 pub mod demo;

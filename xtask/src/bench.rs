@@ -43,7 +43,7 @@ enum Target {
 }
 
 /// Every bench, in the order of the crates' layers.
-const BENCHES: [Bench; 2] = [
+const BENCHES: [Bench; 3] = [
     Bench {
         name: "placement",
         about: "placements and plans, against a hash ring and plain rendezvous hashing",
@@ -57,6 +57,13 @@ const BENCHES: [Bench; 2] = [
         package: "rivven-transport",
         target: Target::Bench("transport"),
         features: &["quic"],
+    },
+    Bench {
+        name: "isr",
+        about: "produce through the Kafka port with three replicas, and the failover gap",
+        package: "rivven-tests",
+        target: Target::Program("bench-isr"),
+        features: &[],
     },
 ];
 

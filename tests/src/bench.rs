@@ -1,0 +1,10 @@
+//! What benches of real processes share: a client that costs as little as it can, baselines of the
+//! machine, and figures as `cargo xtask bench` reads them.
+
+mod baseline;
+mod client;
+mod figure;
+
+pub use baseline::{loopback_bytes_per_second, synced_appends_per_second};
+pub use client::{Load, LoadError, Loaded, create_topic, run_load};
+pub use figure::{Figure, percentile};

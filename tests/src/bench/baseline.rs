@@ -1,0 +1,57 @@
+//! What the machine itself gives, measured in the same run.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Bytes of one synced append.
+const APPEND_BYTES: usize = 4096;
+/// Bytes of one write on loopback.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// How many appends of 4 KiB, each made durable before the next, a file in `dir` takes per second.
+pub fn synced_appends_per_second(dir: &Path, time: Duration) -> io::Result<f64> {
+    let path = dir.join("baseline");
+    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+    let block = vec![7u8; APPEND_BYTES];
+    let started = Instant::now();
+    let mut count = 0u32;
+    while started.elapsed() < time {
+        file.write_all(&block)?;
+        file.sync_data()?;
+        count += 1;
+    }
+    let rate = f64::from(count) / started.elapsed().as_secs_f64();
+    std::fs::remove_file(&path)?;
+    Ok(rate)
+}
+
+/// How many bytes per second one TCP connection on loopback carries.
+pub fn loopback_bytes_per_second(time: Duration) -> io::Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut writing = TcpStream::connect(listener.local_addr()?)?;
+    let (mut reading, _) = listener.accept()?;
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0u8; CHUNK_BYTES];
+        let mut total = 0u64;
+        loop {
+            match reading.read(&mut buffer) {
+                Ok(0) | Err(_) => return total,
+                Ok(n) => total += n as u64,
+            }
+        }
+    });
+    let block = vec![7u8; CHUNK_BYTES];
+    let started = Instant::now();
+    while started.elapsed() < time {
+        writing.write_all(&block)?;
+    }
+    drop(writing);
+    let total = reader
+        .join()
+        .map_err(|_| io::Error::other("the reader panicked"))?;
+    let elapsed = started.elapsed().as_secs_f64();
+    Ok(f64::from(u32::try_from(total >> 10).unwrap_or(u32::MAX)) * 1024.0 / elapsed)
+}

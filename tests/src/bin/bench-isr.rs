@@ -1,0 +1,297 @@
+//! Measures replication through the Kafka port: three node processes, replication factor 3, min ISR 2,
+//! acks=all, one partition. The client shares the machine with the nodes.
+#![allow(clippy::print_stderr, reason = "a program says how far it is")]
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rivven_tests::Failure;
+use rivven_tests::bench::{
+    Figure, Load, create_topic, loopback_bytes_per_second, percentile, run_load,
+    synced_appends_per_second,
+};
+use rivven_tests::kafka::KafkaClient;
+use rivven_tests::process::{ClusterOptions, ProcessCluster};
+
+const HELP: &str = "\
+bench-isr - replication through the Kafka port
+
+Usage: bench-isr [--secs N] [--failovers N]
+
+  --secs N       Seconds of each load (default 30)
+  --failovers N  How many leaders are killed for the failover gap (default 3)
+";
+const LIMIT: Duration = Duration::from_secs(90);
+/// JetStream R3 on the machine that the targets were set on, in the same units.
+const JETSTREAM_SEQUENTIAL_US: f64 = 542.0;
+
+struct Options {
+    secs: u64,
+    failovers: usize,
+}
+
+fn options() -> Result<Option<Options>, String> {
+    let mut options = Options {
+        secs: 30,
+        failovers: 3,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut number = || -> Result<u64, String> {
+            let text = arguments.next().unwrap_or_default();
+            text.parse()
+                .map_err(|_| format!("{argument} needs a number, not {text:?}"))
+        };
+        match argument.as_str() {
+            "--secs" => options.secs = number()?.max(1),
+            "--failovers" => {
+                options.failovers = usize::try_from(number()?).unwrap_or(usize::MAX);
+            }
+            "--help" => return Ok(None),
+            // The peers are not started by this program.
+            "--compare" => {}
+            other => return Err(format!("unknown argument {other:?}")),
+        }
+    }
+    Ok(Some(options))
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let options = match options() {
+        Ok(Some(options)) => options,
+        Ok(None) => {
+            eprint!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        Err(wrong) => {
+            eprintln!("{wrong}\n\n{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(options: &Options) -> Result<(), Failure> {
+    let mut cluster = ProcessCluster::start(ClusterOptions::default(), LIMIT).await?;
+    let time = Duration::from_secs(options.secs);
+    let short = time.min(Duration::from_secs(3));
+    let appends = synced_appends_per_second(cluster.dir(), short)?;
+    let loopback = loopback_bytes_per_second(short)? / 1e6;
+    for (case, metric, value, unit) in [
+        ("append and fdatasync 4 KiB", "rate", appends, "1/s"),
+        ("loopback copy", "throughput", loopback, "MB/s"),
+    ] {
+        let (case, target, baseline) = (case.to_owned(), None, None);
+        Figure {
+            case,
+            metric,
+            value,
+            unit,
+            target,
+            baseline,
+        }
+        .print();
+    }
+    for durability in ["replicated", "fsync"] {
+        measure(&mut cluster, durability, time, appends, loopback).await?;
+    }
+    failover(&mut cluster, options.failovers).await?;
+    cluster.check_no_panic()
+}
+
+/// Makes a topic and returns where its leader listens.
+async fn leader_of(
+    cluster: &mut ProcessCluster,
+    topic: &str,
+    durability: &str,
+) -> Result<SocketAddr, Failure> {
+    let broker = cluster.bootstrap().into_iter().next();
+    let broker = broker.ok_or_else(|| Failure::new("no node".to_owned()))?;
+    let (name, kind) = (topic.to_owned(), durability.to_owned());
+    let made = tokio::task::spawn_blocking(move || create_topic(broker, &name, &kind)).await;
+    made.map_err(|e| Failure::new(e.to_string()))?
+        .map_err(|e| Failure::new(format!("cannot create {topic}: {e}")))?;
+    cluster.wait_in_sync(LIMIT).await?;
+    let client = KafkaClient::new(cluster.bootstrap());
+    let info = client.led_topic(topic, LIMIT).await?;
+    let leader = info.partitions.first().and_then(|p| p.leader);
+    let (_, address) = leader.ok_or_else(|| Failure::new("no leader".to_owned()))?;
+    Ok(address)
+}
+
+async fn measure(
+    cluster: &mut ProcessCluster,
+    durability: &str,
+    time: Duration,
+    appends: f64,
+    loopback: f64,
+) -> Result<(), Failure> {
+    let lazy = durability == "replicated";
+    // Records of a batch, bytes of a record, requests under way; the target, and in MB/s if so.
+    let loads: [(&str, usize, usize, usize, Option<f64>, bool); 5] = [
+        ("one by one 128 B", 1, 128, 1, None, false),
+        (
+            "pipelined 128 B",
+            1,
+            128,
+            4096,
+            lazy.then_some(100_000.0),
+            false,
+        ),
+        (
+            "batched 128 B",
+            400,
+            128,
+            64,
+            lazy.then_some(1_000_000.0),
+            false,
+        ),
+        ("batched 1 KiB", 60, 1024, 64, None, true),
+        (
+            "batched 64 KiB",
+            1,
+            64 << 10,
+            64,
+            lazy.then_some(300.0),
+            true,
+        ),
+    ];
+    for (index, (what, records, bytes, in_flight, target, in_megabytes)) in
+        loads.into_iter().enumerate()
+    {
+        let topic = format!("{durability}-{index}");
+        let leader = leader_of(cluster, &topic, durability).await?;
+        let load = Load {
+            topic,
+            value_bytes: bytes,
+            batch_records: records,
+            in_flight,
+            time,
+        };
+        eprintln!("{what}, {durability}, {} s", time.as_secs());
+        let loaded = tokio::task::spawn_blocking(move || run_load(leader, &load)).await;
+        let loaded = loaded
+            .map_err(|e| Failure::new(e.to_string()))?
+            .map_err(|e| Failure::new(format!("{what}: {e}")))?;
+        let case = format!("{what}, {durability}");
+        if in_flight == 1 {
+            let limit = if lazy {
+                0.7 * JETSTREAM_SEQUENTIAL_US
+            } else {
+                1200.0
+            };
+            for (metric, percent, target) in [("p50", 50, Some((limit, false))), ("p99", 99, None)]
+            {
+                let value = percentile(&loaded.latencies, percent).as_secs_f64() * 1e6;
+                let case = case.clone();
+                Figure {
+                    case,
+                    metric,
+                    value,
+                    unit: "us",
+                    target,
+                    baseline: None,
+                }
+                .print();
+            }
+            continue;
+        }
+        let rate = loaded.rate(records);
+        let figure = if in_megabytes {
+            let value = rate * f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / 1e6;
+            let target = target.map(|target| (target, true));
+            let baseline = Some(loopback);
+            Figure {
+                case,
+                metric: "throughput",
+                value,
+                unit: "MB/s",
+                target,
+                baseline,
+            }
+        } else {
+            // Three replicas sync what the machine syncs once.
+            let baseline = (!lazy).then_some(appends / 3.0);
+            let target = target.map(|target| (target, true));
+            Figure {
+                case,
+                metric: "rate",
+                value: rate,
+                unit: "records/s",
+                target,
+                baseline,
+            }
+        };
+        figure.print();
+    }
+    Ok(())
+}
+
+/// From `kill -9` of the leader to the first acknowledged write elsewhere.
+async fn failover(cluster: &mut ProcessCluster, rounds: usize) -> Result<(), Failure> {
+    let topic = "failover";
+    leader_of(cluster, topic, "fsync").await?;
+    let mut gaps = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        cluster.wait_in_sync(LIMIT).await?;
+        let client = KafkaClient::new(cluster.bootstrap());
+        let info = client.led_topic(topic, LIMIT).await?;
+        let leader = info.partitions.first().and_then(|p| p.leader);
+        let (broker, _) = leader.ok_or_else(|| Failure::new("no leader".to_owned()))?;
+        let node = cluster.node_of_broker(broker).await?;
+        let survivors: Vec<SocketAddr> = cluster
+            .bootstrap()
+            .into_iter()
+            .enumerate()
+            .filter(|(n, _)| *n != node)
+            .map(|(_, address)| address)
+            .collect();
+        cluster.kill(node)?;
+        let gap = tokio::task::spawn_blocking(move || first_write(&survivors, topic)).await;
+        gaps.push(gap.map_err(|e| Failure::new(e.to_string()))??);
+        cluster.spawn(node)?;
+    }
+    gaps.sort_unstable();
+    let value = percentile(&gaps, 50).as_secs_f64() * 1e3;
+    let figure = Figure {
+        case: format!("kill -9 of the leader, {rounds} times"),
+        metric: "median gap",
+        value,
+        unit: "ms",
+        target: Some((1000.0, false)),
+        baseline: None,
+    };
+    figure.print();
+    Ok(())
+}
+
+/// Asks the survivors in turn until one of them has acknowledged a write.
+fn first_write(survivors: &[SocketAddr], topic: &str) -> Result<Duration, Failure> {
+    let started = Instant::now();
+    let probe = Load {
+        topic: topic.to_owned(),
+        value_bytes: 128,
+        batch_records: 1,
+        in_flight: 1,
+        // One request: the time is over when it is answered.
+        time: Duration::from_nanos(1),
+    };
+    while started.elapsed() < LIMIT {
+        for address in survivors {
+            match run_load(*address, &probe) {
+                Ok(loaded) if loaded.requests > 0 => return Ok(started.elapsed()),
+                // Not the leader yet.
+                Ok(_) | Err(_) => std::thread::yield_now(),
+            }
+        }
+    }
+    Err(Failure::new("no survivor acknowledges writes".to_owned()))
+}
