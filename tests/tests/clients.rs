@@ -360,3 +360,29 @@ async fn confluent_kafka_writes_and_reads_also_while_a_leader_is_killed() {
     scene.restart(killed).await;
     scene.cluster.check_no_panic().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn confluent_kafka_sets_up_and_takes_down_a_topic() {
+    let found = works(Command::new(python()).args(["-c", "import confluent_kafka"]));
+    if !is_there("confluent", "confluent-kafka", found) {
+        return;
+    }
+    let scene = Scene::new().await;
+    let mut client = Command::new(python());
+    let script = [env!("CARGO_MANIFEST_DIR"), "tests/clients/operator.py"];
+    client
+        .arg(script.iter().collect::<PathBuf>())
+        .args([scene.brokers.as_str(), "operated"]);
+    let steps = Client::start(&mut client).finish("operator.py").await;
+    assert_eq!(
+        steps,
+        [
+            "created with settings",
+            "settings changed",
+            "records deleted",
+            "no unclean election while there is a leader",
+            "deleted",
+        ]
+    );
+    scene.cluster.check_no_panic().unwrap();
+}

@@ -10,7 +10,7 @@ use rivven_core_types::{
     BrokerId, Clock, Incarnation, Lane, LogDirId, LogStore, NodeInfo, PartitionId, PartitionState,
     PeerRpc, RaftNodeId, RpcError, RpcKind, RpcRequest, SharedIoExecutor,
 };
-use rivven_isr::{LocalBroker, ReplicaRole, ReplicationManager};
+use rivven_isr::{LocalBroker, ReplicationManager};
 use rivven_metadata::{ClusterState, Command, CommandResult};
 use rivven_raft_store::{RaftHandle, RaftState};
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ use crate::state::StateWatch;
 
 /// How long one attempt to register may take.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
+/// Most damaged logs at a time under which the disk still counts as healthy.
+const MAX_DAMAGED_LOGS: usize = 16;
 /// Pause after a failed heartbeat or registration.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -75,6 +77,8 @@ pub(crate) async fn take_inventory(
                 }
             }
         }
+        // What was lost is on record now, log by log.
+        logs.mark_running()?;
         Ok::<_, CoordinatorError>(DiskInventory { partitions, lossy })
     });
     inventory.await?
@@ -155,8 +159,28 @@ impl BrokerSession {
     }
 
     /// Keeps the session alive for ever; registers again when the controller calls for it.
-    pub(crate) async fn run(&self, mut local: LocalBroker, replication: ReplicationManager) {
+    ///
+    /// `lossy` is what the registration has named already.
+    pub(crate) async fn run(
+        &self,
+        mut local: LocalBroker,
+        replication: ReplicationManager,
+        lossy: &[PartitionId],
+    ) {
+        let mut told: BTreeSet<PartitionId> = lossy.iter().copied().collect();
         loop {
+            let failed = replication.failed_logs();
+            let damaged: Vec<_> = failed.iter().filter(|(_, c)| *c).map(|(p, _)| *p).collect();
+            if damaged.iter().any(|partition| !told.contains(partition)) {
+                // Found only now. Nobody must count on these replicas any more, which is what a
+                // registration as lossy says; then they are made anew.
+                tracing::error!(logs = damaged.len(), "damaged logs: registering as lossy");
+                local = self.register(&damaged).await;
+                told = damaged.into_iter().collect();
+            } else {
+                // One that is not open yet has not been found sound either.
+                told.retain(|p| damaged.contains(p) || replication.status(*p).is_none());
+            }
             let sent = self.clock.now();
             let pause = match self.beat(local, &replication).await {
                 Beat::Alive { fenced, may_stop } => {
@@ -176,8 +200,9 @@ impl BrokerSession {
                 }
                 Beat::StaleEpoch => {
                     tracing::warn!("the controller does not know this registration; again");
-                    // Same process, same logs: nothing was lost.
-                    local = self.register(&[]).await;
+                    // Same process, same logs: nothing was lost but what has been told.
+                    let lossy: Vec<_> = told.iter().copied().collect();
+                    local = self.register(&lossy).await;
                     RETRY_PAUSE
                 }
                 Beat::NoController => RETRY_PAUSE,
@@ -214,13 +239,14 @@ impl BrokerSession {
     }
 
     /// One log directory, one fate: a broker with a failed log asks to be fenced, so that its
-    /// leaderships move to replicas that work (KIP-112 takes a log directory off in the same way).
+    /// leaderships move to replicas that work (KIP-112 takes a log directory off in the same way). A
+    /// few damaged logs are no failed disk: they are made anew from their leaders.
     fn is_disk_healthy(&self, replication: &ReplicationManager) -> bool {
-        let failed = replication
-            .statuses()
-            .iter()
-            .any(|p| p.role == ReplicaRole::Offline);
-        !failed && self.raft.status().state != RaftState::Failed
+        let failed = replication.failed_logs();
+        let disk_failed = failed.iter().any(|(_, corrupt)| !corrupt);
+        !disk_failed
+            && failed.len() <= MAX_DAMAGED_LOGS
+            && self.raft.status().state != RaftState::Failed
     }
 
     async fn call(

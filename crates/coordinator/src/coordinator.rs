@@ -316,8 +316,9 @@ impl ClusterCoordinator {
             }
         })
         .await??;
+        let lossy = inventory.lossy.clone();
         let replication = self.start_replication(&session, local, logs, inventory);
-        session.run(local, replication).await;
+        session.run(local, replication, &lossy).await;
         Ok(())
     }
 
@@ -510,6 +511,10 @@ impl ClusterCoordinator {
             return Err(rivven_metadata::Rejection::TopicExists { name }.into());
         }
         crate::topics::place(topic, &self.inner.config.topic_defaults, &state)
+    }
+
+    pub(crate) fn proposer(&self) -> &MetadataProposer {
+        &self.inner.proposer
     }
 
     /// A producer id that no other producer of this cluster has had or will have (KIP-98).

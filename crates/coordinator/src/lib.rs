@@ -14,6 +14,7 @@
 //! # Sources
 //! KIP-500, KIP-631 (broker registration and heartbeats), KIP-730 (producer ids), KIP-841.
 
+mod administration;
 mod blocking;
 mod bootstrap;
 mod broker;
@@ -45,6 +46,8 @@ pub use rivven_metadata as metadata;
 pub use rivven_placement as placement;
 /// Bounds of the Raft store, and the runtime of a simulated node.
 pub use rivven_raft_store::{NodeScope, RaftLimits, RaftState, RuntimeHooks};
+/// The partition logs on disk, for tools that look at a stopped node.
+pub use rivven_segment_log as segment_log;
 
 pub use broker::SessionStatus;
 pub use config::{

@@ -153,10 +153,15 @@ fn update(
         .filter(|b| !b.is_active())
         .map(|b| b.id)
         .collect();
+    let topics = changed.iter().map(|p| p.id.topic);
+    let log_configs = topics
+        .filter_map(|id| Some((id, state.topic_by_id(&id)?.log)))
+        .collect();
     MetadataUpdate {
         local,
         brokers,
         ineligible,
+        log_configs,
         changed,
         removed,
     }

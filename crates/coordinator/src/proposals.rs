@@ -220,6 +220,7 @@ fn authorize(peer: &PeerIdentity, command: &[u8], state: &ClusterState) -> Resul
         Command::CreateTopic { .. }
         | Command::DeleteTopic { .. }
         | Command::RemoveBroker { .. }
+        | Command::AlterTopic { .. }
         | Command::ElectUnclean { .. } => Some(peer.name.clone()),
         _ => None,
     };

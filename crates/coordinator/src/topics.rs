@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rivven_core_types::{BrokerId, Durability, Entropy, NodeName, TopicId, TopicName};
+use rivven_core_types::{BrokerId, Durability, Entropy, LogConfig, NodeName, TopicId, TopicName};
 use rivven_metadata::{ClusterState, Command, CommandResult, Rejection};
 use rivven_placement::{PartitionPlacer, PlacementConfig, PlacementError};
 
@@ -28,6 +28,8 @@ pub struct NewTopic {
     pub min_isr: Option<u32>,
     /// When a record counts as stored.
     pub durability: Durability,
+    /// How long records are kept.
+    pub log: LogConfig,
 }
 
 /// Places `topic` on the brokers of `state` that are active.
@@ -121,6 +123,7 @@ impl TopicCreator<'_> {
                 .min_isr
                 .unwrap_or_else(|| self.default_min_isr.min(factor)),
             durability: topic.durability,
+            log: topic.log,
         };
         match self
             .proposer

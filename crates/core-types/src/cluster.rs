@@ -16,6 +16,62 @@ pub enum Durability {
     Replicated,
 }
 
+/// How long a topic's records are kept, and in which pieces.
+///
+/// Records go by whole segments, and only committed ones. By default nothing goes: what nobody asked
+/// to delete is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogConfig {
+    /// `retention.ms`: a segment goes once its newest record is older than this; `None` keeps it.
+    pub retention_ms: Option<u64>,
+    /// `retention.bytes`: the oldest segments go while the rest of the partition is still as long as
+    /// this; `None` keeps them.
+    pub retention_bytes: Option<u64>,
+    /// `segment.bytes`: a segment is closed before it would grow beyond this.
+    pub segment_bytes: u64,
+    /// `segment.ms`: a segment is closed once its first record is older than this, so that a trickle
+    /// of records does not keep old ones for ever.
+    pub segment_ms: u64,
+}
+
+impl LogConfig {
+    /// Least `segment.bytes`.
+    pub const MIN_SEGMENT_BYTES: u64 = 1024 * 1024;
+    /// Greatest `segment.bytes` (Kafka's, whose type it has).
+    pub const MAX_SEGMENT_BYTES: u64 = 2_147_483_647;
+    /// Least `segment.ms`.
+    pub const MIN_SEGMENT_MS: u64 = 1_000;
+
+    /// The first setting that is out of range, by its Kafka name, with the range.
+    pub fn out_of_range(&self) -> Option<(&'static str, &'static str)> {
+        let most = i64::MAX.unsigned_abs();
+        let beyond = |value: Option<u64>| value.is_some_and(|value| value > most);
+        let segments = Self::MIN_SEGMENT_BYTES..=Self::MAX_SEGMENT_BYTES;
+        if !segments.contains(&self.segment_bytes) {
+            Some(("segment.bytes", "1048576..=2147483647"))
+        } else if !(Self::MIN_SEGMENT_MS..=most).contains(&self.segment_ms) {
+            Some(("segment.ms", "1000..=9223372036854775807"))
+        } else if beyond(self.retention_ms) {
+            Some(("retention.ms", "-1..=9223372036854775807"))
+        } else if beyond(self.retention_bytes) {
+            Some(("retention.bytes", "-1..=9223372036854775807"))
+        } else {
+            None
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            retention_ms: None,
+            retention_bytes: None,
+            segment_bytes: 256 << 20,
+            segment_ms: 7 * 24 * 60 * 60 * 1000,
+        }
+    }
+}
+
 /// Whether the partition has recovered from an unclean election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum RecoveryState {

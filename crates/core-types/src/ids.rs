@@ -253,7 +253,7 @@ macro_rules! uuid_type {
     };
 }
 
-fn parse_uuid(value: &str) -> Option<[u8; 16]> {
+pub(crate) fn parse_uuid(value: &str) -> Option<[u8; 16]> {
     let mut bytes = [0u8; 16];
     let mut digits = value.bytes().filter(|b| *b != b'-');
     for byte in &mut bytes {

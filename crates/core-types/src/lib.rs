@@ -40,7 +40,7 @@ pub use batch::{
 pub use clock::{Clock, MonoTime, SystemClock, UnixMillis};
 pub use cluster::{
     AlterPartitionError, AlterPartitionOutcome, AlterPartitionProposal, Durability, FencedState,
-    IsrMember, PartitionState, RecoveryState,
+    IsrMember, LogConfig, PartitionState, RecoveryState,
 };
 pub use entropy::{Entropy, OsEntropy, Rng};
 pub use epochs::{LeaderEpoch, LogIndex, NodeEpoch, Offset, PartitionEpoch, Term};
@@ -54,7 +54,7 @@ pub use planted::{PLANTED_BUGS, PlantedBug, planted};
 pub use planted::{PlantError, PlantedBugGuard, plant};
 pub use replica_log::{
     Appended, EpochEnd, FlushTicket, LogError, LogSlice, LogStore, OpenedLog, ReplicaLog,
-    TimestampedOffset,
+    ScrubOutcome, ScrubTicket, ScrubbedTo, TimestampedOffset,
 };
 pub use rpc::{
     BoxFuture, Datagram, HandshakeRefusal, IoExecutor, Lane, PeerIdentity, PeerRpc, Reply,

@@ -41,6 +41,10 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         "KIP-98: the first id of a block is given to two producers",
     ),
     bug(
+        "isr.acks-one-record-early",
+        "a write is acknowledged when the high watermark reaches its last record, not its end",
+    ),
+    bug(
         "isr.commits-under-min-isr",
         "KIP-966: the high watermark moves while the in-sync set is under min ISR",
     ),
@@ -53,8 +57,16 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         "KIP-279: the leader does not tell a follower where their logs part",
     ),
     bug(
+        "isr.duplicate-acked-at-once",
+        "a repeated batch is acknowledged before its first copy is committed",
+    ),
+    bug(
         "isr.equal-epoch-settles-a-proposal",
         "KIP-497: metadata of the same partition epoch ends the proposal under way",
+    ),
+    bug(
+        "isr.expands-by-message-lag",
+        "KIP-16: a follower joins the ISR that lacks a few committed records",
     ),
     bug(
         "isr.high-watermark-ignores-followers",
@@ -71,6 +83,10 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
     bug(
         "isr.leads-an-epoch-twice",
         "a restarted leader writes a second history under its old epoch",
+    ),
+    bug(
+        "isr.proposed-shrink-counts",
+        "KIP-497: the high watermark moves over a smaller ISR that is not committed",
     ),
     bug(
         "isr.refused-proposal-is-forgotten",

@@ -15,6 +15,8 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 
 use crate::batch::{BatchHeader, RecordBatch};
+use crate::clock::UnixMillis;
+use crate::cluster::{Durability, LogConfig};
 use crate::epochs::{LeaderEpoch, Offset};
 use crate::ids::PartitionId;
 
@@ -133,6 +135,37 @@ impl Debug for FlushTicket {
     }
 }
 
+/// Where a piece of verification ended: the segment's base offset and the position in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScrubbedTo {
+    /// Base offset of the segment.
+    pub segment: Offset,
+    /// Bytes of it that are verified.
+    pub position: u64,
+}
+
+/// What verifying a piece found.
+pub type ScrubOutcome = Result<ScrubbedTo, LogError>;
+
+/// A piece of verification that has begun: `job` reads and checks, and may run on any thread.
+pub struct ScrubTicket {
+    /// Changes with every truncation, so that damage to bytes that are gone is not reported.
+    pub generation: u64,
+    /// About how many bytes it reads.
+    pub bytes: u64,
+    /// The blocking work.
+    pub job: Box<dyn FnOnce() -> ScrubOutcome + Send>,
+}
+
+impl Debug for ScrubTicket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ScrubTicket")
+            .field("generation", &self.generation)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Port: one partition's log.
 pub trait ReplicaLog: Debug + Send {
     /// The first offset kept.
@@ -172,6 +205,22 @@ pub trait ReplicaLog: Debug + Send {
 
     /// Removes everything, durably, and starts again at `start`.
     fn reset_to(&mut self, start: Offset) -> Result<(), LogError>;
+
+    /// Takes on the settings of the topic. Before a log with [`Durability::Replicated`] takes its first
+    /// append it notes, durably, that an unclean stop may lose records without a trace.
+    fn configure(&mut self, config: &LogConfig, durability: Durability) -> Result<(), LogError>;
+
+    /// Closes the active segment if it is due, and drops the whole segments below `limit` that the
+    /// settings do not keep; returns the log start, which moves only over durable records.
+    fn apply_retention(&mut self, now: UnixMillis, limit: Offset) -> Result<Offset, LogError>;
+
+    /// Begins to verify the next piece, of about `max_bytes`, of what is closed and durable; `None`
+    /// when there is nothing to verify. After the last piece it starts again.
+    fn begin_scrub(&mut self, max_bytes: usize) -> Option<ScrubTicket>;
+
+    /// Takes note of a verified piece. Damage is passed on as the error that it is, unless what was
+    /// read has been removed meanwhile.
+    fn finish_scrub(&mut self, generation: u64, outcome: ScrubOutcome) -> Result<(), LogError>;
 
     /// Moves the log start forward to `start`; keeps what is above.
     fn trim_start(&mut self, start: Offset) -> Result<(), LogError>;
@@ -227,6 +276,12 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// A store that cuts a tail records that durably *before* it cuts, and keeps reporting it until
     /// then: a crash between the cut and the registration must not hide the loss.
     fn acknowledge_cut(&self, partition: PartitionId) -> Result<(), LogError>;
+    /// Notes durably that logs are about to be written, once all of them have been opened and what
+    /// they lost is recorded. From here on a stop without [`LogStore::mark_stopped`] is unclean.
+    fn mark_running(&self) -> Result<(), LogError>;
+    /// Notes durably that every log was flushed and nothing writes any more (KIP-966's clean
+    /// shutdown).
+    fn mark_stopped(&self) -> Result<(), LogError>;
     /// Removes a partition's log.
     fn remove(&self, partition: PartitionId) -> Result<(), LogError>;
     /// The partitions that have a log here.

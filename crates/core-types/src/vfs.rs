@@ -45,6 +45,12 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Tells one run of the operating system from the next: completed writes survive the process
+    /// while it is the same, since the page cache does. `None` if it is not known.
+    fn boot_id(&self) -> Option<[u8; 16]> {
+        None
+    }
+
     /// Reads a whole file of at most `max_bytes`; a longer one is an error of kind `InvalidData`.
     fn read_file(&self, path: &Path, max_bytes: usize) -> io::Result<Vec<u8>> {
         let file = self.open(path, OpenMode::Read)?;
@@ -181,6 +187,11 @@ impl Vfs for OsVfs {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         fs::File::open(path)?.sync_all()
+    }
+
+    fn boot_id(&self) -> Option<[u8; 16]> {
+        let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        crate::ids::parse_uuid(text.trim())
     }
 }
 

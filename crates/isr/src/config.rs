@@ -46,6 +46,12 @@ pub struct ReplicationConfig {
     pub max_producers: usize,
     /// How often the high-watermark checkpoint is saved.
     pub checkpoint_interval: Duration,
+    /// How often leaders look for records that need not be kept any longer.
+    pub retention_interval: Duration,
+    /// How often what a topic with `durability=replicated` has written is flushed in the background.
+    pub lazy_flush_interval: Duration,
+    /// How many bytes of closed segments are verified per second in the background.
+    pub scrub_bytes_per_second: u64,
     /// Pause before an in-sync-set proposal is sent again.
     pub alter_retry: Duration,
 }
@@ -68,6 +74,9 @@ impl Default for ReplicationConfig {
             max_waiting_fetches: 1024,
             max_producers: 10_000,
             checkpoint_interval: Duration::from_secs(5),
+            retention_interval: Duration::from_secs(30),
+            lazy_flush_interval: Duration::from_secs(1),
+            scrub_bytes_per_second: 8 * 1024 * 1024,
             alter_retry: Duration::from_millis(100),
         }
     }
@@ -79,7 +88,7 @@ impl ReplicationConfig {
     /// # Errors
     /// [`ReplicationError::InvalidConfig`] names the first field that is out of range.
     pub fn validate(&self) -> Result<(), ReplicationError> {
-        let checks: [(&'static str, bool, &'static str); 15] = [
+        let checks: [(&'static str, bool, &'static str); 18] = [
             ("min_isr", self.min_isr >= 1, "must be at least 1"),
             (
                 "replica_lag_max_time",
@@ -143,6 +152,21 @@ impl ReplicationConfig {
                 "checkpoint_interval",
                 !self.checkpoint_interval.is_zero(),
                 "must not be zero",
+            ),
+            (
+                "retention_interval",
+                !self.retention_interval.is_zero(),
+                "must not be zero",
+            ),
+            (
+                "lazy_flush_interval",
+                !self.lazy_flush_interval.is_zero(),
+                "must not be zero",
+            ),
+            (
+                "scrub_bytes_per_second",
+                self.scrub_bytes_per_second >= 1024,
+                "must be at least 1024",
             ),
             (
                 "alter_retry",

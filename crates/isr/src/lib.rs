@@ -29,9 +29,9 @@ mod mem_log;
 
 pub use config::ReplicationConfig;
 pub use core::{
-    AckId, Acked, Acks, AlterResult, ClusterView, ConsumerRead, FetchPosition, FetchReply, Flushed,
-    OffsetSpec, Output, PartitionReplica, PartitionStatus, ProduceIn, ReplicaFetch, ReplicaFetched,
-    ReplicaRole, ReplicaStatus, Settings,
+    AckId, Acked, Acks, AlterResult, ClusterView, ConsumerRead, DeleteIn, FetchPosition,
+    FetchReply, Flushed, OffsetSpec, Output, PartitionReplica, PartitionStatus, ProduceIn,
+    ReplicaFetch, ReplicaFetched, ReplicaRole, ReplicaStatus, Settings,
 };
 #[cfg(feature = "tokio")]
 pub use driver::{

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use rivven_core_types::{
-    Appended, BatchHeader, EpochEnd, FlushTicket, LeaderEpoch, LogError, LogSlice, LogStore,
-    Offset, OpenedLog, PartitionId, RecordBatch, ReplicaLog, TimestampedOffset,
+    Appended, BatchHeader, Durability, EpochEnd, FlushTicket, LeaderEpoch, LogConfig, LogError,
+    LogSlice, LogStore, Offset, OpenedLog, PartitionId, RecordBatch, ReplicaLog, ScrubOutcome,
+    ScrubTicket, TimestampedOffset, UnixMillis,
 };
 
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ struct Data {
     /// After [`ReplicaLog::reset_to`] the first batch may begin below the log start.
     after_reset: bool,
     poisoned: Option<String>,
+    damaged: Option<String>,
+    keeping: LogConfig,
 }
 
 /// A log in memory: for tests, simulations and managers without a disk. Clones share the data, as
@@ -51,6 +54,11 @@ impl MemLog {
         data.poisoned = None;
     }
 
+    /// Makes every later operation find wrong bytes.
+    pub fn damage(&self, what: &str) {
+        self.lock().damaged = Some(what.to_owned());
+    }
+
     /// Makes every later operation fail as a broken disk would.
     pub fn poison(&self, reason: &str) {
         self.lock().poisoned = Some(reason.to_owned());
@@ -69,6 +77,12 @@ impl MemLog {
 
 impl Data {
     fn check(&self) -> Result<(), LogError> {
+        if let Some(what) = &self.damaged {
+            return Err(LogError::Corrupt {
+                at: self.start,
+                what: what.clone(),
+            });
+        }
         match &self.poisoned {
             Some(reason) => Err(LogError::Io(std::io::Error::other(reason.clone()))),
             None => Ok(()),
@@ -109,6 +123,25 @@ impl Data {
         self.end = end;
         self.after_reset = false;
         Ok(Appended { base, end })
+    }
+
+    fn first_kept(&self, now: UnixMillis, limit: Offset) -> Offset {
+        let mut start = self.start;
+        let mut bytes: u64 = self.batches.values().map(|b| b.bytes().len() as u64).sum();
+        for batch in self.batches.values() {
+            let (header, keeping) = (batch.header(), &self.keeping);
+            let rest = bytes - batch.bytes().len() as u64;
+            let age = u64::try_from(now.0.saturating_sub(header.max_timestamp)).unwrap_or(0);
+            let expired = keeping.retention_ms.is_some_and(|keep| age > keep);
+            let too_long = keeping.retention_bytes.is_some_and(|most| rest >= most);
+            let end = header.end_offset().unwrap_or(Offset::MAX);
+            if end > limit.min(self.durable) || !(expired || too_long) {
+                break;
+            }
+            bytes = rest;
+            start = start.max(end);
+        }
+        start
     }
 
     fn assign(&mut self, epoch: LeaderEpoch, start: Offset) {
@@ -222,6 +255,28 @@ impl ReplicaLog for MemLog {
         data.generation += 1;
         data.after_reset = true;
         Ok(())
+    }
+
+    fn configure(&mut self, config: &LogConfig, _durability: Durability) -> Result<(), LogError> {
+        let mut data = self.lock();
+        data.check()?;
+        data.keeping = *config;
+        Ok(())
+    }
+
+    /// Every batch is a segment of its own here.
+    fn apply_retention(&mut self, now: UnixMillis, limit: Offset) -> Result<Offset, LogError> {
+        let start = self.lock().first_kept(now, limit);
+        self.trim_start(start)?;
+        Ok(self.log_start())
+    }
+
+    fn begin_scrub(&mut self, _max_bytes: usize) -> Option<ScrubTicket> {
+        None
+    }
+
+    fn finish_scrub(&mut self, _generation: u64, outcome: ScrubOutcome) -> Result<(), LogError> {
+        outcome.map(|_to| ())
     }
 
     fn trim_start(&mut self, start: Offset) -> Result<(), LogError> {
@@ -400,6 +455,14 @@ impl LogStore for MemLogStore {
     }
 
     fn acknowledge_cut(&self, _partition: PartitionId) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn mark_running(&self) -> Result<(), LogError> {
+        Ok(())
+    }
+
+    fn mark_stopped(&self) -> Result<(), LogError> {
         Ok(())
     }
 

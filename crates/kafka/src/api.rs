@@ -20,10 +20,15 @@ pub(crate) enum ApiKey {
     ApiVersions,
     CreateTopics,
     InitProducerId,
+    DeleteTopics,
+    DeleteRecords,
+    DescribeConfigs,
+    ElectLeaders,
+    IncrementalAlterConfigs,
 }
 
 impl ApiKey {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Produce,
         Self::Fetch,
         Self::ListOffsets,
@@ -31,6 +36,11 @@ impl ApiKey {
         Self::ApiVersions,
         Self::CreateTopics,
         Self::InitProducerId,
+        Self::DeleteTopics,
+        Self::DeleteRecords,
+        Self::DescribeConfigs,
+        Self::ElectLeaders,
+        Self::IncrementalAlterConfigs,
     ];
 
     pub(crate) const fn key(self) -> i16 {
@@ -42,6 +52,11 @@ impl ApiKey {
             Self::ApiVersions => 18,
             Self::CreateTopics => 19,
             Self::InitProducerId => 22,
+            Self::DeleteTopics => 20,
+            Self::DeleteRecords => 21,
+            Self::DescribeConfigs => 32,
+            Self::ElectLeaders => 43,
+            Self::IncrementalAlterConfigs => 44,
         }
     }
 
@@ -59,6 +74,10 @@ impl ApiKey {
             Self::ApiVersions => 0..=4,
             Self::CreateTopics => 2..=7,
             Self::InitProducerId => 0..=5,
+            Self::DeleteTopics => 1..=6,
+            Self::DeleteRecords | Self::ElectLeaders => 0..=2,
+            Self::DescribeConfigs => 1..=4,
+            Self::IncrementalAlterConfigs => 0..=1,
         }
     }
 
@@ -70,7 +89,9 @@ impl ApiKey {
             Self::ListOffsets => 6,
             Self::ApiVersions => 3,
             Self::CreateTopics => 5,
-            Self::InitProducerId => 2,
+            Self::InitProducerId | Self::DeleteRecords | Self::ElectLeaders => 2,
+            Self::DeleteTopics | Self::DescribeConfigs => 4,
+            Self::IncrementalAlterConfigs => 1,
         };
         version >= from
     }
@@ -91,6 +112,11 @@ impl ApiKey {
             Self::ApiVersions => "api_versions",
             Self::CreateTopics => "create_topics",
             Self::InitProducerId => "init_producer_id",
+            Self::DeleteTopics => "delete_topics",
+            Self::DeleteRecords => "delete_records",
+            Self::DescribeConfigs => "describe_configs",
+            Self::ElectLeaders => "elect_leaders",
+            Self::IncrementalAlterConfigs => "incremental_alter_configs",
         }
     }
 }

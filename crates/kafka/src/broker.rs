@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use rivven_coordinator::metadata::TopicChange;
 use rivven_core_types::{
-    BoxFuture, BrokerId, Durability, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId,
-    RecordBatch, TopicId, TopicName,
+    BoxFuture, BrokerId, Durability, LeaderEpoch, LogConfig, Offset, PartitionId, ProducerEpoch,
+    ProducerId, RecordBatch, TopicId, TopicName,
 };
 
 use crate::error::BrokerError;
@@ -68,6 +69,35 @@ pub trait Broker: Send + Sync + 'static {
         request: CreateTopics,
     ) -> BoxFuture<'static, Vec<Result<CreatedTopic, TopicFailure>>>;
 
+    /// Deletes a topic with all its records.
+    fn delete_topic(
+        &self,
+        name: TopicName,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>>;
+    /// Changes settings of a topic.
+    fn alter_topic(
+        &self,
+        name: TopicName,
+        change: TopicChange,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>>;
+    /// Deletes the records below `before` (`None`: below the high watermark); answers with the new log
+    /// start once every in-sync replica has done so (KIP-107).
+    fn delete_records(
+        &self,
+        partition: PartitionId,
+        before: Option<Offset>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Offset, BrokerError>>;
+    /// Has any active replica lead a partition without leader, whatever it lacks (KIP-460).
+    fn elect_unclean(
+        &self,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>>;
+    /// `min.insync.replicas` of a topic whose creator did not say, if it has enough replicas.
+    fn default_min_isr(&self) -> u32;
     /// Whether a Metadata request that allows it may create topics that it names.
     fn auto_create_topics(&self) -> bool;
 }
@@ -189,6 +219,8 @@ pub struct NewTopic {
     pub min_isr: Option<u32>,
     /// `durability`, a config of ours: `fsync` or `replicated`; `None` for the cluster's default.
     pub durability: Option<Durability>,
+    /// How long records are kept.
+    pub log: LogConfig,
 }
 
 /// A topic that was created, or would have been.
@@ -202,7 +234,7 @@ pub struct CreatedTopic {
     pub replication_factor: u16,
 }
 
-/// Why a topic was not created.
+/// Why a topic was not created, changed or deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicFailure {
     /// The kind.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rivven_coordinator::metadata::{BrokerRecord, ClusterState, Rejection, TopicRecord};
+use rivven_coordinator::metadata::{
+    BrokerRecord, ClusterState, Rejection, TopicChange, TopicRecord,
+};
 use rivven_coordinator::placement::PlacementError;
 use rivven_coordinator::replication::{
     Fetch, FetchPartition as IsrFetchPartition, OffsetSpec, Produce, ReplicationError,
@@ -12,8 +14,8 @@ use rivven_coordinator::replication::{
 };
 use rivven_coordinator::{ClusterCoordinator, CoordinatorError, replication};
 use rivven_core_types::{
-    BoxFuture, BrokerId, LeaderEpoch, MonoTime, PartitionId, PartitionState, ProducerEpoch,
-    ProducerId, RecordBatch,
+    BoxFuture, BrokerId, LeaderEpoch, MonoTime, Offset, PartitionId, PartitionState, ProducerEpoch,
+    ProducerId, RecordBatch, TopicName,
 };
 
 use crate::broker::{
@@ -22,6 +24,7 @@ use crate::broker::{
 };
 use crate::error::{BrokerError, CurrentLeader};
 use crate::snapshot::{BrokerInfo, ClusterSnapshot, PartitionInfo, TopicInfo};
+use crate::topic_config::TopicSettings;
 
 /// How long clients are still told of a broker that has been fenced: one `metadata.max.age.ms` of the
 /// common clients. A leader that vanishes from the list at once costs librdkafka up to a second more
@@ -216,6 +219,65 @@ impl Broker for CoordinatorBroker {
         })
     }
 
+    fn delete_topic(
+        &self,
+        name: TopicName,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let deadline = timeout.max(MIN_CREATE_DEADLINE);
+            let deleted = coordinator.delete_topic(&name, deadline).await;
+            deleted.map(|_id| ()).map_err(|e| admin_failure(&e))
+        })
+    }
+
+    fn alter_topic(
+        &self,
+        name: TopicName,
+        change: TopicChange,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let altered = coordinator.alter_topic(&name, change, timeout).await;
+            altered.map(|_id| ()).map_err(|e| admin_failure(&e))
+        })
+    }
+
+    fn delete_records(
+        &self,
+        partition: PartitionId,
+        before: Option<Offset>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<Offset, BrokerError>> {
+        let replication = self.replication();
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let replication = replication?;
+            let deleted = replication.delete_records(partition, before, timeout);
+            let deleted = deleted.await;
+            deleted.map_err(|e| broker_error(e, partition, &coordinator))
+        })
+    }
+
+    fn elect_unclean(
+        &self,
+        partition: PartitionId,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let deadline = timeout.max(MIN_CREATE_DEADLINE);
+            let elected = coordinator.elect_unclean(partition, deadline).await;
+            elected.map(|_record| ()).map_err(|e| admin_failure(&e))
+        })
+    }
+
+    fn default_min_isr(&self) -> u32 {
+        self.coordinator.config().replication.min_isr
+    }
+
     fn auto_create_topics(&self) -> bool {
         self.coordinator.config().topic_defaults.auto_create
     }
@@ -235,6 +297,7 @@ async fn create(
         assignment: (!topic.assignments.is_empty()).then_some(topic.assignments),
         min_isr: topic.min_isr,
         durability: topic.durability.unwrap_or_default(),
+        log: topic.log,
     };
     let (partitions, factor, id) = if validate_only {
         let replicas = coordinator.check_topic(&topic)?;
@@ -357,6 +420,11 @@ fn topic_info(topic: &TopicRecord, state: &ClusterState) -> TopicInfo {
         name: topic.name.clone(),
         id: topic.id,
         partitions: state.partitions_of_topic(topic.id).map(partition).collect(),
+        settings: TopicSettings {
+            min_isr: topic.min_isr,
+            durability: topic.durability,
+            log: topic.log,
+        },
     }
 }
 
@@ -412,6 +480,26 @@ fn broker_error(
     }
 }
 
+/// What became of an operator's wish about something that exists.
+fn admin_failure(error: &CoordinatorError) -> TopicFailure {
+    let kind = match error {
+        CoordinatorError::Rejected(
+            Rejection::UnknownTopic { .. } | Rejection::UnknownPartition { .. },
+        ) => BrokerError::UnknownPartition,
+        CoordinatorError::Rejected(Rejection::ElectionNotNeeded { .. }) => {
+            BrokerError::ElectionNotNeeded
+        }
+        CoordinatorError::Rejected(Rejection::NoActiveReplica { .. }) => {
+            BrokerError::EligibleLeadersNotAvailable
+        }
+        other => topic_error(other),
+    };
+    TopicFailure {
+        error: kind,
+        message: error.to_string(),
+    }
+}
+
 fn topic_error(error: &CoordinatorError) -> BrokerError {
     match error {
         CoordinatorError::Rejected(rejection) => match rejection {
@@ -420,7 +508,9 @@ fn topic_error(error: &CoordinatorError) -> BrokerError {
             }
             Rejection::InvalidPartitionCount { .. } => BrokerError::InvalidPartitions,
             Rejection::InvalidReplicationFactor { .. } => BrokerError::InvalidReplicationFactor,
-            Rejection::InvalidMinIsr { .. } => BrokerError::InvalidConfig,
+            Rejection::InvalidMinIsr { .. } | Rejection::InvalidTopicConfig { .. } => {
+                BrokerError::InvalidConfig
+            }
             Rejection::DuplicateReplica { .. }
             | Rejection::UnknownBroker { .. }
             | Rejection::NoActiveReplica { .. } => BrokerError::InvalidReplicaAssignment,

@@ -108,6 +108,12 @@ pub enum BrokerError {
     /// This broker is not the controller and could not reach it. Nothing changed; retriable.
     #[error("not the controller")]
     NotController,
+    /// The partition has a leader. Nothing changed.
+    #[error("the partition has a leader")]
+    ElectionNotNeeded,
+    /// No replica that could lead is active. Nothing changed; retriable.
+    #[error("no eligible replica is active")]
+    EligibleLeadersNotAvailable,
     /// A limit of the cluster forbids it. Nothing changed.
     #[error("forbidden by policy")]
     PolicyViolation,
@@ -144,6 +150,8 @@ impl BrokerError {
             Self::InvalidConfig,
             Self::InvalidRequest,
             Self::NotController,
+            Self::ElectionNotNeeded,
+            Self::EligibleLeadersNotAvailable,
             Self::PolicyViolation,
         ]
     }
@@ -175,6 +183,8 @@ impl BrokerError {
             Self::InvalidConfig => Kafka::InvalidConfig,
             Self::InvalidRequest => Kafka::InvalidRequest,
             Self::NotController => Kafka::NotController,
+            Self::ElectionNotNeeded => Kafka::ElectionNotNeeded,
+            Self::EligibleLeadersNotAvailable => Kafka::EligibleLeadersNotAvailable,
             Self::PolicyViolation => Kafka::PolicyViolation,
         }
     }
@@ -200,6 +210,7 @@ impl BrokerError {
                 | Self::Storage
                 | Self::Unavailable
                 | Self::NotController
+                | Self::EligibleLeadersNotAvailable
         )
     }
 

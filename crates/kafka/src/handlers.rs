@@ -4,7 +4,12 @@
 //! happen in that order (appends) happens before it returns; the rest when its turn to answer comes.
 
 mod api_versions;
+mod configs;
 mod create_topics;
+mod delete_records;
+mod delete_topics;
+mod describe_configs;
+mod elect_leaders;
 mod fetch;
 mod init_producer_id;
 mod list_offsets;
@@ -97,6 +102,11 @@ pub(crate) fn start(context: &Context, call: Call, rest: Bytes) -> Result<Pendin
         ApiKey::ApiVersions => api_versions::start(call, &mut reader),
         ApiKey::CreateTopics => create_topics::start(context, call, &mut reader),
         ApiKey::InitProducerId => init_producer_id::start(context, call, &mut reader),
+        ApiKey::DeleteTopics => delete_topics::start(context, call, &mut reader),
+        ApiKey::DeleteRecords => delete_records::start(context, call, &mut reader),
+        ApiKey::DescribeConfigs => describe_configs::start(context, call, &mut reader),
+        ApiKey::ElectLeaders => elect_leaders::start(context, call, &mut reader),
+        ApiKey::IncrementalAlterConfigs => configs::start(context, call, &mut reader),
     }
 }
 

@@ -37,6 +37,7 @@ mod server;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod topic_config;
 mod wire;
 
 pub use broker::{
@@ -48,3 +49,4 @@ pub use coordinator_broker::CoordinatorBroker;
 pub use error::{BrokerError, CurrentLeader, KafkaError};
 pub use server::KafkaServer;
 pub use snapshot::{BrokerInfo, ClusterSnapshot, PartitionInfo, TopicInfo};
+pub use topic_config::TopicSettings;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::topic_config::TopicSettings;
 use rivven_core_types::{BrokerId, LeaderEpoch, RackId, TopicId, TopicName};
 
 /// A broker that clients may connect to.
@@ -27,6 +28,8 @@ pub struct TopicInfo {
     pub id: TopicId,
     /// Its partitions, by index.
     pub partitions: Vec<PartitionInfo>,
+    /// Its configuration.
+    pub settings: TopicSettings,
 }
 
 /// A partition.

@@ -56,6 +56,7 @@ pub(crate) fn apply(
             replicas,
             min_isr,
             durability,
+            log,
         } => {
             let topic = topics::NewTopic {
                 name,
@@ -63,6 +64,7 @@ pub(crate) fn apply(
                 replicas,
                 min_isr,
                 durability,
+                log,
             };
             topics::create(state, index, topic)
         }
@@ -86,6 +88,7 @@ pub(crate) fn apply(
             node_epoch,
             accept_loss,
         } => brokers::remove(state, index, (broker, node_epoch), accept_loss),
+        Command::AlterTopic { name, change } => topics::alter(state, index, &name, &change),
     }
 }
 

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use rivven_core_types::wire::{self, WireError};
 use rivven_core_types::{
-    AlterPartitionProposal, BrokerId, ClusterId, Durability, Incarnation, LeaderEpoch, LogDirId,
-    NodeEpoch, NodeInfo, Offset, PartitionEpoch, PartitionId, RaftNodeId, TopicId, TopicName,
-    limits,
+    AlterPartitionProposal, BrokerId, ClusterId, Durability, Incarnation, LeaderEpoch, LogConfig,
+    LogDirId, NodeEpoch, NodeInfo, Offset, PartitionEpoch, PartitionId, RaftNodeId, TopicId,
+    TopicName, limits,
 };
 
 /// Version of the encoding of [`Command`]. Fields and variants are only ever added at the end; any
@@ -26,6 +26,36 @@ pub struct ReplicaClaim {
     pub last_epoch: Option<LeaderEpoch>,
     /// Its log end offset.
     pub log_end: Offset,
+}
+
+/// New settings of a topic; what is `None` stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TopicChange {
+    /// `min.insync.replicas`, from 1 to the replication factor.
+    pub min_isr: Option<u32>,
+    /// When a record counts as stored.
+    pub durability: Option<Durability>,
+    /// [`LogConfig::retention_ms`].
+    pub retention_ms: Option<Option<u64>>,
+    /// [`LogConfig::retention_bytes`].
+    pub retention_bytes: Option<Option<u64>>,
+    /// [`LogConfig::segment_bytes`].
+    pub segment_bytes: Option<u64>,
+    /// [`LogConfig::segment_ms`].
+    pub segment_ms: Option<u64>,
+}
+
+impl TopicChange {
+    /// `config` with the change made.
+    #[must_use]
+    pub fn apply_to(&self, config: LogConfig) -> LogConfig {
+        LogConfig {
+            retention_ms: self.retention_ms.unwrap_or(config.retention_ms),
+            retention_bytes: self.retention_bytes.unwrap_or(config.retention_bytes),
+            segment_bytes: self.segment_bytes.unwrap_or(config.segment_bytes),
+            segment_ms: self.segment_ms.unwrap_or(config.segment_ms),
+        }
+    }
 }
 
 /// A change of the cluster metadata.
@@ -93,6 +123,8 @@ pub enum Command {
         min_isr: u32,
         /// When a record counts as stored.
         durability: Durability,
+        /// How long records are kept.
+        log: LogConfig,
     },
     /// Deletes a topic.
     DeleteTopic {
@@ -144,6 +176,13 @@ pub enum Command {
         node_epoch: NodeEpoch,
         /// The operator knows that records will be lost, or that they are lost already.
         accept_loss: bool,
+    },
+    /// Changes settings of a topic.
+    AlterTopic {
+        /// Its name.
+        name: TopicName,
+        /// What changes.
+        change: TopicChange,
     },
 }
 

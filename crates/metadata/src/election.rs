@@ -1,7 +1,7 @@
 //! The controller's rules for one partition, as pure functions: who is in the ISR, who is eligible
 //! to lead (KIP-966), who leads, and which epochs grow.
 
-use rivven_core_types::{BrokerId, PartitionState, RecoveryState, planted};
+use rivven_core_types::{BrokerId, Durability, PartitionState, RecoveryState, planted};
 
 /// A change of one partition's ISR.
 pub(crate) struct IsrChange<'a> {
@@ -59,6 +59,22 @@ pub(crate) fn install_leader(
         settle(old, &mut new);
     }
     finish(old, new).unwrap_or_else(|| old.clone())
+}
+
+/// The partition after a change of its topic's settings. Once it is not under min ISR any more the
+/// leader commits without the eligible leaders, so that they are eligible no longer (KIP-966). Its
+/// epoch grows in any case, so that the change feed brings every replica the topic's new settings.
+pub(crate) fn change_settings(
+    old: &PartitionState,
+    min_isr: u32,
+    durability: Durability,
+) -> PartitionState {
+    let mut new = old.clone();
+    new.min_isr = min_isr;
+    new.durability = durability;
+    settle(old, &mut new);
+    new.partition_epoch = old.partition_epoch.next().unwrap_or(old.partition_epoch);
+    new
 }
 
 /// The replicas that `keep` picks, in replica order, so that equal sets are equal lists.

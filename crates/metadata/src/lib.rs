@@ -45,7 +45,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use command::{Command, ReplicaClaim};
+pub use command::{Command, ReplicaClaim, TopicChange};
 pub use machine::{MetadataStateMachine, Publisher};
 pub use records::{BrokerRecord, TopicRecord};
 pub use rejection::Rejection;

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use rivven_core_types::{
-    BrokerId, Durability, FencedState, Incarnation, LogDirId, NodeEpoch, NodeInfo, PartitionId,
-    RaftNodeId, TopicId, TopicName,
+    BrokerId, Durability, FencedState, Incarnation, LogConfig, LogDirId, NodeEpoch, NodeInfo,
+    PartitionId, RaftNodeId, TopicId, TopicName,
 };
 
 /// A registered broker.
@@ -51,6 +51,8 @@ pub struct TopicRecord {
     pub min_isr: u32,
     /// When a record counts as stored.
     pub durability: Durability,
+    /// How long records are kept.
+    pub log: LogConfig,
 }
 
 impl TopicRecord {

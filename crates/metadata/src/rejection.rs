@@ -210,6 +210,14 @@ pub enum Rejection {
         /// The first such partition.
         partition: PartitionId,
     },
+    /// A setting of a topic is out of range. (INVALID_CONFIG)
+    #[error("{key} is out of range {range}")]
+    InvalidTopicConfig {
+        /// Its Kafka name.
+        key: String,
+        /// What is allowed.
+        range: String,
+    },
 }
 
 impl Rejection {

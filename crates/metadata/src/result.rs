@@ -76,6 +76,11 @@ pub enum CommandResult {
     },
     /// Refused; the state is as it was.
     Rejected(Rejection),
+    /// The topic has these settings now (or had them already).
+    TopicAltered {
+        /// Its id.
+        id: TopicId,
+    },
 }
 
 impl CommandResult {

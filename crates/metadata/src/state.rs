@@ -247,6 +247,12 @@ impl ClusterState {
         self.topics.insert_mut(record.id, record);
     }
 
+    /// Replaces the settings of a topic; id and name stay.
+    pub(crate) fn replace_topic(&mut self, old: &TopicRecord, new: TopicRecord) {
+        self.rehash(Kind::Topic, Some(old), Some(&new));
+        self.topics.insert_mut(new.id, new);
+    }
+
     /// Inserts or replaces a partition's record. The replicas of a record never change.
     pub(crate) fn put_partition(&mut self, state: PartitionState, changed: LogIndex) {
         let id = state.id;

@@ -13,6 +13,7 @@ rivven-node - one node of a Rivven cluster; Kafka clients are its clients
 Usage: rivven-node --config FILE [--check]
        rivven-node cluster COMMAND ...   Show and change a running cluster; see `cluster --help`
        rivven-node certs --out DIR --cluster NAME --node NAME [--node NAME]... [--days N]
+       rivven-node log inspect|verify DATA_DIR
 
 Options:
   --config FILE  The YAML configuration (docs/operations.md describes every key)
@@ -23,6 +24,10 @@ Options:
 certs makes what mode: mutual_tls needs: DIR/ca.pem with ca.key (unless they are there), a certificate
 <node>.pem with <node>.key for each --node (valid for N days, default 365), and gossip.secret. Nothing is
 overwritten. Keep ca.key away from the nodes.
+
+Commands:
+  log inspect DATA_DIR  Show the partition logs of a stopped node; changes nothing
+  log verify DATA_DIR   The same, and check every record; exit status 1 if one is damaged
 
 Environment:
   RUST_LOG       Log filter, for example `info,rivven_isr=debug` (default: info,openraft=error)
@@ -42,6 +47,13 @@ pub enum Request {
     Run(PathBuf),
     /// Validate a configuration.
     Check(PathBuf),
+    /// Look at the logs below a data directory; with the flag, check every record.
+    Log {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// Whether to check every record.
+        verify: bool,
+    },
     /// Show or change a running cluster.
     Cluster(cluster::ClusterCommand),
     /// Make certificates.
@@ -63,6 +75,9 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, Str
     }
     if arguments.next_if(|word| word == "certs").is_some() {
         return certs(arguments);
+    }
+    if arguments.next_if_eq("log").is_some() {
+        return parse_log(arguments);
     }
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -121,6 +136,24 @@ fn certs(mut arguments: impl Iterator<Item = String>) -> Result<Request, String>
     }))
 }
 
+fn parse_log(mut arguments: impl Iterator<Item = String>) -> Result<Request, String> {
+    let verify = match arguments.next().as_deref() {
+        Some("inspect") => false,
+        Some("verify") => true,
+        Some("--help" | "-h") => return Ok(Request::Help(HELP)),
+        Some(other) => return Err(format!("unknown command log {other:?}")),
+        None => return Err("log needs inspect or verify".to_owned()),
+    };
+    let data_dir = arguments
+        .next()
+        .ok_or("the data directory is missing")?
+        .into();
+    match arguments.next() {
+        None => Ok(Request::Log { data_dir, verify }),
+        Some(extra) => Err(format!("unknown argument {extra:?}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,5 +188,13 @@ mod tests {
                 .unwrap_err()
                 .contains("--out")
         );
+        let (data_dir, verify) = ("d".into(), true);
+        assert_eq!(
+            parsed("log verify d"),
+            Ok(Request::Log { data_dir, verify })
+        );
+        assert!(parsed("log mend d").unwrap_err().contains("mend"));
+        assert!(parsed("log inspect").unwrap_err().contains("directory"));
+        assert!(parsed("log inspect d e").unwrap_err().contains('e'));
     }
 }

@@ -21,6 +21,14 @@ fn main() -> ExitCode {
             Ok(said) => say(&said),
             Err(error) => complain(&error.to_string(), 1),
         },
+        Ok(Request::Log { data_dir, verify }) => match rivven_node::logs::report(&data_dir, verify)
+        {
+            Ok((text, sound)) => {
+                let code = say(&text);
+                if sound { code } else { ExitCode::FAILURE }
+            }
+            Err(error) => complain(&error, 1),
+        },
         Ok(Request::Run(path)) => match rivven_node::run(&path) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&error.to_string(), 1),

@@ -192,6 +192,7 @@ fn assignment(id: PartitionId, replicas: &[i32], isr: &[i32]) -> rivven_isr::Met
             .map(|b| (*b, (name(b), NodeEpoch::new(1))))
             .collect(),
         ineligible: std::collections::BTreeSet::new(),
+        log_configs: std::collections::BTreeMap::new(),
         changed: vec![PartitionState {
             id,
             replicas: brokers(replicas),

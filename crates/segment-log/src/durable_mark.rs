@@ -38,6 +38,18 @@ impl DurableMark {
         Ok(Self { file, value })
     }
 
+    /// The mark, if it can be read; nothing is created.
+    pub(crate) fn peek(vfs: &dyn Vfs, dir: &Path) -> io::Result<Option<Offset>> {
+        let bytes = match vfs.read_file(&dir.join(DURABLE_MARK), files::MAX_SMALL_FILE_BYTES) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let body = files::unseal(FileKind::DurableMark, &bytes);
+        Ok(body.ok().and_then(|body| Fields(body).offset()))
+    }
+
     pub(crate) const fn value(&self) -> Option<Offset> {
         self.value
     }

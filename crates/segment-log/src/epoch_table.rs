@@ -18,6 +18,11 @@ pub(crate) struct EpochTable {
 }
 
 impl EpochTable {
+    /// Epochs and their starts.
+    pub(crate) fn entries(&self) -> &[(LeaderEpoch, Offset)] {
+        &self.entries
+    }
+
     pub(crate) fn last(&self) -> Option<(LeaderEpoch, Offset)> {
         self.entries.last().copied()
     }

@@ -22,6 +22,7 @@ pub(crate) enum FileKind {
     DurableMark = 3,
     Checkpoint = 4,
     Cut = 5,
+    Shutdown = 6,
 }
 
 /// Frames `body`. The callers bound its length by the constants above.

@@ -7,6 +7,7 @@
 //! # Files
 //! ```text
 //! <dir>/high-watermarks                       checkpoint: a hint
+//! <dir>/shutdown                              whether the last user stopped in order
 //! <dir>/<topic uuid>-<index>/meta             whose directory this is, log start, pending reset
 //! <dir>/<topic uuid>-<index>/epochs           leader epoch table
 //! <dir>/<topic uuid>-<index>/durable-mark     lower bound of what is on stable storage
@@ -59,17 +60,22 @@ mod dump;
 mod durable_mark;
 mod epoch_table;
 mod files;
+mod inspect;
 mod log;
 mod meta;
 mod reading;
 mod recovery;
 mod replica_log;
+mod retention;
+mod scrub;
 mod segment;
+mod shutdown;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub use config::{SegmentLogConfig, SegmentLogError};
 pub use dump::{dump_bytes, dump_bytes_from};
+pub use inspect::{PartitionReport, SegmentReport, inspect};
 pub use log::SegmentLog;
 pub use store::SegmentLogStore;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rivven_core_types::{
-    Appended, LeaderEpoch, LogError, Offset, PartitionId, RecordBatch, Vfs, VfsFile, planted,
+    Appended, LeaderEpoch, LogConfig, LogError, Offset, PartitionId, RecordBatch, ScrubbedTo, Vfs,
+    VfsFile, planted,
 };
 
 use crate::config::SegmentLogConfig;
@@ -40,6 +41,10 @@ pub struct SegmentLog {
     pub(crate) gate: SyncGate,
     mark: DurableMark,
     poison: Option<Poison>,
+    /// How long records are kept.
+    pub(crate) keeping: LogConfig,
+    /// Where the last piece of verification ended.
+    pub(crate) scrubbed: Option<ScrubbedTo>,
     hints: RefCell<[Option<Hint>; READ_HINTS]>,
     next_hint: Cell<usize>,
 }
@@ -120,6 +125,8 @@ impl SegmentLog {
             gate: SyncGate::default(),
             mark,
             poison: None,
+            keeping: LogConfig::default(),
+            scrubbed: None,
             hints: RefCell::new([None; READ_HINTS]),
             next_hint: Cell::new(0),
         };
@@ -264,6 +271,7 @@ impl SegmentLog {
         if !planted("segment-log.flush-outlives-a-cut") {
             self.generation += 1;
         }
+        self.scrubbed = None;
         self.durable_end = self.durable_end.min(end);
         self.forget_hints();
         let cut = self.cut_files(i, boundary);
@@ -295,6 +303,7 @@ impl SegmentLog {
     /// Empties the log, durably, and starts it again at `start`.
     pub(crate) fn start_afresh(&mut self, start: Offset) -> Result<(), LogError> {
         self.generation += 1;
+        self.scrubbed = None;
         self.forget_hints();
         let before = self.meta.log_start;
         let done = self.start_files_afresh(start);
@@ -413,6 +422,7 @@ fn create_directory(vfs: &dyn Vfs, dir: &Path, partition: PartitionId) -> Result
         partition,
         log_start: Offset::ZERO,
         pending: Pending::Nothing,
+        lazy: false,
     };
     meta.save(vfs, dir)?;
     Ok(meta)

@@ -25,6 +25,9 @@ pub(crate) struct Meta {
     pub(crate) partition: PartitionId,
     pub(crate) log_start: Offset,
     pub(crate) pending: Pending,
+    /// Records may count here before they are durable (`durability=replicated`), so that an unclean
+    /// stop may lose some without a trace.
+    pub(crate) lazy: bool,
 }
 
 impl Meta {
@@ -65,16 +68,22 @@ impl Meta {
             [2] => Pending::Remove,
             _ => return None,
         };
+        let lazy = match fields.array()? {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
         fields.0.is_empty().then_some(Self {
             partition,
             log_start,
             pending,
+            lazy,
         })
     }
 
     /// Replaces the file, durably.
     pub(crate) fn save(&self, vfs: &dyn Vfs, dir: &Path) -> io::Result<()> {
-        let mut body = Vec::with_capacity(29);
+        let mut body = Vec::with_capacity(30);
         files::put_partition(&mut body, self.partition);
         body.extend_from_slice(&self.log_start.get().to_be_bytes());
         body.push(match self.pending {
@@ -82,6 +91,7 @@ impl Meta {
             Pending::Reset => 1,
             Pending::Remove => 2,
         });
+        body.push(u8::from(self.lazy));
         vfs.write_file_atomically(&dir.join(META), &files::seal(FileKind::Meta, &body))
     }
 }

@@ -5,10 +5,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rivven_core_types::{
-    Appended, BatchHeader, EpochEnd, FlushTicket, LeaderEpoch, LogError, LogSlice, Offset,
-    RecordBatch, ReplicaLog, TimestampedOffset, planted,
+    Appended, BatchHeader, Durability, EpochEnd, FlushTicket, LeaderEpoch, LogConfig, LogError,
+    LogSlice, Offset, RecordBatch, ReplicaLog, ScrubOutcome, ScrubTicket, TimestampedOffset,
+    UnixMillis, planted,
 };
 
+use crate::cut_record;
 use crate::log::SegmentLog;
 
 impl ReplicaLog for SegmentLog {
@@ -142,6 +144,23 @@ impl ReplicaLog for SegmentLog {
         self.start_afresh(start)
     }
 
+    fn configure(&mut self, config: &LogConfig, durability: Durability) -> Result<(), LogError> {
+        self.take_config(config, durability)
+    }
+
+    fn apply_retention(&mut self, now: UnixMillis, limit: Offset) -> Result<Offset, LogError> {
+        self.retain(now, limit)?;
+        Ok(self.meta.log_start)
+    }
+
+    fn begin_scrub(&mut self, max_bytes: usize) -> Option<ScrubTicket> {
+        self.next_piece(max_bytes)
+    }
+
+    fn finish_scrub(&mut self, generation: u64, outcome: ScrubOutcome) -> Result<(), LogError> {
+        self.piece_verified(generation, outcome)
+    }
+
     fn trim_start(&mut self, start: Offset) -> Result<(), LogError> {
         self.alive()?;
         if start <= self.log_start() {
@@ -156,6 +175,10 @@ impl ReplicaLog for SegmentLog {
             let readable = self.durable_end;
             self.guard(synced, readable)?;
             self.note_durable(end)?;
+        }
+        if start == self.end() && self.segments.last().is_some_and(|s| s.length > 0) {
+            // Nothing of the active segment stays: it is closed, so that it can go.
+            self.roll()?;
         }
         self.drop_below(start)
     }
@@ -201,6 +224,12 @@ impl ReplicaLog for SegmentLog {
     ) -> Result<(), LogError> {
         self.alive()?;
         let readable = self.durable_end;
+        if result.is_err() && self.meta.lazy {
+            // What counted already may be gone from the disk, and the next process would find it in
+            // the page cache all the same. If not even this can be written, nothing tells.
+            let noted = cut_record::add(self.vfs.as_ref(), &self.dir, 1);
+            tracing::warn!(partition = %self.meta.partition, ?noted, "a lazy flush has failed");
+        }
         self.guard(result, readable)?;
         if generation != self.generation {
             return Ok(());

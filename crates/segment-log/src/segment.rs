@@ -38,6 +38,8 @@ pub(crate) struct Segment {
     /// The offset after its last batch.
     pub(crate) end: Offset,
     pub(crate) max_timestamp: i64,
+    /// The greatest timestamp of its first batch; `i64::MIN` while it is empty.
+    pub(crate) first_timestamp: i64,
     /// Whether every CRC has been checked since the log was opened, so that reads need not.
     pub(crate) crc_known: bool,
     index: Vec<IndexEntry>,
@@ -52,6 +54,7 @@ impl Segment {
             length: 0,
             end: base,
             max_timestamp: i64::MIN,
+            first_timestamp: i64::MIN,
             crc_known: true,
             index: Vec::new(),
         }
@@ -97,6 +100,9 @@ impl Segment {
                 max_before: self.max_timestamp,
             });
         }
+        if self.length == 0 {
+            self.first_timestamp = header.max_timestamp;
+        }
         self.length += header.total_bytes as u64;
         self.end = end;
         self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
@@ -108,6 +114,9 @@ impl Segment {
         self.length = position;
         self.end = end;
         self.max_timestamp = max_timestamp;
+        if position == 0 {
+            self.first_timestamp = i64::MIN;
+        }
     }
 
     /// The indexed boundary at or before `offset`; `None` if the segment is empty.

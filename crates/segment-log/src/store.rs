@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rivven_core_types::{LogError, LogStore, Offset, OpenedLog, PartitionId, Vfs};
 
@@ -12,6 +13,7 @@ use crate::cut_record;
 use crate::files::{self, Fields, FileKind};
 use crate::log::SegmentLog;
 use crate::meta::{Meta, Pending};
+use crate::shutdown;
 
 const CHECKPOINT: &str = "high-watermarks";
 
@@ -22,6 +24,10 @@ pub struct SegmentLogStore {
     dir: PathBuf,
     vfs: Arc<dyn Vfs>,
     config: SegmentLogConfig,
+    /// The last user stopped without order under an operating system that no longer runs, and not
+    /// every log has been opened since: what was only in the page cache is gone. Until
+    /// [`LogStore::mark_running`].
+    after_unclean_stop: Arc<AtomicBool>,
 }
 
 impl SegmentLogStore {
@@ -36,6 +42,7 @@ impl SegmentLogStore {
             dir: dir.into(),
             vfs,
             config,
+            after_unclean_stop: Arc::default(),
         };
         store.prepare()?;
         Ok(store)
@@ -46,6 +53,8 @@ impl SegmentLogStore {
         if let Some(parent) = self.dir.parent().filter(|p| !p.as_os_str().is_empty()) {
             self.vfs.sync_dir(parent)?;
         }
+        let unclean = shutdown::may_have_lost_writes(self.vfs.as_ref(), &self.dir)?;
+        self.after_unclean_stop.store(unclean, Ordering::Release);
         for partition in self.directories()? {
             self.finish_removal(partition)?;
         }
@@ -57,7 +66,15 @@ impl SegmentLogStore {
     pub fn open_log(&self, partition: PartitionId) -> Result<(SegmentLog, u64), LogError> {
         self.finish_removal(partition)?;
         let dir = partition_dir(&self.dir, partition);
-        SegmentLog::open(Arc::clone(&self.vfs), dir, partition, self.config.clone())
+        let vfs = Arc::clone(&self.vfs);
+        let (log, mut cut_bytes) =
+            SegmentLog::open(vfs, dir.clone(), partition, self.config.clone())?;
+        let unclean = self.after_unclean_stop.load(Ordering::Acquire);
+        if unclean && log.meta.lazy && cut_bytes == 0 {
+            tracing::warn!(%partition, "an unclean stop may have lost records of the page cache");
+            cut_bytes = cut_record::add(self.vfs.as_ref(), &dir, 1)?;
+        }
+        Ok((log, cut_bytes))
     }
 
     /// All partition directories, also those whose removal was interrupted.
@@ -108,6 +125,16 @@ impl LogStore for SegmentLogStore {
         Ok(cut_record::clear(self.vfs.as_ref(), &dir)?)
     }
 
+    fn mark_running(&self) -> Result<(), LogError> {
+        shutdown::mark_running(self.vfs.as_ref(), &self.dir)?;
+        self.after_unclean_stop.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn mark_stopped(&self) -> Result<(), LogError> {
+        Ok(shutdown::mark_stopped(self.vfs.as_ref(), &self.dir)?)
+    }
+
     fn remove(&self, partition: PartitionId) -> Result<(), LogError> {
         let dir = partition_dir(&self.dir, partition);
         if !self.vfs.exists(&dir)? {
@@ -117,6 +144,7 @@ impl LogStore for SegmentLogStore {
             partition,
             log_start: Offset::ZERO,
             pending: Pending::Remove,
+            lazy: false,
         };
         meta.save(self.vfs.as_ref(), &dir)?;
         Ok(self.remove_directory(&dir)?)
@@ -178,7 +206,7 @@ pub(crate) fn partition_dir(dir: &Path, partition: PartitionId) -> PathBuf {
     dir.join(partition.to_string())
 }
 
-fn parse_dir(path: &Path) -> Option<PartitionId> {
+pub(crate) fn parse_dir(path: &Path) -> Option<PartitionId> {
     let (topic, index) = path.file_name()?.to_str()?.rsplit_once('-')?;
     let partition = PartitionId::new(topic.parse().ok()?, index.parse().ok()?);
     // Only the one spelling that this store writes.

@@ -14,6 +14,7 @@ mod damage;
 mod epochs;
 mod everyday;
 mod faults;
+mod keeping;
 mod model;
 mod power_loss;
 

@@ -16,7 +16,7 @@ use rivven_coordinator::{
 };
 use rivven_core_types::test_util::{MemVfs, SeededEntropy};
 use rivven_core_types::{
-    Address, BrokerId, Durability, InvalidId, NodeInfo, NodeName, Rng, TopicName,
+    Address, BrokerId, Durability, InvalidId, LogConfig, NodeInfo, NodeName, Rng, TopicName,
 };
 use rivven_isr::ReplicationConfig;
 use rivven_swim::{SwimConfig, SwimSecurity};
@@ -260,6 +260,7 @@ impl SimCluster {
             assignment: None,
             min_isr: Some(2),
             durability: Durability::Fsync,
+            log: LogConfig::default(),
         })
     }
 

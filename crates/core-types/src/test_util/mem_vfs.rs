@@ -47,6 +47,8 @@ struct Disk {
     directories: std::collections::BTreeSet<PathBuf>,
     faults: Vec<(String, DiskFault)>,
     life: u64,
+    /// Runs of the operating system: power losses.
+    boots: u64,
     syncs: u64,
     digest: u64,
     /// Writes and syncs that still succeed before the power goes.
@@ -103,6 +105,7 @@ impl MemVfs {
         let mut disk = lock(&self.disk);
         disk.life += 1;
         disk.fuse = None;
+        disk.boots += 1;
         disk.names = disk.durable_names.clone();
         let live: std::collections::BTreeSet<u64> = disk.names.values().copied().collect();
         disk.inodes.retain(|inode, _| live.contains(inode));
@@ -327,6 +330,10 @@ impl Vfs for MemVfs {
     fn exists(&self, path: &Path) -> io::Result<bool> {
         let disk = self.alive()?;
         Ok(disk.names.contains_key(path) || disk.directories.contains(path))
+    }
+
+    fn boot_id(&self) -> Option<[u8; 16]> {
+        Some(u128::from(lock(&self.disk).boots + 1).to_be_bytes())
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

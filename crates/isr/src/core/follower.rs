@@ -1,8 +1,7 @@
 //! The follower's side: where to fetch from, and what to do with what came.
 
 use rivven_core_types::{
-    BrokerId, Durability, EpochEnd, LeaderEpoch, LogError, MonoTime, Offset, ReplicaLog, planted,
-    split_batches,
+    BrokerId, EpochEnd, LeaderEpoch, LogError, MonoTime, Offset, ReplicaLog, planted, split_batches,
 };
 
 use super::partition::{PartitionReplica, Role};
@@ -117,8 +116,8 @@ impl PartitionReplica {
         self.high_watermark = leader_high_watermark
             .min(log.log_end())
             .max(log.log_start());
-        if appended && self.state.durability == Durability::Fsync {
-            out.push(Output::Flush);
+        if appended {
+            out.push(self.flush_wish());
         }
         Ok(())
     }
@@ -137,6 +136,9 @@ impl PartitionReplica {
                 end.min(leader_end).min(log_end)
             }
             Some(EpochEnd { end, .. }) => end.min(log_end),
+            // Every epoch here is above it, and the leader has none of them: nothing is shared. A cut
+            // at the leader's end alone might cut nothing, for ever.
+            None if leader_epoch.get() >= 0 => log.log_start(),
             None => leader_end.min(log_end),
         };
         let target = if planted("isr.truncate-to-high-watermark") {

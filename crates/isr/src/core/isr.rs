@@ -40,6 +40,12 @@ impl PartitionReplica {
     /// made any of them a leader-to-be.
     pub(crate) fn maximal_isr(&self) -> Vec<BrokerId> {
         let mut members = self.state.isr.clone();
+        if planted("isr.proposed-shrink-counts")
+            && let Role::Leader(leader) = &self.role
+            && let Some(pending) = leader.pending.as_ref().filter(|p| p.adds.is_none())
+        {
+            return pending.proposal.new_isr.iter().map(|m| m.broker).collect();
+        }
         if let Role::Leader(leader) = &self.role
             && let Some(adds) = leader.pending.as_ref().and_then(|p| p.adds)
             && !members.contains(&adds)
@@ -91,9 +97,14 @@ impl PartitionReplica {
         else {
             return;
         };
+        let tolerated = if planted("isr.expands-by-message-lag") {
+            4
+        } else {
+            0
+        };
         let reaches_epoch =
             end >= leader.epoch_start || planted("isr.joins-without-the-epochs-records");
-        let holds_committed = end >= self.high_watermark && reaches_epoch;
+        let holds_committed = self.high_watermark.since(end) <= tolerated && reaches_epoch;
         // Under min ISR the high watermark stands still, so reaching it proves little: without this a
         // slow replica flaps in and out (KAFKA-19996).
         let keeps_up = !self.state.is_under_min_isr() || self.is_caught_up(remote, now, log);
@@ -295,5 +306,6 @@ impl PartitionReplica {
             }
         }
         self.advance_high_watermark(now, view, log, out);
+        self.complete_trimmed(log, out);
     }
 }

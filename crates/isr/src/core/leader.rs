@@ -1,8 +1,7 @@
 //! The leader's side: writes, reads, followers' fetches and the high watermark.
 
 use rivven_core_types::{
-    BrokerId, Durability, EpochEnd, LeaderEpoch, MonoTime, Offset, ReplicaLog, TimestampedOffset,
-    planted,
+    BrokerId, EpochEnd, LeaderEpoch, MonoTime, Offset, ReplicaLog, TimestampedOffset, planted,
 };
 use std::ops::ControlFlow;
 
@@ -28,7 +27,10 @@ pub struct ConsumerRead {
 
 impl PartitionReplica {
     /// Checks that this node leads, and in the epoch that the caller knows (KIP-320).
-    fn check_leader(&self, epoch: Option<LeaderEpoch>) -> Result<&Leader, ReplicationError> {
+    pub(crate) fn check_leader(
+        &self,
+        epoch: Option<LeaderEpoch>,
+    ) -> Result<&Leader, ReplicationError> {
         let leader = match &self.role {
             Role::Leader(leader) => leader,
             Role::Offline(reason) => {
@@ -102,6 +104,9 @@ impl PartitionReplica {
         let log_complete = log.log_start() == Offset::ZERO;
         let header = input.batch.header();
         let (base, end) = match self.producers.check(header, log_complete)? {
+            SequenceCheck::Duplicate { base, .. } if planted("isr.duplicate-acked-at-once") => {
+                (base, Offset::ZERO)
+            }
             SequenceCheck::Duplicate { base, end } => (base, end),
             SequenceCheck::Fresh => {
                 let appended = log
@@ -109,9 +114,7 @@ impl PartitionReplica {
                     .map_err(|error| self.on_log_error(&error, out))?;
                 self.producers.record(header, appended.base, appended.end);
                 out.push(Output::Appended);
-                if self.state.durability == Durability::Fsync {
-                    out.push(Output::Flush);
-                }
+                out.push(self.flush_wish());
                 (appended.base, appended.end)
             }
         };
@@ -258,11 +261,13 @@ impl PartitionReplica {
             session_epoch: fetch.session_epoch,
             log_end: fetch.position.fetch_offset,
             durable_end: fetch.position.durable_end,
+            log_start: fetch.position.log_start,
         };
         if remote.update(now, progress, leader_end, self.state.durability) {
             // The expansion first: a joiner holds the high watermark from the moment it is proposed.
             self.try_expand(now, fetch.broker, view, log, out);
             self.advance_high_watermark(now, view, log, out);
+            self.complete_trimmed(log, out);
         }
     }
 
@@ -416,26 +421,6 @@ impl PartitionReplica {
         }
     }
 
-    /// Deletes the records below `before`, which must be committed (KIP-107).
-    pub fn delete_records(
-        &mut self,
-        before: Offset,
-        log: &mut dyn ReplicaLog,
-        out: &mut Vec<Output>,
-    ) -> Result<Offset, ReplicationError> {
-        let _leads = self.check_leader(None)?;
-        if before > self.high_watermark {
-            return Err(ReplicationError::OffsetOutOfRange {
-                requested: before,
-                log_start: log.log_start(),
-                log_end: self.high_watermark,
-            });
-        }
-        log.trim_start(before)
-            .map_err(|error| self.on_log_error(&error, out))?;
-        Ok(log.log_start())
-    }
-
     /// The node epoch of an assigned replica, for a fetch by call.
     pub fn node_epoch_of(
         &self,
@@ -528,7 +513,7 @@ fn max_timestamp(
     Ok(max)
 }
 
-fn ack(waiting: &Waiting, log: &dyn ReplicaLog) -> Output {
+pub(crate) fn ack(waiting: &Waiting, log: &dyn ReplicaLog) -> Output {
     let id: AckId = waiting.id;
     Output::Ack {
         id,

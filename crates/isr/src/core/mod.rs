@@ -1,5 +1,6 @@
 //! The protocol, without clock, sockets or threads.
 
+mod deletion;
 mod follower;
 mod isr;
 mod leader;
@@ -9,6 +10,7 @@ mod purgatory;
 mod remote;
 mod types;
 
+pub use deletion::DeleteIn;
 pub use isr::AlterResult;
 pub use leader::ConsumerRead;
 pub use partition::PartitionReplica;

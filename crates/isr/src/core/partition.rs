@@ -31,6 +31,8 @@ pub(crate) struct Leader {
     pub(crate) waiting_durable: Purgatory,
     /// Writes that wait for the high watermark (acks=all).
     pub(crate) waiting_committed: Purgatory,
+    /// Deletions that wait for the in-sync replicas to follow.
+    pub(crate) waiting_trimmed: Purgatory,
 }
 
 /// What a follower knows, in one leader epoch.
@@ -61,6 +63,8 @@ pub struct PartitionReplica {
     pub(crate) role: Role,
     pub(crate) high_watermark: Offset,
     pub(crate) producers: ProducerTable,
+    /// Stored bytes were found to be wrong.
+    corrupt: bool,
     /// The record was made here ([`crate::ReplicationManager::get_or_create`]), not by a controller.
     standalone: bool,
 }
@@ -87,6 +91,7 @@ impl PartitionReplica {
             role: Role::Idle,
             high_watermark,
             producers,
+            corrupt: false,
             standalone: false,
         })
     }
@@ -148,11 +153,15 @@ impl PartitionReplica {
         let was_standalone = std::mem::replace(&mut self.standalone, false);
         let newer = record.partition_epoch > self.state.partition_epoch;
         let same_epoch = record.leader_epoch == self.state.leader_epoch;
+        let lazy = self.state.durability == Durability::Replicated;
         self.state = record.clone();
         if matches!(self.role, Role::Offline(_)) {
             return;
         }
         let leads = record.leader == Some(self.me) && record.is_replica(self.me);
+        if lazy && record.durability == Durability::Fsync && log.durable_end() < log.log_end() {
+            out.push(Output::Flush);
+        }
         if was_standalone && !leads && log.log_end() > log.log_start() {
             // These records carry an epoch that the controller gave to nobody: followed from here,
             // the logs could part without anyone noticing.
@@ -231,6 +240,7 @@ impl PartitionReplica {
             next_lag_check: now + self.lag_check_interval(),
             waiting_durable: Purgatory::default(),
             waiting_committed: Purgatory::default(),
+            waiting_trimmed: Purgatory::default(),
         }));
         if log.durable_end() < epoch_start {
             out.push(Output::Flush);
@@ -253,7 +263,8 @@ impl PartitionReplica {
     pub fn fail_waiting(&mut self, error: &ReplicationError, out: &mut Vec<Output>) {
         if let Role::Leader(leader) = &mut self.role {
             let waiting = leader.waiting_durable.drain();
-            for w in waiting.into_iter().chain(leader.waiting_committed.drain()) {
+            let waiting = waiting.into_iter().chain(leader.waiting_committed.drain());
+            for w in waiting.chain(leader.waiting_trimmed.drain()) {
                 out.push(Output::Ack {
                     id: w.id,
                     result: Err(error.clone()),
@@ -279,6 +290,7 @@ impl PartitionReplica {
         out: &mut Vec<Output>,
     ) -> ReplicationError {
         let mapped = ReplicationError::from_log(error);
+        self.corrupt |= matches!(error, LogError::Corrupt { .. });
         if let ReplicationError::LogUnavailable { reason } = &mapped {
             self.go_offline(reason.clone(), out);
         }
@@ -293,6 +305,14 @@ impl PartitionReplica {
 
     pub(crate) fn lag_check_interval(&self) -> std::time::Duration {
         self.settings.lag_max_time / 4
+    }
+
+    /// How soon what was appended should become durable.
+    pub(crate) const fn flush_wish(&self) -> Output {
+        match self.state.durability {
+            Durability::Fsync => Output::Flush,
+            Durability::Replicated => Output::FlushLater,
+        }
     }
 
     /// The end of this replica's own log that counts for the high watermark.
@@ -328,8 +348,10 @@ impl PartitionReplica {
                 self.complete_durable(log, out);
                 self.advance_high_watermark(now, view, log, out);
             }
-            Role::Follower(_) => out.push(Output::Progress),
-            Role::Idle | Role::Offline(_) => {}
+            Role::Follower(_) if self.state.durability == Durability::Fsync => {
+                out.push(Output::Progress);
+            }
+            Role::Follower(_) | Role::Idle | Role::Offline(_) => {}
         }
     }
 
@@ -345,7 +367,8 @@ impl PartitionReplica {
             return;
         };
         let expired = leader.waiting_durable.expire(now).into_iter();
-        for w in expired.chain(leader.waiting_committed.expire(now)) {
+        let expired = expired.chain(leader.waiting_committed.expire(now));
+        for w in expired.chain(leader.waiting_trimmed.expire(now)) {
             out.push(Output::Ack {
                 id: w.id,
                 result: Err(ReplicationError::RequestTimedOut {
@@ -369,6 +392,7 @@ impl PartitionReplica {
                 leader.pending.is_some()
                     || !leader.waiting_durable.is_empty()
                     || !leader.waiting_committed.is_empty()
+                    || !leader.waiting_trimmed.is_empty()
             }
             Role::Idle | Role::Follower(_) | Role::Offline(_) => false,
         }
@@ -384,6 +408,11 @@ impl PartitionReplica {
     /// The committed record in force; its epochs are -1 before the first.
     pub const fn record(&self) -> &PartitionState {
         &self.state
+    }
+
+    /// Whether stored bytes were found to be wrong.
+    pub const fn is_corrupt(&self) -> bool {
+        self.corrupt
     }
 
     /// The high watermark.
@@ -428,6 +457,7 @@ impl PartitionReplica {
             replicas: self.state.replicas.clone(),
             followers,
             offline_reason,
+            corrupt: self.corrupt,
         }
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Progress {
     pub(crate) log_end: Offset,
     /// The end of what it has on stable storage.
     pub(crate) durable_end: Offset,
+    /// Its log's first offset.
+    pub(crate) log_start: Offset,
 }
 
 /// A follower's state in one leader epoch. Fresh in every epoch: what an earlier epoch knew says

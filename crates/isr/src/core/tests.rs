@@ -1,5 +1,7 @@
 //! The rules of replication, each as the scenario that breaks without it.
 
+mod deletion;
+mod planted;
 mod rules;
 mod sim;
 mod support;

@@ -94,11 +94,14 @@ pub struct PartitionStatus {
     pub followers: Vec<ReplicaStatus>,
     /// Why the log is offline.
     pub offline_reason: Option<String>,
+    /// The log is offline because stored bytes are wrong, not because the disk failed: once another
+    /// replica leads and nobody counts on this one, it is made anew from there.
+    pub corrupt: bool,
 }
 
 impl PartitionStatus {
     /// The status of a log that could not be opened.
-    pub fn failed(partition: PartitionId, reason: &str) -> Self {
+    pub fn failed(partition: PartitionId, reason: &str, corrupt: bool) -> Self {
         Self {
             partition,
             role: ReplicaRole::Offline,
@@ -115,6 +118,7 @@ impl PartitionStatus {
             replicas: Vec::new(),
             followers: Vec::new(),
             offline_reason: Some(reason.to_owned()),
+            corrupt,
         }
     }
 }
@@ -179,8 +183,10 @@ pub enum Output {
     RoleChanged,
     /// A follower's progress changed outside of a fetch: the leader should hear of it soon.
     Progress,
-    /// There are bytes that should become durable.
+    /// There are bytes that should become durable: somebody waits for it.
     Flush,
+    /// There are bytes that should become durable some time: nobody waits for it.
+    FlushLater,
 }
 
 /// A client's write as the core sees it.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rivven_core_types::{
     AlterPartitionOutcome, AlterPartitionProposal, BoxFuture, BrokerId, Clock, LeaderEpoch,
-    LogStore, NodeEpoch, NodeName, Offset, PartitionId, PartitionState, PeerRpc, RecordBatch,
-    SharedIoExecutor,
+    LogConfig, LogStore, NodeEpoch, NodeName, Offset, PartitionId, PartitionState, PeerRpc,
+    RecordBatch, SharedIoExecutor, TopicId,
 };
 
 use crate::core::Acks;
@@ -82,6 +82,8 @@ pub struct MetadataUpdate {
     /// The partitions whose records changed. A record without this broker among its replicas removes
     /// the local replica and its log.
     pub changed: Vec<PartitionState>,
+    /// How the records of the topics of `changed` are kept; the defaults for a topic that is missing.
+    pub log_configs: BTreeMap<TopicId, LogConfig>,
     /// The partitions that are deleted: their logs are removed.
     pub removed: Vec<PartitionId>,
 }

@@ -1,11 +1,12 @@
 //! What a shard is asked to do.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rivven_core_types::{
-    AlterPartitionProposal, BrokerId, LeaderEpoch, MonoTime, NodeEpoch, Offset, PartitionId,
-    PartitionState, RecordBatch, TimestampedOffset,
+    AlterPartitionProposal, BrokerId, LeaderEpoch, LogConfig, MonoTime, NodeEpoch, Offset,
+    PartitionId, PartitionState, RecordBatch, ScrubOutcome, ScrubTicket, TimestampedOffset,
+    TopicId,
 };
 use tokio::sync::{Notify, oneshot};
 
@@ -26,6 +27,23 @@ pub(super) struct FlushDone {
     pub(super) end: Offset,
     pub(super) generation: u64,
     pub(super) result: std::io::Result<()>,
+}
+
+/// A piece of a log to be verified.
+#[derive(Debug)]
+pub(super) struct ScrubJob {
+    pub(super) partition: PartitionId,
+    pub(super) instance: u64,
+    pub(super) ticket: ScrubTicket,
+}
+
+/// A piece of a log that has been verified.
+#[derive(Debug)]
+pub(super) struct ScrubDone {
+    pub(super) partition: PartitionId,
+    pub(super) instance: u64,
+    pub(super) generation: u64,
+    pub(super) outcome: ScrubOutcome,
 }
 
 /// A follower's fetch, as far as one shard has to answer it.
@@ -69,6 +87,7 @@ pub(super) struct Positions {
 pub(super) struct ShardUpdate {
     pub(super) view: Arc<ClusterView>,
     pub(super) changed: Vec<PartitionState>,
+    pub(super) log_configs: Arc<BTreeMap<TopicId, LogConfig>>,
     pub(super) removed: Vec<PartitionId>,
 }
 
@@ -100,9 +119,15 @@ pub(super) enum Command {
     },
     DeleteRecords {
         partition: PartitionId,
-        before: Offset,
-        reply: Answer<Offset>,
+        before: Option<Offset>,
+        deadline: MonoTime,
+        reply: Answer<Produced>,
     },
+    /// The next piece to verify, if there is one.
+    NextScrub {
+        reply: oneshot::Sender<Option<ScrubJob>>,
+    },
+    Scrubbed(ScrubDone),
     ReplicaRead(ReplicaRead),
     /// A follower's fetch by call instead of RPC.
     LocalFetch {

@@ -28,6 +28,10 @@ pub(super) enum FlushWork {
         high_watermarks: Vec<(PartitionId, Offset)>,
         done: Option<oneshot::Sender<()>>,
     },
+    /// Note that everything is flushed and nothing writes any more.
+    MarkStopped {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// Runs until its queue closes. What a log wrote while its last flush ran goes with the next one:
@@ -51,6 +55,12 @@ pub(super) async fn run(
                         // Nobody waits any more: nothing to tell.
                         let _gone = done.send(());
                     }
+                }
+                FlushWork::MarkStopped { done } => {
+                    if let Err(error) = logs.mark_stopped() {
+                        tracing::warn!(%error, "the clean stop was not noted");
+                    }
+                    let _gone = done.send(());
                 }
             }
         }

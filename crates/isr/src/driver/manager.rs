@@ -20,9 +20,9 @@ use super::flusher::FlushWork;
 use super::inner::{Inner, tick};
 use super::seed::{NoController, NoPeers, PartitionReplication, TokioExecutor};
 use super::shard::{Mailbox, Shard, ShardParts, StatusTable, signal};
-use super::{alter, flusher, serve};
+use super::{alter, flusher, scrubber, serve};
 use crate::config::ReplicationConfig;
-use crate::core::{ClusterView, OffsetSpec, PartitionStatus};
+use crate::core::{ClusterView, OffsetSpec, PartitionStatus, ReplicaRole};
 use crate::error::ReplicationError;
 use crate::mem_log::MemLogStore;
 
@@ -167,6 +167,7 @@ impl ReplicationManager {
             closed: AtomicBool::new(false),
         });
         drop(inner.runtime.spawn(tick(Arc::downgrade(&inner))));
+        drop(inner.runtime.spawn(scrubber::run(Arc::downgrade(&inner))));
         Self { inner }
     }
 
@@ -273,12 +274,14 @@ impl ReplicationManager {
             brokers: update.brokers,
         });
         let count = inner.shards.len();
+        let log_configs = Arc::new(update.log_configs);
         let mut parts: Vec<ShardUpdate> = inner
             .shards
             .iter()
             .map(|_| ShardUpdate {
                 view: Arc::clone(&view),
                 changed: Vec::new(),
+                log_configs: Arc::clone(&log_configs),
                 removed: Vec::new(),
             })
             .collect();
@@ -398,22 +401,32 @@ impl ReplicationManager {
         .await
     }
 
-    /// Deletes the records below `before` on the leader, and from there on the followers (KIP-107);
-    /// returns the new log start, which is lower if `before` lies inside what the log keeps whole.
+    /// Deletes the records below `before` (`None`: below the high watermark) on the leader and on all
+    /// in-sync replicas (KIP-107); returns the new log start.
     ///
     /// # Errors
     /// [`ReplicationError::OffsetOutOfRange`] beyond the high watermark; nothing changed then.
+    /// [`ReplicationError::RequestTimedOut`]: deleted here, and an in-sync replica has yet to follow.
     pub async fn delete_records(
         &self,
         partition: PartitionId,
-        before: Offset,
+        before: Option<Offset>,
+        timeout: Duration,
     ) -> Result<Offset, ReplicationError> {
-        self.ask(partition, |reply| Command::DeleteRecords {
+        let deadline = self.inner.ports.clock.now() + timeout;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::DeleteRecords {
             partition,
             before,
+            deadline,
             reply,
-        })
-        .await
+        };
+        self.try_send(partition, command)?;
+        match tokio::time::timeout(timeout.saturating_add(SHARD_GRACE), answer).await {
+            Ok(Ok(result)) => result.map(|deleted| deleted.log_start),
+            Ok(Err(_closed)) => Err(ReplicationError::Shutdown),
+            Err(_elapsed) => Err(ReplicationError::RequestTimedOut { waited: timeout }),
+        }
     }
 
     /// Answers [`rivven_core_types::RpcKind::REPLICA_FETCH`]; any other kind is refused.
@@ -448,8 +461,21 @@ impl ReplicationManager {
         table.values().map(|status| (**status).clone()).collect()
     }
 
+    /// The partition logs that have failed, and whether damaged bytes are the reason (and not the
+    /// disk).
+    pub fn failed_logs(&self) -> Vec<(PartitionId, bool)> {
+        let table = self
+            .inner
+            .statuses
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let failed = table.values().filter(|s| s.role == ReplicaRole::Offline);
+        failed.map(|s| (s.partition, s.corrupt)).collect()
+    }
+
     /// Answers all waiting calls with [`ReplicationError::Shutdown`], makes every log durable, saves
-    /// the high-watermark checkpoint and stops. Later calls fail; calling it again does nothing.
+    /// the high-watermark checkpoint, notes that the stop was clean (unless a log has failed) and
+    /// stops. Later calls fail; calling it again does nothing.
     pub async fn shutdown(&self) {
         let inner = &self.inner;
         let _one_at_a_time = inner.applying.lock().await;
@@ -471,6 +497,14 @@ impl ReplicationManager {
         };
         if inner.flusher.send(work).await.is_ok() {
             let _ended = saved.await;
+        }
+        if !self.failed_logs().is_empty() {
+            return;
+        }
+        let (done, marked) = oneshot::channel();
+        let work = FlushWork::MarkStopped { done };
+        if inner.flusher.send(work).await.is_ok() {
+            let _ended = marked.await;
         }
     }
 

@@ -8,6 +8,7 @@ mod flusher;
 mod inner;
 mod manager;
 mod protocol;
+mod scrubber;
 mod seed;
 mod serve;
 mod shard;

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use rivven_core_types::{
-    AlterPartitionProposal, BrokerId, Clock, Durability, LogStore, MonoTime, Offset, PartitionId,
-    ReplicaLog,
+    AlterPartitionProposal, BrokerId, Clock, LogStore, MonoTime, Offset, PartitionId, ReplicaLog,
 };
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
@@ -24,6 +23,8 @@ use crate::core::{
 use crate::error::ReplicationError;
 
 mod apply;
+mod heal;
+mod keep;
 mod serve;
 
 /// Most commands of one round; after it flushes begin and states are published.
@@ -75,12 +76,30 @@ struct Entry {
     consumers: Vec<Weak<Notify>>,
 }
 
+/// Why a log could not be opened.
+#[derive(Debug, Clone)]
+struct OpenFailure {
+    reason: String,
+    /// Stored bytes are wrong; the disk works.
+    corrupt: bool,
+}
+
 pub(super) struct Shard {
     parts: ShardParts,
     settings: Settings,
     partitions: BTreeMap<PartitionId, Entry>,
     /// Logs that could not be opened, and why.
-    failed: BTreeMap<PartitionId, String>,
+    failed: BTreeMap<PartitionId, OpenFailure>,
+    /// Damaged replicas that this process has made anew.
+    healed: u32,
+    /// Partitions with bytes that should become durable some time.
+    lazy: BTreeSet<PartitionId>,
+    next_lazy_flush: MonoTime,
+    /// The next partition to look at for retention, while a round is under way.
+    retention: Option<PartitionId>,
+    next_retention: MonoTime,
+    /// The partition that was last verified.
+    scrubbed: Option<PartitionId>,
     view: Arc<ClusterView>,
     acks: BTreeMap<AckId, Answer<Produced>>,
     next_ack: AckId,
@@ -113,6 +132,12 @@ impl Shard {
             parts,
             partitions: BTreeMap::new(),
             failed: BTreeMap::new(),
+            healed: 0,
+            lazy: BTreeSet::new(),
+            next_lazy_flush: MonoTime::default(),
+            retention: None,
+            next_retention: MonoTime::default(),
+            scrubbed: None,
             view: Arc::default(),
             acks: BTreeMap::new(),
             next_ack: 0,
@@ -165,8 +190,14 @@ impl Shard {
             Command::DeleteRecords {
                 partition,
                 before,
+                deadline,
                 reply,
-            } => self.delete_records(partition, before, reply),
+            } => self.delete_records(partition, before, deadline, reply),
+            Command::NextScrub { reply } => {
+                let job = self.next_scrub();
+                let _gone = reply.send(job);
+            }
+            Command::Scrubbed(done) => self.scrubbed(done),
             Command::ReplicaRead(read) => self.replica_read(read),
             Command::LocalFetch {
                 partition,
@@ -239,8 +270,8 @@ impl Shard {
         let now = self.now();
         let Some(entry) = self.partitions.get_mut(&partition) else {
             return Err(match self.failed.get(&partition) {
-                Some(reason) => ReplicationError::LogUnavailable {
-                    reason: reason.clone(),
+                Some(failure) => ReplicationError::LogUnavailable {
+                    reason: failure.reason.clone(),
                 },
                 None => ReplicationError::UnknownPartition { partition },
             });
@@ -300,6 +331,9 @@ impl Shard {
                 Output::Flush => {
                     let _new = self.unflushed.insert(partition);
                 }
+                Output::FlushLater => {
+                    let _new = self.lazy.insert(partition);
+                }
             }
         }
         if entry.core.has_deadlines() {
@@ -326,8 +360,8 @@ impl Shard {
             core.flushed(now, flushed, view, log, out);
             let behind = log.durable_end() < log.log_end();
             let offline = core.status(log).role == ReplicaRole::Offline;
-            if behind && core.durability() == Durability::Fsync && !offline {
-                out.push(Output::Flush);
+            if behind && !offline {
+                out.push(core.flush_wish());
             }
         });
     }
@@ -353,6 +387,8 @@ impl Shard {
         if sweep {
             self.sweep();
         }
+        self.flush_lazily(now);
+        self.retain_some(now);
     }
 
     /// Drops waiters that are gone, and reports lag.
@@ -418,7 +454,7 @@ impl Shard {
                 None => self
                     .failed
                     .get(&partition)
-                    .map(|reason| PartitionStatus::failed(partition, reason)),
+                    .map(|f| PartitionStatus::failed(partition, &f.reason, f.corrupt)),
             };
             let _previous = match status {
                 Some(status) => table.insert(partition, Arc::new(status)),

@@ -3,8 +3,9 @@ use std::collections::BTreeMap;
 use kafka_protocol::messages::CreateTopicsResponse;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
 use kafka_protocol::protocol::StrBytes;
+use rivven_coordinator::metadata::TopicChange;
 use rivven_core_types::limits::{MAX_PARTITIONS_PER_TOPIC, MAX_REPLICATION_FACTOR};
-use rivven_core_types::{BrokerId, Durability, TopicName};
+use rivven_core_types::{BrokerId, LogConfig, TopicName};
 use uuid::Uuid;
 
 use super::{Answer, Context, Outcome, Pending, bounded_timeout, within};
@@ -13,12 +14,11 @@ use crate::broker::{CreateTopics, CreatedTopic, NewTopic, TopicFailure};
 use crate::error::BrokerError;
 use crate::frame::Frame;
 use crate::requests::{CreateTopicsRequest, TopicRequest};
+use crate::topic_config;
 use crate::wire::{DecodeError, Reader};
 
 /// What a client sends for "the cluster's default" (KIP-464).
 const DEFAULT: i32 = -1;
-const MIN_ISR: &str = "min.insync.replicas";
-const DURABILITY: &str = "durability";
 
 pub(super) fn start(
     context: &Context,
@@ -117,10 +117,17 @@ fn check(topic: &TopicRequest, repeated: bool) -> Result<NewTopic, TopicFailure>
         assignments,
         min_isr: None,
         durability: None,
+        log: LogConfig::default(),
     };
-    for (key, value) in &topic.configs {
-        set_config(&mut new, key, value.as_deref())?;
+    let mut settings = TopicChange::default();
+    for (key, value) in topic.configs.iter().filter(|(_, value)| value.is_some()) {
+        // Without a value it is the default, which the cluster fills in.
+        topic_config::set(&mut settings, key, value.as_deref(), 1)
+            .map_err(|message| failure(BrokerError::InvalidConfig, message))?;
     }
+    new.min_isr = settings.min_isr;
+    new.durability = settings.durability;
+    new.log = settings.apply_to(new.log);
     Ok(new)
 }
 
@@ -190,30 +197,4 @@ fn assignments(topic: &TopicRequest) -> Result<Vec<Vec<BrokerId>>, TopicFailure>
         assignments.push(brokers.iter().map(|id| BrokerId::new(*id)).collect());
     }
     Ok(assignments)
-}
-
-fn set_config(topic: &mut NewTopic, key: &str, value: Option<&str>) -> Result<(), TopicFailure> {
-    let invalid = |message: String| failure(BrokerError::InvalidConfig, message);
-    match (key, value) {
-        (MIN_ISR | DURABILITY, None) => {}
-        (MIN_ISR, Some(value)) => {
-            let parsed = value.parse().ok().filter(|count| *count >= 1);
-            topic.min_isr = Some(parsed.ok_or_else(|| {
-                invalid(format!("{MIN_ISR} {value:?} is not a number of at least 1"))
-            })?);
-        }
-        (DURABILITY, Some("fsync")) => topic.durability = Some(Durability::Fsync),
-        (DURABILITY, Some("replicated")) => topic.durability = Some(Durability::Replicated),
-        (DURABILITY, Some(value)) => {
-            return Err(invalid(format!(
-                "{DURABILITY} {value:?} is neither \"fsync\" nor \"replicated\""
-            )));
-        }
-        (key, _) => {
-            return Err(invalid(format!(
-                "unknown topic configuration {key:?}; known are {MIN_ISR} and {DURABILITY}"
-            )));
-        }
-    }
-    Ok(())
 }

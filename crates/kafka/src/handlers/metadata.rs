@@ -6,7 +6,7 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::protocol::StrBytes;
-use rivven_core_types::{BrokerId, TopicId, TopicName};
+use rivven_core_types::{BrokerId, LogConfig, TopicId, TopicName};
 use uuid::Uuid;
 
 use super::{Answer, Context, DEFAULT_TIMEOUT, Outcome, Pending, within};
@@ -75,6 +75,7 @@ async fn auto_create(context: &Context, request: &MetadataRequest) -> Vec<(StrBy
         assignments: Vec::new(),
         min_isr: None,
         durability: None,
+        log: LogConfig::default(),
     });
     let create = CreateTopics {
         topics: topics.collect(),

@@ -41,6 +41,7 @@ async fn create_topics_checks_each_topic_and_asks_the_broker_for_the_good_ones()
         (create("default", -1, -1), 0),
         (configured("min", "min.insync.replicas", "2"), 0),
         (configured("durable", "durability", "replicated"), 0),
+        (configured("short", "retention.ms", "1000"), 0),
         (assigned("placed", &[(1, &[2, 1]), (0, &[1, 2])]), 0),
         (create("a/b", 1, 1), 17),
         (create("twice", 1, 1), 42),
@@ -49,7 +50,8 @@ async fn create_topics_checks_each_topic_and_asks_the_broker_for_the_good_ones()
         (create("huge", 100_001, 1), 37),
         (create("none", 1, 0), 38),
         (create("wide", 1, 16), 38),
-        (configured("strange", "retention.ms", "1"), 40),
+        (configured("strange", "flush.ms", "1"), 40),
+        (configured("compact", "cleanup.policy", "compact"), 40),
         (configured("nonsense", "min.insync.replicas", "0"), 40),
         (configured("lazy", "durability", "maybe"), 40),
         (assigned("gap", &[(0, &[1]), (2, &[1])]), 39),
@@ -83,16 +85,20 @@ async fn create_topics_checks_each_topic_and_asks_the_broker_for_the_good_ones()
             .iter()
             .map(|topic| topic.name.as_str())
             .collect();
-        assert_eq!(names, ["good", "default", "min", "durable", "placed"]);
+        assert_eq!(
+            names,
+            ["good", "default", "min", "durable", "short", "placed"]
+        );
         assert_eq!(
             (asked.topics[0].partitions, asked.topics[1].partitions),
             (Some(2), None)
         );
         assert_eq!(asked.topics[2].min_isr, Some(2));
         assert_eq!(asked.topics[3].durability, Some(Durability::Replicated));
+        assert_eq!(asked.topics[4].log.retention_ms, Some(1_000));
         let id = BrokerId::new;
         assert_eq!(
-            asked.topics[4].assignments,
+            asked.topics[5].assignments,
             [[id(1), id(2)], [id(2), id(1)]]
         );
     }

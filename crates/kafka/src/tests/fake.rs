@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::{RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
+use rivven_coordinator::metadata::TopicChange;
 use rivven_core_types::{
     BatchBuilder, BoxFuture, BrokerId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId,
     RecordBatch, TopicId, TopicName,
@@ -38,6 +39,9 @@ struct State {
     logs: BTreeMap<PartitionId, Log>,
     fail: Option<BrokerError>,
     created: Vec<CreateTopics>,
+    /// What an operator asked for, in words.
+    asked: Vec<String>,
+    altered: Vec<TopicChange>,
     auto_create: bool,
     never_answers: bool,
 }
@@ -70,6 +74,7 @@ pub(crate) fn topic(name: &str, id: [u8; 16], leader: Option<i32>) -> Arc<TopicI
         name: TopicName::new(name).unwrap(),
         id: TopicId::from_bytes(id),
         partitions: vec![partition.clone(), partition],
+        settings: crate::TopicSettings::default(),
     })
 }
 
@@ -129,6 +134,26 @@ impl FakeBroker {
 
     pub(crate) fn created(&self) -> Vec<CreateTopics> {
         self.with(|state| state.created.clone())
+    }
+
+    pub(crate) fn altered(&self) -> Vec<TopicChange> {
+        self.with(|state| state.altered.clone())
+    }
+
+    /// What an operator has asked for since the last call.
+    pub(crate) fn taken(&self) -> Vec<String> {
+        self.with(|state| std::mem::take(&mut state.asked))
+    }
+
+    fn asked(&self, wish: String) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        let result = self.with(|state| {
+            state.asked.push(wish);
+            let message = "no".to_owned();
+            state
+                .fail
+                .map_or(Ok(()), |error| Err(TopicFailure { error, message }))
+        });
+        Box::pin(async move { result })
     }
 
     /// The first values of the batches in a log, in order.
@@ -301,6 +326,50 @@ impl Broker for Arc<FakeBroker> {
             request.topics.iter().map(one).collect()
         });
         Box::pin(async move { results })
+    }
+
+    fn delete_topic(
+        &self,
+        name: TopicName,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        self.asked(format!("delete {name}"))
+    }
+
+    fn alter_topic(
+        &self,
+        name: TopicName,
+        change: TopicChange,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        self.with(|state| state.altered.push(change));
+        self.asked(format!("alter {name}"))
+    }
+
+    fn delete_records(
+        &self,
+        partition: PartitionId,
+        before: Option<Offset>,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Result<Offset, BrokerError>> {
+        let asked = self.asked(format!("delete records of {}", partition.index));
+        let end = Offset::new(99).unwrap();
+        Box::pin(async move {
+            asked.await.map_err(|failure| failure.error)?;
+            Ok(before.unwrap_or(end))
+        })
+    }
+
+    fn elect_unclean(
+        &self,
+        partition: PartitionId,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        self.asked(format!("elect for {}", partition.index))
+    }
+
+    fn default_min_isr(&self) -> u32 {
+        2
     }
 
     fn auto_create_topics(&self) -> bool {

@@ -2,6 +2,7 @@ mod admin;
 mod fake;
 mod handlers;
 mod hostile;
+mod operator;
 mod requests;
 mod server;
 mod socket;

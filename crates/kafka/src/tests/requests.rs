@@ -296,3 +296,12 @@ fn create_topics() {
         );
     }
 }
+
+/// What librdkafka 2.16 sends for "all topics" has three bytes too many; Kafka lets them pass.
+#[test]
+fn metadata_of_all_topics_as_librdkafka_asks_for_it() {
+    let body = Bytes::from_static(&[0, 0, 0, 0, 1, 0, 0]);
+    let mut reader = Reader::new(body, true);
+    let request = MetadataRequest::decode(&mut reader, 13).unwrap();
+    assert_eq!(request.topics, None);
+}

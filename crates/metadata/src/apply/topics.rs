@@ -1,11 +1,13 @@
 //! Topics: creation with a given placement, deletion.
 
 use rivven_core_types::{
-    BrokerId, Durability, LeaderEpoch, LogIndex, PartitionEpoch, PartitionId, PartitionState,
-    RecoveryState, TopicId, TopicName, limits,
+    BrokerId, Durability, LeaderEpoch, LogConfig, LogIndex, PartitionEpoch, PartitionId,
+    PartitionState, RecoveryState, TopicId, TopicName, limits,
 };
 
 use super::clamp;
+use crate::command::TopicChange;
+use crate::election::change_settings;
 use crate::records::TopicRecord;
 use crate::rejection::Rejection;
 use crate::result::CommandResult;
@@ -18,6 +20,7 @@ pub(super) struct NewTopic {
     pub(super) replicas: Vec<Vec<BrokerId>>,
     pub(super) min_isr: u32,
     pub(super) durability: Durability,
+    pub(super) log: LogConfig,
 }
 
 pub(super) fn create(
@@ -57,20 +60,65 @@ fn validate(state: &ClusterState, topic: &NewTopic) -> Result<TopicRecord, Rejec
         validate_replicas(state, index, replicas, replication_factor)?;
     }
     let replication_factor = clamp(replication_factor);
-    if topic.min_isr == 0 || topic.min_isr > replication_factor {
-        return Err(Rejection::InvalidMinIsr {
-            found: topic.min_isr,
-            replication_factor,
-        });
-    }
-    Ok(TopicRecord {
+    let record = TopicRecord {
         id: topic.id,
         name: topic.name.clone(),
         partitions: found,
         replication_factor,
         min_isr: topic.min_isr,
         durability: topic.durability,
-    })
+        log: topic.log,
+    };
+    validate_settings(&record)?;
+    Ok(record)
+}
+
+fn validate_settings(topic: &TopicRecord) -> Result<(), Rejection> {
+    if topic.min_isr == 0 || topic.min_isr > topic.replication_factor {
+        return Err(Rejection::InvalidMinIsr {
+            found: topic.min_isr,
+            replication_factor: topic.replication_factor,
+        });
+    }
+    match topic.log.out_of_range() {
+        Some((key, range)) => Err(Rejection::InvalidTopicConfig {
+            key: key.to_owned(),
+            range: range.to_owned(),
+        }),
+        None => Ok(()),
+    }
+}
+
+/// Changes settings of the topic, and with it every partition.
+pub(super) fn alter(
+    state: &mut ClusterState,
+    index: LogIndex,
+    name: &TopicName,
+    change: &TopicChange,
+) -> Result<CommandResult, Rejection> {
+    let old = state
+        .topic(name)
+        .cloned()
+        .ok_or_else(|| Rejection::UnknownTopic { name: name.clone() })?;
+    let new = TopicRecord {
+        min_isr: change.min_isr.unwrap_or(old.min_isr),
+        durability: change.durability.unwrap_or(old.durability),
+        log: change.apply_to(old.log),
+        ..old.clone()
+    };
+    validate_settings(&new)?;
+    let id = new.id;
+    if new != old {
+        for partition in new.partition_ids() {
+            let Some(before) = state.partition(&partition) else {
+                continue;
+            };
+            let after = change_settings(before, new.min_isr, new.durability);
+            state.put_partition(after, index);
+        }
+        state.replace_topic(&old, new);
+    }
+    Ok(CommandResult::TopicAltered { id })
 }
 
 fn validate_replicas(

@@ -1,6 +1,7 @@
 //! The transitions of ISR and ELR (KIP-966), min ISR 2 of three replicas unless said otherwise.
 
-use super::support::{Cluster, b};
+use super::support::{Cluster, b, topic_name};
+use crate::{Command, TopicChange};
 
 #[test]
 fn kip_966_a_member_that_leaves_a_sufficient_isr_is_not_eligible() {
@@ -145,4 +146,25 @@ fn min_isr_above_the_replicas_of_a_partition_counts_as_their_number() {
     c.expect(p, None, &[], &[1], &[1]);
     c.unfence(1);
     c.expect(p, Some(1), &[1], &[], &[1]);
+}
+
+#[test]
+fn kip_966_a_lower_min_isr_clears_the_elr() {
+    let mut c = Cluster::with_brokers(3);
+    let p = c.topic(1, &[1, 2, 3], 2);
+    c.fence(3);
+    c.fence(2);
+    c.expect(p, Some(1), &[1], &[2], &[1, 2]);
+    // Number 1 commits alone from here on: number 2 may lack what it does.
+    c.ok(&Command::AlterTopic {
+        name: topic_name("topic-1"),
+        change: TopicChange {
+            min_isr: Some(1),
+            ..TopicChange::default()
+        },
+    });
+    c.expect(p, Some(1), &[1], &[], &[1]);
+    c.unfence(2);
+    c.fence(1);
+    c.expect(p, None, &[], &[1], &[1]);
 }

@@ -8,12 +8,13 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    BrokerId, CommittedEntry, Durability, PartitionId, PartitionState, StateMachine, TopicId,
+    BrokerId, CommittedEntry, Durability, LogConfig, PartitionId, PartitionState, StateMachine,
+    TopicId,
 };
 
 use super::model_world::{Process, World};
 use super::support::{Cluster, b, machine, registration, topic_name};
-use crate::{ClusterState, Command, CommandResult};
+use crate::{ClusterState, Command, CommandResult, TopicChange};
 
 const BROKERS: i32 = 5;
 
@@ -26,6 +27,7 @@ struct Tally {
     recoveries: u64,
     unclean: u64,
     commits: u64,
+    altered: u64,
 }
 
 struct Model {
@@ -72,6 +74,7 @@ impl Model {
             replicas: vec![brokers],
             min_isr,
             durability: Durability::Replicated,
+            log: LogConfig::default(),
         };
         if let CommandResult::TopicCreated { .. } = self.run(&command) {
             let partition = PartitionId::new(id, 0);
@@ -87,6 +90,19 @@ impl Model {
         for process in self.world.processes.values_mut() {
             process.lossy.remove(&id);
         }
+    }
+
+    fn alter_topic(&mut self, id: PartitionId) {
+        let topic = self.cluster.state().topic_by_id(&id.topic).unwrap();
+        let (name, rf) = (topic.name.clone(), u64::from(topic.replication_factor));
+        let change = TopicChange {
+            min_isr: Some(1 + u32::try_from(self.world.rng.below(rf)).unwrap()),
+            retention_ms: Some(self.world.chance(50).then_some(1)),
+            ..TopicChange::default()
+        };
+        let altered = self.run(&Command::AlterTopic { name, change });
+        assert_eq!(altered, CommandResult::TopicAltered { id: id.topic });
+        self.tally.altered += 1;
     }
 
     /// Runs a command that must keep every promise.
@@ -172,6 +188,7 @@ impl Model {
             91..96 => self.recover(id),
             96 => self.elect_unclean(id),
             97 if partitions.len() > 1 => self.delete_topic(id),
+            98 => self.alter_topic(id),
             _ => {
                 if self.world.replicas.len() < 4 && self.topics < 250 {
                     self.create_topic();
@@ -298,6 +315,7 @@ fn committed_records_stay_with_whoever_may_lead() {
         total.from_elr += model.tally.from_elr;
         total.recoveries += model.tally.recoveries;
         total.unclean += model.tally.unclean;
+        total.altered += model.tally.altered;
         total.commits += model.world.commits;
     }
     assert!(total.commands >= 20_000, "{total:?}");
@@ -306,6 +324,7 @@ fn committed_records_stay_with_whoever_may_lead() {
     assert!(total.from_elr >= 100, "{total:?}");
     assert!(total.recoveries >= 50, "{total:?}");
     assert!(total.unclean >= 10, "{total:?}");
+    assert!(total.altered >= 1000, "{total:?}");
 }
 
 /// Applies in batches of various lengths.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use rivven_core_types::{
     AlterPartitionError, AlterPartitionProposal, BrokerId, ClusterId, CommittedEntry, Durability,
-    Incarnation, IsrMember, LogDirId, LogIndex, NodeEpoch, NodeInfo, NodeName, PartitionId,
-    PartitionState, RaftNodeId, StateMachine, Term, TopicId, TopicName,
+    Incarnation, IsrMember, LogConfig, LogDirId, LogIndex, NodeEpoch, NodeInfo, NodeName,
+    PartitionId, PartitionState, RaftNodeId, StateMachine, Term, TopicId, TopicName,
 };
 
 use crate::{ClusterState, Command, CommandResult, MetadataStateMachine, Rejection};
@@ -171,6 +171,7 @@ impl Cluster {
             replicas: vec![ids(replicas)],
             min_isr,
             durability: Durability::Fsync,
+            log: LogConfig::default(),
         });
         PartitionId::new(topic_id(n), 0)
     }

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use rivven_core_types::{Durability, PartitionId, StateMachine};
+use rivven_core_types::{Durability, LogConfig, PartitionId, StateMachine};
 
 use super::support::{Cluster, b, entry, ids, topic_id, topic_name};
-use crate::{Command, CommandResult, Rejection};
+use crate::{Command, CommandResult, Rejection, TopicChange};
 
 fn create(name: &str, id: u8, replicas: &[&[i32]], min_isr: u32) -> Command {
     Command::CreateTopic {
@@ -14,6 +14,7 @@ fn create(name: &str, id: u8, replicas: &[&[i32]], min_isr: u32) -> Command {
         replicas: replicas.iter().map(|r| ids(r)).collect(),
         min_isr,
         durability: Durability::Replicated,
+        log: LogConfig::default(),
     }
 }
 
@@ -121,6 +122,7 @@ fn too_many_partitions_are_refused() {
         replicas,
         min_isr: 1,
         durability: Durability::Fsync,
+        log: LogConfig::default(),
     };
     assert!(matches!(
         c.refused(&command),
@@ -203,4 +205,74 @@ fn one_state_is_published_for_each_batch_and_at_installation() {
     assert_eq!(published.len(), 2);
     let last: &Arc<crate::ClusterState> = &published[1];
     assert_eq!((last.topic_count(), last.applied().get()), (2, 101));
+}
+
+#[test]
+fn settings_change_one_by_one_and_every_partition_is_in_the_change_feed() {
+    let mut c = Cluster::with_brokers(2);
+    c.ok(&create("a", 1, &[&[1, 2], &[2, 1]], 2));
+    let before = c.state().clone();
+    let alter = |change| Command::AlterTopic {
+        name: topic_name("a"),
+        change,
+    };
+    c.ok(&alter(TopicChange {
+        retention_ms: Some(Some(5_000)),
+        segment_bytes: Some(2 << 20),
+        ..TopicChange::default()
+    }));
+    let log = c.state().topic(&topic_name("a")).unwrap().log;
+    let expected = LogConfig {
+        retention_ms: Some(5_000),
+        segment_bytes: 2 << 20,
+        ..LogConfig::default()
+    };
+    assert_eq!(log, expected);
+    assert_eq!(c.state().changed_since(&before).len(), 2);
+    c.ok(&alter(TopicChange {
+        min_isr: Some(1),
+        retention_ms: Some(None),
+        durability: Some(Durability::Fsync),
+        ..TopicChange::default()
+    }));
+    let topic = c.state().topic(&topic_name("a")).unwrap();
+    assert_eq!((topic.min_isr, topic.durability), (1, Durability::Fsync));
+    assert_eq!(
+        (topic.log.retention_ms, topic.log.segment_bytes),
+        (None, 2 << 20)
+    );
+    let partition = c.partition(PartitionId::new(topic_id(1), 0));
+    assert_eq!(
+        (partition.min_isr, partition.durability),
+        (1, Durability::Fsync)
+    );
+    assert_eq!(partition.partition_epoch.get(), 2);
+}
+
+#[test]
+fn a_setting_out_of_range_changes_nothing() {
+    let mut c = Cluster::with_brokers(1);
+    c.ok(&create("a", 1, &[&[1]], 1));
+    let alter = |change| Command::AlterTopic {
+        name: topic_name("a"),
+        change,
+    };
+    let hash = c.state().hash();
+    let none = TopicChange::default();
+    let refused = c.refused(&alter(TopicChange {
+        min_isr: Some(2),
+        ..none
+    }));
+    assert!(matches!(refused, Rejection::InvalidMinIsr { found: 2, .. }));
+    let refused = c.refused(&alter(TopicChange {
+        segment_bytes: Some(1),
+        ..none
+    }));
+    assert!(matches!(refused, Rejection::InvalidTopicConfig { key, .. } if key == "segment.bytes"));
+    let refused = c.refused(&alter(TopicChange {
+        retention_ms: Some(Some(u64::MAX)),
+        ..none
+    }));
+    assert!(matches!(refused, Rejection::InvalidTopicConfig { key, .. } if key == "retention.ms"));
+    assert_eq!(c.state().hash(), hash);
 }

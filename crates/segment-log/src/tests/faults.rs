@@ -182,6 +182,7 @@ fn a_removal_that_is_interrupted_is_finished_at_the_next_start() {
     assert_eq!(open(&vfs).0.log_end(), o(18));
     // A crash after the decision and the first removed file.
     let meta = crate::meta::Meta {
+        lazy: false,
         partition: partition(),
         log_start: o(0),
         pending: crate::meta::Pending::Remove,

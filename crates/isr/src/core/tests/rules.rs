@@ -112,8 +112,8 @@ fn kafka_9491_a_full_truncation_moves_the_high_watermark_with_the_log_start() {
     let [mut a, mut b, _c] = trio(Durability::Fsync, 5);
     let mut d = Node::new(3);
     d.apply(&record(Durability::Fsync));
-    let kept = a.core.delete_records(at(4), &mut a.log, &mut a.out);
-    assert_eq!(kept, Ok(at(4)));
+    let _id = a.delete(Some(at(4)));
+    assert_eq!(a.log.log_start(), at(4));
     sync(&mut a, &mut d);
     assert_eq!((d.log.log_start(), d.high_watermark()), (at(4), at(4)));
     sync(&mut a, &mut d);

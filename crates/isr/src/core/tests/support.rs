@@ -6,9 +6,10 @@ use std::time::Duration;
 use rivven_core_types::{
     BatchBuilder, BrokerId, Durability, LeaderEpoch, LogStore, MonoTime, NodeEpoch, Offset,
     PartitionEpoch, PartitionId, PartitionState, ProducerEpoch, ProducerId, RecordBatch,
-    RecoveryState, ReplicaLog, TopicId,
+    RecoveryState, ReplicaLog, TopicId, UnixMillis,
 };
 
+use crate::core::deletion::DeleteIn;
 use crate::core::partition::PartitionReplica;
 use crate::core::types::{
     Acked, Acks, ClusterView, FetchReply, Flushed, Output, ProduceIn, ReplicaFetch, ReplicaFetched,
@@ -137,6 +138,22 @@ impl Node {
         self.core
             .produce(self.now, &input, &self.view, &mut self.log, &mut self.out);
         self.next_id
+    }
+
+    pub(super) fn delete(&mut self, before: Option<Offset>) -> u64 {
+        self.next_id += 1;
+        let input = DeleteIn {
+            id: self.next_id,
+            before,
+            deadline: self.now + Duration::from_secs(30),
+        };
+        self.core
+            .delete_records(self.now, input, &mut self.log, &mut self.out);
+        self.next_id
+    }
+
+    pub(super) fn retain(&mut self, now: UnixMillis) {
+        let _moved = self.core.apply_retention(now, &mut self.log, &mut self.out);
     }
 
     pub(super) fn flush(&mut self) {

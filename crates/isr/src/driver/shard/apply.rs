@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use rivven_core_types::{LogError, Offset, PartitionId};
 
-use super::{Entry, Shard};
+use super::{Entry, OpenFailure, Shard};
 use crate::core::{Output, PartitionReplica};
 use crate::driver::api::LocalLog;
 use crate::driver::command::{ShardUpdate, ShardUpdated};
@@ -24,7 +24,11 @@ impl Shard {
                 }
                 Err(error) => {
                     tracing::error!(%partition, %error, "a partition log is offline");
-                    let _previous = self.failed.insert(partition, error.to_string());
+                    let failure = OpenFailure {
+                        reason: error.to_string(),
+                        corrupt: matches!(error, LogError::Corrupt { .. }),
+                    };
+                    let _previous = self.failed.insert(partition, failure);
                 }
             }
             let _new = self.touched.insert(partition);
@@ -91,7 +95,7 @@ impl Shard {
                     cut_bytes: 0,
                     last_epoch: None,
                     log_end: Offset::ZERO,
-                    failed: self.failed.get(&partition).cloned(),
+                    failed: self.failed.get(&partition).map(|f| f.reason.clone()),
                 },
             });
         }
@@ -135,9 +139,12 @@ impl Shard {
             if !here && !record.is_replica(self.parts.me) {
                 continue;
             }
+            self.heal(record);
             if self.open(partition).is_none() {
                 continue;
             }
+            let config = update.log_configs.get(&partition.topic);
+            self.configure(record, config.copied().unwrap_or_default());
             let before = self.following(partition);
             self.settle_cut(partition);
             let applied = self.drive(partition, |core, log, view, now, out| {

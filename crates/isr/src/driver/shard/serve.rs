@@ -9,7 +9,9 @@ use rivven_core_types::{
 use tokio::sync::Notify;
 
 use super::Shard;
-use crate::core::{Acks, FetchPosition, OffsetSpec, ProduceIn, ReplicaFetch, ReplicaFetched};
+use crate::core::{
+    Acks, DeleteIn, FetchPosition, OffsetSpec, ProduceIn, ReplicaFetch, ReplicaFetched,
+};
 use crate::driver::api::{Fetched, FetchedPartition, Produced};
 use crate::driver::command::{Answer, ConsumerFetch, Positions, ReplicaRead};
 use crate::driver::protocol::FetchEntry;
@@ -99,13 +101,26 @@ impl Shard {
     pub(super) fn delete_records(
         &mut self,
         partition: PartitionId,
-        before: Offset,
-        reply: Answer<Offset>,
+        before: Option<Offset>,
+        deadline: MonoTime,
+        reply: Answer<Produced>,
     ) {
-        let start = self.drive(partition, |core, log, _view, _now, out| {
-            core.delete_records(before, log, out)
+        let id = self.next_ack;
+        self.next_ack += 1;
+        let _previous = self.acks.insert(id, reply);
+        let done = self.drive(partition, |core, log, _view, now, out| {
+            let input = DeleteIn {
+                id,
+                before,
+                deadline,
+            };
+            core.delete_records(now, input, log, out);
         });
-        let _gone = reply.send(start.and_then(|start| start));
+        if let Err(error) = done
+            && let Some(reply) = self.acks.remove(&id)
+        {
+            let _gone = reply.send(Err(error));
+        }
     }
 
     pub(super) fn replica_read(&mut self, read: ReplicaRead) {

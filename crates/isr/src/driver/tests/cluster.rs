@@ -1,13 +1,15 @@
 //! What a cluster of three does as a whole.
 
 use super::support::*;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    Clock, Durability, Incarnation, LeaderEpoch, LogStore, NodeName, Offset, PartitionEpoch,
-    PartitionId, PartitionState, PeerIdentity, RecoveryState, Reply, RpcError, RpcRequest, TopicId,
+    Clock, Durability, Incarnation, LeaderEpoch, LogConfig, LogStore, NodeName, Offset,
+    PartitionEpoch, PartitionId, PartitionState, PeerIdentity, RecoveryState, Reply, RpcError,
+    RpcRequest, TopicId,
 };
 
 use crate::config::ReplicationConfig;
@@ -333,17 +335,21 @@ async fn deleted_records_disappear_on_followers_too() {
         let _done = cluster.produce(1, batch("x"), Acks::All).await.unwrap();
     }
     let node = cluster.node(1);
-    let beyond = node.delete_records(cluster.partition, at(6)).await;
+    let beyond = node
+        .delete_records(cluster.partition, Some(at(6)), WAIT)
+        .await;
     assert!(matches!(
         beyond,
         Err(ReplicationError::OffsetOutOfRange { .. })
     ));
     assert_eq!(
-        node.delete_records(cluster.partition, at(3)).await,
+        node.delete_records(cluster.partition, Some(at(3)), WAIT)
+            .await,
         Ok(at(3))
     );
     for id in [2, 3] {
-        cluster.until("trimmed", id, |s| s.log_start == at(3)).await;
+        let status = cluster.node(id).status(cluster.partition).unwrap();
+        assert_eq!(status.log_start, at(3));
     }
     let gone = read(&node, cluster.partition, 2, Duration::ZERO).await;
     assert!(matches!(
@@ -478,4 +484,102 @@ async fn acks_all_is_far_quicker_than_a_poll_on_a_real_clock() {
     println!("acks=all: {each:?} per write");
     // A write that waited for the parked poll would take half a second.
     assert!(each < Duration::from_millis(50), "{each:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_kept_goes_on_every_replica() {
+    let cluster = Cluster::start(Durability::Fsync, 2).await;
+    for _ in 0..5 {
+        let _done = cluster.produce(1, batch("x"), Acks::All).await.unwrap();
+    }
+    let mut record = cluster.record();
+    record.partition_epoch = record.partition_epoch.next().unwrap();
+    let keep_one = LogConfig {
+        retention_bytes: Some(1),
+        ..LogConfig::default()
+    };
+    for id in 1..=3 {
+        let mut update = update(broker(id), vec![record.clone()]);
+        update.log_configs = BTreeMap::from([(cluster.partition.topic, keep_one)]);
+        cluster.node(id).apply(update).await.unwrap();
+    }
+    for id in 1..=3 {
+        cluster
+            .until("trimmed", id, |s| {
+                s.log_start == at(4) && s.log_end == at(5)
+            })
+            .await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_replica_is_fetched_again_once_nobody_counts_on_it() {
+    let cluster = Cluster::start(Durability::Fsync, 2).await;
+    for _ in 0..3 {
+        let _done = cluster.produce(1, batch("x"), Acks::All).await.unwrap();
+    }
+    let damaged = cluster.stores[&broker(3)].log(cluster.partition).unwrap();
+    damaged.damage("bit rot");
+    let _done = cluster.produce(1, batch("y"), Acks::Leader).await.unwrap();
+    cluster
+        .until("offline", 3, |s| {
+            s.role == ReplicaRole::Offline && s.corrupt
+        })
+        .await;
+    assert_eq!(cluster.node(3).failed_logs(), [(cluster.partition, true)]);
+    // While it counts as in sync it is left alone.
+    cluster.apply(broker(3)).await;
+    assert_eq!(cluster.node(3).failed_logs().len(), 1);
+    cluster
+        .until("shrunk", 1, |s| !s.isr.contains(&broker(3)))
+        .await;
+    cluster.apply(broker(3)).await;
+    cluster
+        .until("back in sync", 1, |s| s.isr.contains(&broker(3)))
+        .await;
+    assert!(cluster.node(3).failed_logs().is_empty());
+    assert_eq!(cluster.contents(3), cluster.contents(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_damaged_replica_is_left_alone() {
+    let cluster = Cluster::start(Durability::Fsync, 1).await;
+    let _done = cluster.produce(1, batch("x"), Acks::All).await.unwrap();
+    let log = cluster.stores[&broker(1)].log(cluster.partition).unwrap();
+    let before = log.contents();
+    log.damage("bit rot");
+    let refused = cluster.produce(1, batch("y"), Acks::All).await;
+    assert!(matches!(
+        refused,
+        Err(ReplicationError::LogUnavailable { .. })
+    ));
+    for (leader, isr, elr) in [(None, vec![], vec![1]), (Some(2), vec![2], vec![1])] {
+        let mut record = cluster.record();
+        let ids = |ids: Vec<i32>| ids.into_iter().map(broker).collect();
+        record.leader = leader.map(broker);
+        (record.isr, record.elr) = (ids(isr), ids(elr));
+        record.leader_epoch = record.leader_epoch.next().unwrap();
+        record.partition_epoch = record.partition_epoch.next().unwrap();
+        let _old = cluster
+            .net
+            .0
+            .lock()
+            .unwrap()
+            .records
+            .insert(cluster.partition, record);
+        cluster.apply(broker(1)).await;
+        assert_eq!(cluster.node(1).failed_logs(), [(cluster.partition, true)]);
+        assert_eq!(cluster.contents(1), before);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn lazy_records_become_durable_by_themselves() {
+    let cluster = Cluster::start(Durability::Replicated, 2).await;
+    let _done = cluster.produce(1, batch("x"), Acks::All).await.unwrap();
+    for id in 1..=3 {
+        cluster
+            .until("durable", id, |s| s.durable_end == at(1))
+            .await;
+    }
 }

@@ -178,6 +178,7 @@ pub(super) struct Cluster {
 pub(super) fn config() -> ReplicationConfig {
     ReplicationConfig {
         replica_lag_max_time: Duration::from_secs(2),
+        retention_interval: Duration::from_millis(100),
         ..ReplicationConfig::default()
     }
 }
@@ -333,6 +334,7 @@ pub(super) fn update(id: BrokerId, changed: Vec<PartitionState>) -> MetadataUpda
             .map(|b| (b, (name(b), epoch_of(b))))
             .collect(),
         ineligible: BTreeSet::new(),
+        log_configs: BTreeMap::new(),
         changed,
         removed: Vec::new(),
     }
