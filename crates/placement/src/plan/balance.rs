@@ -130,11 +130,13 @@ fn report(model: &mut Model<'_>, partition: usize, place: usize) {
     }
 }
 
-/// Moves replicas out of racks that hold more of a partition than they must.
-pub(super) fn spread_racks(model: &mut Model<'_>) {
+/// Moves replicas out of racks that hold more of a partition than they must. Returns whether none is
+/// left.
+pub(super) fn spread_racks(model: &mut Model<'_>) -> bool {
     if model.goals.rack_mode == RackMode::Off {
-        return;
+        return true;
     }
+    let mut spread = true;
     for partition in 0..model.partitions() {
         while let Some(place) = crowded_place(model, partition) {
             let rack = model
@@ -148,11 +150,13 @@ pub(super) fn spread_racks(model: &mut Model<'_>) {
                 Some(into) != rack && model.in_rack(partition, into, place) < per_rack
             });
             let Some(to) = gains else {
+                spread = false;
                 break;
             };
             model.shift(partition, place, to, Phase::Rack);
         }
     }
+    spread
 }
 
 /// The replica to be moved of a rack that holds too many: one on a full node, and not the leader.

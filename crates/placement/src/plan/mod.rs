@@ -37,6 +37,9 @@ pub use types::{
 };
 pub use waves::Limits;
 
+/// How often the phases are gone through while something cannot be placed.
+const MAX_ATTEMPTS: usize = 4;
+
 /// What is to be done, and what it achieves. See [`plan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -78,16 +81,15 @@ pub fn plan(current: &Assignment, view: &ClusterView, goals: &Goals) -> Plan {
     let mut model = Model::new(current, view, goals);
     let before = stats::summarize(&model);
     let loads_before = stats::loads(&model);
-    let shares = shares::compute(&model);
-    model.shares = shares;
-    balance::repair(&mut model);
-    if goals.racks {
-        balance::spread_racks(&mut model);
-        // A node of weight 0 may have given something away: what it keeps is not to be divided.
-        model.shares = shares::compute(&model);
-    }
-    if goals.balance {
-        balance::even_out(&mut model);
+    model.shares = shares::compute(&model);
+    // Evening out may make room for what could not be placed at first.
+    for _ in 0..MAX_ATTEMPTS {
+        let before = model.shifts;
+        model.shortages.clear();
+        let complete = arrange(&mut model);
+        if complete || model.shifts == before {
+            break;
+        }
     }
     if goals.leaders {
         elect(&mut model);
@@ -106,6 +108,21 @@ pub fn plan(current: &Assignment, view: &ClusterView, goals: &Goals) -> Plan {
         moves: std::mem::take(&mut model.moves),
         shortages: std::mem::take(&mut model.shortages),
     }
+}
+
+/// One pass of the phases. Returns whether each achieved all it is for, but for the balance.
+fn arrange(model: &mut Model<'_>) -> bool {
+    balance::repair(model);
+    let mut spread = true;
+    if model.goals.racks {
+        spread = balance::spread_racks(model);
+        // A node of weight 0 may have given something away: what it keeps is not to be divided.
+        model.shares = shares::compute(model);
+    }
+    if model.goals.balance {
+        balance::even_out(model);
+    }
+    spread && model.shortages.is_empty()
 }
 
 /// Evens the leaders out among the nodes that are to keep what they have.

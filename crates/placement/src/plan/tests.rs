@@ -548,9 +548,11 @@ proptest! {
         // Once done there is nothing more to do. Where racks stand in the way, or a node is pinned, a
         // little more balance may have become possible; the test below shows that it ends.
         let again = make(&done, &view, &goals);
-        prop_assert!(again.moves.iter().all(|m| m.phase == Phase::Balance));
+        if plan.shortages.is_empty() {
+            prop_assert!(again.moves.iter().all(|m| m.phase == Phase::Balance));
+        }
         let pinned = view.nodes.iter().any(|n| n.weight == 0);
-        if goals.rack_mode == RackMode::Off && !pinned {
+        if goals.rack_mode == RackMode::Off && !pinned && plan.shortages.is_empty() {
             prop_assert_eq!(&again.moves, &[]);
         }
     }
