@@ -31,6 +31,7 @@ use crate::network::{BoundNetwork, NetworkFactory, NetworkIdentity};
 use crate::partitions::{self, AlterPartitions};
 use crate::producer_ids::ProducerIds;
 use crate::proposals::MetadataProposer;
+use crate::rebalancer::Rebalancer;
 use crate::recovery::Recovery;
 use crate::router::Router;
 use crate::startup::{self, rpc_of};
@@ -241,6 +242,12 @@ impl ClusterCoordinator {
         }));
         let raft = inner.raft.clone();
         self.spawn_control(async move { recovery.run(|| raft.is_leader()).await });
+        let rebalancer = Rebalancer {
+            raft: inner.raft.clone(),
+            state: inner.state.clone(),
+            clock: Arc::clone(&inner.ports.clock),
+        };
+        self.spawn_control(async move { rebalancer.run().await });
         let this = self.clone();
         let life = async move {
             if let Err(error) = this.live(controller, logs, boot).await {

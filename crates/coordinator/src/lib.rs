@@ -24,12 +24,15 @@ mod coordinator;
 mod error;
 mod formation;
 mod health;
+mod layout;
 mod members;
 mod messages;
 mod network;
+mod operations;
 mod partitions;
 mod producer_ids;
 mod proposals;
+mod rebalancer;
 mod recovery;
 mod router;
 mod sessions;
@@ -60,5 +63,6 @@ pub use members::{ClusterNode, MemberRole};
 pub use network::{
     BoundNetwork, ClusterNetwork, NetworkFactory, NetworkIdentity, SharedEntropy, SocketNetwork,
 };
+pub use operations::PlacementStatus;
 pub use state::StateWatch;
 pub use topics::NewTopic;

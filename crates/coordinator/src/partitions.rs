@@ -131,11 +131,19 @@ fn changes(local: LocalBroker, earlier: &ClusterState, state: &ClusterState) -> 
     for id in state.changed_since(earlier) {
         match state.partition(&id) {
             Some(partition) if partition.is_replica(local.id) => changed.push(partition.clone()),
+            // Reassigned elsewhere: replication gives the copy up on the word of the record.
+            Some(partition) if is_replica(earlier, &id, local.id) => {
+                changed.push(partition.clone());
+            }
             Some(_) => {}
             None => removed.push(id),
         }
     }
     update(local, state, changed, removed)
+}
+
+fn is_replica(state: &ClusterState, id: &PartitionId, broker: BrokerId) -> bool {
+    state.partition(id).is_some_and(|p| p.is_replica(broker))
 }
 
 fn update(

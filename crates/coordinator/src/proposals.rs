@@ -221,7 +221,8 @@ fn authorize(peer: &PeerIdentity, command: &[u8], state: &ClusterState) -> Resul
         | Command::DeleteTopic { .. }
         | Command::RemoveBroker { .. }
         | Command::AlterTopic { .. }
-        | Command::ElectUnclean { .. } => Some(peer.name.clone()),
+        | Command::ElectUnclean { .. }
+        | Command::Place(_) => Some(peer.name.clone()),
         _ => None,
     };
     if sender.as_ref() == Some(&peer.name) {

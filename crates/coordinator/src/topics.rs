@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rivven_core_types::{BrokerId, Durability, Entropy, LogConfig, NodeName, TopicId, TopicName};
-use rivven_metadata::{ClusterState, Command, CommandResult, Rejection};
+use rivven_metadata::{ClusterState, Command, CommandResult, Rejection, TopicRecord};
 use rivven_placement::{PartitionPlacer, PlacementConfig, PlacementError};
 
 use crate::config::TopicDefaults;
 use crate::error::CoordinatorError;
+use crate::layout::populate;
 use crate::proposals::MetadataProposer;
 use crate::state::StateWatch;
 
@@ -60,40 +61,34 @@ pub(crate) fn place(
         .into());
     }
     let mut placer = PartitionPlacer::new(PlacementConfig::default());
-    let mut ids: BTreeMap<&NodeName, BrokerId> = BTreeMap::new();
-    for broker in state.brokers().filter(|b| b.is_active()) {
-        placer.add_node(&broker.info);
-        ids.insert(&broker.info.name, broker.id);
-    }
-    adopt_existing(&mut placer, state)?;
-    (0..partitions)
-        .map(|partition| {
-            let names = placer.assign_partition(topic.name.as_str(), partition, factor)?;
-            let ids = names
-                .iter()
-                .filter_map(|name| ids.get(name).copied())
-                .collect();
-            Ok(ids)
-        })
+    let ids = populate(&mut placer, state);
+    let placed = placer.assign_topic(topic.name.as_str(), partitions, factor)?;
+    Ok(numbers(&placed, &ids))
+}
+
+/// The replicas by number.
+fn numbers(placed: &[Vec<NodeName>], ids: &BTreeMap<&NodeName, BrokerId>) -> Vec<Vec<BrokerId>> {
+    let number = |name: &NodeName| ids.get(name).copied();
+    placed
+        .iter()
+        .map(|names| names.iter().filter_map(number).collect())
         .collect()
 }
 
-/// Tells the placer what is placed already, so that a new topic balances against it.
-fn adopt_existing(
-    placer: &mut PartitionPlacer,
+/// Places the partitions from `current` on of a topic that is to have `total` of them, balanced
+/// against those that it has.
+pub(crate) fn place_more(
+    topic: &TopicRecord,
+    total: u32,
     state: &ClusterState,
-) -> Result<(), CoordinatorError> {
-    for topic in state.topics() {
-        for partition in state.partitions_of_topic(topic.id) {
-            let names: Vec<NodeName> = partition
-                .replicas
-                .iter()
-                .filter_map(|id| state.broker(*id).map(|b| b.info.name.clone()))
-                .collect();
-            placer.adopt(topic.name.as_str(), partition.id.index.get(), &names)?;
-        }
-    }
-    Ok(())
+) -> Result<Vec<Vec<BrokerId>>, CoordinatorError> {
+    let mut placer = PartitionPlacer::new(PlacementConfig::default());
+    let ids = populate(&mut placer, state);
+    let factor = usize::try_from(topic.replication_factor).unwrap_or(usize::MAX);
+    let placed = (topic.partitions..total)
+        .map(|index| placer.assign_partition(topic.name.as_str(), index, factor))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(numbers(&placed, &ids))
 }
 
 /// What the creation of a topic needs of its node.

@@ -2,6 +2,7 @@
 
 mod brokers;
 mod partitions;
+mod placement;
 mod topics;
 
 use rivven_core_types::{BrokerId, ClusterId, LogIndex, NodeEpoch, ProducerId, planted};
@@ -89,6 +90,7 @@ pub(crate) fn apply(
             accept_loss,
         } => brokers::remove(state, index, (broker, node_epoch), accept_loss),
         Command::AlterTopic { name, change } => topics::alter(state, index, &name, &change),
+        Command::Place(command) => placement::apply(state, index, command),
     }
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::placement::PlacementCommand;
 use rivven_core_types::wire::{self, WireError};
 use rivven_core_types::{
     AlterPartitionProposal, BrokerId, ClusterId, Durability, Incarnation, LeaderEpoch, LogConfig,
@@ -184,6 +185,8 @@ pub enum Command {
         /// What changes.
         change: TopicChange,
     },
+    /// Replicas and leaderships change their places.
+    Place(PlacementCommand),
 }
 
 impl Command {

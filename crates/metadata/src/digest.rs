@@ -13,6 +13,9 @@ pub(crate) enum Kind {
     Topic = 3,
     Partition = 4,
     Producers = 5,
+    Reassignment = 6,
+    Draining = 7,
+    Rebalancing = 8,
 }
 
 /// The hash of one record: FNV-1a (64 bit) over its encoding, finished as in SplitMix64 since the

@@ -77,6 +77,41 @@ pub(crate) fn change_settings(
     new
 }
 
+/// The partition with other replicas. Whoever is in sync and stays, stays in sync; a leader that goes is
+/// replaced by the first member of the ISR. The caller has made sure that enough members stay.
+pub(crate) fn replace_replicas(
+    old: &PartitionState,
+    replicas: &[BrokerId],
+    is_active: impl Fn(BrokerId) -> bool,
+) -> PartitionState {
+    let mut new = old.clone();
+    new.replicas = replicas.to_vec();
+    let keep = |list: &[BrokerId]| -> Vec<BrokerId> {
+        let stays = |broker: &&BrokerId| list.contains(broker);
+        replicas.iter().filter(stays).copied().collect()
+    };
+    new.isr = keep(&old.isr);
+    new.elr = keep(&old.elr);
+    new.last_known_isr = keep(&old.last_known_isr);
+    new.leader = old.leader.filter(|leader| replicas.contains(leader));
+    elect(&mut new, &is_active);
+    finish(old, new).unwrap_or_else(|| old.clone())
+}
+
+/// The partition with the first of its replicas as leader, if that one is in sync and active.
+pub(crate) fn prefer(
+    old: &PartitionState,
+    is_active: impl Fn(BrokerId) -> bool,
+) -> Option<PartitionState> {
+    let first = old.replicas.first().copied()?;
+    if !old.isr.contains(&first) || !is_active(first) {
+        return None;
+    }
+    let mut new = old.clone();
+    new.leader = Some(first);
+    finish(old, new)
+}
+
 /// The replicas that `keep` picks, in replica order, so that equal sets are equal lists.
 fn members(state: &PartitionState, keep: impl Fn(&BrokerId) -> bool) -> Vec<BrokerId> {
     state.replicas.iter().copied().filter(keep).collect()

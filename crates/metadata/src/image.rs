@@ -7,8 +7,11 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 
 use rivven_core_types::wire;
-use rivven_core_types::{ClusterId, FrozenState, LogIndex, PartitionId, ProducerId, RestoreError};
+use rivven_core_types::{
+    BrokerId, ClusterId, FrozenState, LogIndex, PartitionId, ProducerId, RestoreError,
+};
 
+use crate::placement::Reassignment;
 use crate::records::{BrokerRecord, TopicRecord};
 use crate::state::{ClusterState, PartitionEntry};
 
@@ -33,6 +36,9 @@ enum ImageRecord {
         partitions: u64,
         hash: u64,
     },
+    Reassignment(PartitionId, Reassignment),
+    Draining(BrokerId),
+    Rebalancing,
 }
 
 /// An immutable image of the metadata.
@@ -68,6 +74,16 @@ impl FrozenState for FrozenMetadata {
         }
         for entry in state.partition_entries() {
             write_record(sink, &ImageRecord::Partition(entry.clone()))?;
+        }
+        for (id, reassignment) in state.reassignments() {
+            let record = ImageRecord::Reassignment(*id, reassignment.clone());
+            write_record(sink, &record)?;
+        }
+        for broker in state.draining() {
+            write_record(sink, &ImageRecord::Draining(*broker))?;
+        }
+        if state.is_rebalancing() {
+            write_record(sink, &ImageRecord::Rebalancing)?;
         }
         let end = ImageRecord::End {
             brokers: count(state.broker_count()),
@@ -130,6 +146,19 @@ pub(crate) fn read(image: &mut dyn Read) -> Result<ClusterState, RestoreError> {
             ImageRecord::Broker(record) => add_broker(&mut state, record)?,
             ImageRecord::Topic(record) => add_topic(&mut state, record)?,
             ImageRecord::Partition(entry) => add_partition(&mut state, entry)?,
+            ImageRecord::Reassignment(id, reassignment) => {
+                if state.partition(&id).is_none() || state.reassignment(&id).is_some() {
+                    return Err(malformed(format!("a reassignment of partition {id}")));
+                }
+                state.set_reassignment(id, Some(reassignment));
+            }
+            ImageRecord::Draining(broker) => {
+                if state.broker(broker).is_none() {
+                    return Err(malformed(format!("broker {broker} is drained but unknown")));
+                }
+                state.set_draining(broker, true);
+            }
+            ImageRecord::Rebalancing => state.set_rebalancing(true),
             ImageRecord::End {
                 brokers,
                 topics,

@@ -26,10 +26,12 @@
 //! - Below min ISR nobody leaves `isr` and `elr` except a replica that lost records (KIP-966).
 //! - `isr` and `elr` are among `last_known_isr`: everyone who was in either since the ISR was last
 //!   large enough. These must all report before a partition recovers without a clean election.
+//! - While a partition is reassigned its replicas are those it had and those it is to have; they become
+//!   the target in the step in which all of the target is in sync (KIP-455).
 //! - A rejected command leaves the state as it was.
 //!
 //! # Sources
-//! KIP-497 (AlterPartition), KIP-841 and KIP-903 (fencing, broker epochs), KIP-966 (eligible leader
+//! KIP-455 (reassignment), KIP-497 (AlterPartition), KIP-841 and KIP-903 (fencing, broker epochs), KIP-966 (eligible leader
 //! replicas), KIP-516 (topic ids), KAFKA-13173, KAFKA-14154, KAFKA-18106.
 
 mod apply;
@@ -38,6 +40,7 @@ mod digest;
 mod election;
 mod image;
 mod machine;
+mod placement;
 mod records;
 mod rejection;
 mod result;
@@ -47,6 +50,7 @@ mod tests;
 
 pub use command::{Command, ReplicaClaim, TopicChange};
 pub use machine::{MetadataStateMachine, Publisher};
+pub use placement::{PlacementCommand, Reassignment, ReplicaTarget};
 pub use records::{BrokerRecord, TopicRecord};
 pub use rejection::Rejection;
 pub use result::{CommandResult, MAX_RESULT_BYTES, PRODUCER_ID_BLOCK};

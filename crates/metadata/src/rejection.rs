@@ -218,6 +218,26 @@ pub enum Rejection {
         /// What is allowed.
         range: String,
     },
+    /// The target of a reassignment is not a set of known brokers of the right size, or too many
+    /// replicas would exist at once. (INVALID_REPLICA_ASSIGNMENT)
+    #[error("the target of partition {partition} is no valid set of replicas")]
+    InvalidTarget {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The partition is not being reassigned. (NO_REASSIGNMENT_IN_PROGRESS)
+    #[error("partition {partition} is not being reassigned")]
+    NoReassignment {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// Replicas that hold committed records would be dropped though too few others are in sync.
+    /// Retriable. (INVALID_REPLICA_ASSIGNMENT)
+    #[error("too few other replicas of partition {partition} are in sync")]
+    UnsafeReassignment {
+        /// The partition.
+        partition: PartitionId,
+    },
 }
 
 impl Rejection {
@@ -231,6 +251,7 @@ impl Rejection {
                 | Self::StalePartitionEpoch { .. }
                 | Self::AwaitingEligibleReplica { .. }
                 | Self::MissingClaim { .. }
+                | Self::UnsafeReassignment { .. }
         )
     }
 }

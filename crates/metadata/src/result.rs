@@ -81,6 +81,11 @@ pub enum CommandResult {
         /// Its id.
         id: TopicId,
     },
+    /// Replicas, leaderships or what is to become of them have changed.
+    Placed {
+        /// How many partition records changed with it.
+        partitions_changed: u32,
+    },
 }
 
 impl CommandResult {

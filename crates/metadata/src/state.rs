@@ -11,6 +11,7 @@ use rivven_core_types::{
 };
 
 use crate::digest::{Kind, record_hash};
+use crate::placement::Reassignment;
 use crate::records::{BrokerRecord, TopicRecord};
 
 /// Most partitions of a cluster.
@@ -41,6 +42,12 @@ pub struct ClusterState {
     changes: RedBlackTreeSetSync<(LogIndex, PartitionId)>,
     /// The partitions without a leader.
     leaderless: RedBlackTreeSetSync<PartitionId>,
+    /// The partitions whose replicas are on their way elsewhere.
+    reassignments: RedBlackTreeMapSync<PartitionId, Reassignment>,
+    /// The brokers that are to hold nothing.
+    draining: RedBlackTreeSetSync<BrokerId>,
+    /// Whether replicas are to be evened out.
+    rebalancing: bool,
     hash: u64,
 }
 
@@ -59,6 +66,9 @@ impl Default for ClusterState {
             assignments: RedBlackTreeSetSync::new_sync(),
             changes: RedBlackTreeSetSync::new_sync(),
             leaderless: RedBlackTreeSetSync::new_sync(),
+            reassignments: RedBlackTreeMapSync::new_sync(),
+            draining: RedBlackTreeSetSync::new_sync(),
+            rebalancing: false,
             hash: 0,
         }
     }
@@ -209,6 +219,61 @@ impl ClusterState {
         self.hash
     }
 
+    /// The partitions whose replicas are on their way elsewhere, by id.
+    pub fn reassignments(&self) -> impl Iterator<Item = (&PartitionId, &Reassignment)> {
+        self.reassignments.iter()
+    }
+
+    /// Where the replicas of a partition are on their way to.
+    pub fn reassignment(&self, id: &PartitionId) -> Option<&Reassignment> {
+        self.reassignments.get(id)
+    }
+
+    /// The brokers that are to hold nothing, by number.
+    pub fn draining(&self) -> impl Iterator<Item = &BrokerId> {
+        self.draining.iter()
+    }
+
+    /// Whether the broker is to hold nothing.
+    pub fn is_draining(&self, broker: BrokerId) -> bool {
+        self.draining.contains(&broker)
+    }
+
+    /// Whether replicas are to be evened out until they are even.
+    pub const fn is_rebalancing(&self) -> bool {
+        self.rebalancing
+    }
+
+    pub(crate) fn set_reassignment(&mut self, id: PartitionId, new: Option<Reassignment>) {
+        let old = self.reassignments.get(&id).map(|old| (id, old.clone()));
+        let new = new.map(|new| (id, new));
+        self.rehash(Kind::Reassignment, old.as_ref(), new.as_ref());
+        match new {
+            Some((id, new)) => self.reassignments.insert_mut(id, new),
+            None => {
+                self.reassignments.remove_mut(&id);
+            }
+        }
+    }
+
+    pub(crate) fn set_draining(&mut self, broker: BrokerId, draining: bool) {
+        let old = self.draining.contains(&broker).then_some(broker);
+        let new = draining.then_some(broker);
+        self.rehash(Kind::Draining, old.as_ref(), new.as_ref());
+        if draining {
+            self.draining.insert_mut(broker);
+        } else {
+            self.draining.remove_mut(&broker);
+        }
+    }
+
+    pub(crate) fn set_rebalancing(&mut self, rebalancing: bool) {
+        let old = self.rebalancing.then_some(true);
+        let new = rebalancing.then_some(true);
+        self.rehash(Kind::Rebalancing, old.as_ref(), new.as_ref());
+        self.rebalancing = rebalancing;
+    }
+
     pub(crate) fn last_broker_id(&self) -> Option<BrokerId> {
         self.brokers.last().map(|(id, _)| *id)
     }
@@ -253,13 +318,18 @@ impl ClusterState {
         self.topics.insert_mut(new.id, new);
     }
 
-    /// Inserts or replaces a partition's record. The replicas of a record never change.
+    /// Inserts or replaces a partition's record.
     pub(crate) fn put_partition(&mut self, state: PartitionState, changed: LogIndex) {
         let id = state.id;
         let old = self.partitions.get(&id).cloned();
         if let Some(old) = &old {
             self.changes.remove_mut(&(old.changed, id));
-        } else {
+        }
+        let before = old.as_ref().map(|entry| entry.state.replicas.as_slice());
+        if before != Some(state.replicas.as_slice()) {
+            for broker in before.unwrap_or_default() {
+                self.assignments.remove_mut(&(*broker, id));
+            }
             for broker in &state.replicas {
                 self.assignments.insert_mut((*broker, id));
             }
@@ -286,6 +356,7 @@ impl ClusterState {
             }
             self.changes.remove_mut(&(entry.changed, id));
             self.leaderless.remove_mut(&id);
+            self.set_reassignment(id, None);
             self.partitions.remove_mut(&id);
         }
         self.rehash(Kind::Topic, Some(topic), None);

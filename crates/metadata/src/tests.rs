@@ -6,6 +6,7 @@ mod elr;
 mod isr_changes;
 mod model;
 mod model_world;
+mod reassignment;
 mod recovery;
 mod removal;
 mod support;

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use rivven_cluster::coordinator::{ClusterCoordinator, HealthState};
 use rivven_cluster::metrics::PrometheusHandle;
+
+use crate::placement::{self, Refusal, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -78,6 +80,23 @@ async fn read_head(stream: &mut TcpStream) -> Option<Head> {
     Some(Head::Whole(head))
 }
 
+/// What placement said, as HTTP.
+fn placed(outcome: Result<String, Refusal>, asked: &Target<'_>) -> Answer {
+    match outcome {
+        Ok(body) if asked.wants_json() => Answer {
+            status: "200 OK",
+            content_type: "application/json",
+            body,
+        },
+        Ok(body) => Answer::text("200 OK", body),
+        Err(Refusal::Bad(reason)) => Answer::text("400 Bad Request", reason + "\n"),
+        Err(Refusal::Failed(error)) => Answer::text("409 Conflict", format!("{error}\n")),
+        Err(Refusal::Unknown) => {
+            Answer::text("404 Not Found", "try /placement or /placement/plan\n")
+        }
+    }
+}
+
 impl Admin {
     /// Answers until aborted.
     pub(crate) async fn serve(self, listener: TcpListener) {
@@ -137,6 +156,10 @@ impl Admin {
         let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let (path, parameters) = target.split_once('?').unwrap_or((target, ""));
         match method {
+            "GET" if path.starts_with("/placement") => {
+                let asked = Target::parse(target);
+                placed(placement::show(&self.coordinator, &asked), &asked)
+            }
             "GET" => self.show(path, &Parameters(parameters)),
             "POST" if lines.any(|line| line.to_ascii_lowercase().starts_with(ADMIN_HEADER)) => {
                 self.change(path, &Parameters(parameters)).await
@@ -166,6 +189,11 @@ impl Admin {
 
     async fn change(&self, path: &str, parameters: &Parameters<'_>) -> Answer {
         match path {
+            _ if path.starts_with("/placement") => {
+                let asked = Target::new(path, parameters.0);
+                let done = placement::command(&self.coordinator, &asked).await;
+                placed(done, &asked)
+            }
             "/cluster/remove-node" => cluster::remove_node(&self.coordinator, parameters).await,
             "/cluster/transfer" => cluster::transfer(&self.coordinator, parameters).await,
             _ => Answer::text("404 Not Found", "nothing can be changed there\n"),

@@ -1,6 +1,7 @@
 //! The command line of `rivven-node`.
 
 pub mod cluster;
+pub mod placement;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,17 @@ Usage: rivven-node --config FILE [--check]
        rivven-node cluster COMMAND ...   Show and change a running cluster; see `cluster --help`
        rivven-node certs --out DIR --cluster NAME --node NAME [--node NAME]... [--days N]
        rivven-node log inspect|verify DATA_DIR
+       rivven-node COMMAND --admin HOST:PORT [--json]
+
+Commands about replicas and leaders, answered by any running node over its admin port:
+  plan                         Show what a rebalance would move, and how even the cluster is
+  placement                    Show what is under way: draining, rebalancing, reassignments
+  rebalance [--stop]           Even replicas and leaders out, in waves; or begin nothing more
+  drain NODE [--stop]          Move everything off a node (or replace it, if the node is dead)
+  reassign TOPIC N NODE...     Move partition N to these nodes, the preferred leader first
+  reassign TOPIC N --cancel    Leave it where it was
+  elect-preferred              Have the preferred replicas lead where they are in sync
+  add-partitions TOPIC TOTAL   Add partitions to a topic
 
 Options:
   --config FILE  The YAML configuration (docs/operations.md describes every key)
@@ -58,6 +70,8 @@ pub enum Request {
     Cluster(cluster::ClusterCommand),
     /// Make certificates.
     Certs(CertsOptions),
+    /// Ask a running node about replicas and leaders, or have it move them.
+    Placement(placement::Call),
     /// Print this help.
     Help(&'static str),
     /// Print the version.
@@ -78,6 +92,13 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, Str
     }
     if arguments.next_if_eq("log").is_some() {
         return parse_log(arguments);
+    }
+    if let Some(command) = arguments.next_if(|word| placement::COMMANDS.contains(&word.as_str())) {
+        let rest: Vec<String> = arguments.collect();
+        if rest.iter().any(|word| word == "--help" || word == "-h") {
+            return Ok(Request::Help(HELP));
+        }
+        return placement::parse(&command, rest.into_iter()).map(Request::Placement);
     }
     while let Some(argument) = arguments.next() {
         match argument.as_str() {

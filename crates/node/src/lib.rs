@@ -10,6 +10,7 @@ pub mod config;
 mod error;
 pub mod logs;
 mod node;
+mod placement;
 mod remote;
 mod telemetry;
 

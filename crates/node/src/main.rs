@@ -12,6 +12,10 @@ fn main() -> ExitCode {
             Ok(text) => say(&text),
             Err(error) => complain(&error, 1),
         },
+        Ok(Request::Placement(call)) => match cli::placement::run(&call) {
+            Ok(text) => say(&text),
+            Err(error) => complain(&error, 1),
+        },
         Ok(Request::Version) => say(concat!("rivven-node ", env!("CARGO_PKG_VERSION"), "\n")),
         Ok(Request::Check(path)) => match rivven_node::config::load(&path) {
             Ok(_) => say(&format!("{}: valid\n", path.display())),

@@ -59,7 +59,7 @@ fn alter_one(
         new
     });
     state.put_partition(new.clone(), index);
-    Ok(new)
+    Ok(super::placement::complete(state, index, new))
 }
 
 /// The checks of KIP-497, KIP-841 and KIP-903, in the order of Kafka's controller: what the sender

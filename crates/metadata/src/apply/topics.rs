@@ -38,6 +38,11 @@ pub(super) fn create(
     Ok(CommandResult::TopicCreated { id })
 }
 
+/// How many more partitions the cluster may have.
+pub(super) fn room(state: &ClusterState) -> u32 {
+    MAX_PARTITIONS.saturating_sub(clamp(state.partition_count()))
+}
+
 fn validate(state: &ClusterState, topic: &NewTopic) -> Result<TopicRecord, Rejection> {
     if state.topic(&topic.name).is_some() {
         return Err(Rejection::TopicExists {
@@ -50,8 +55,7 @@ fn validate(state: &ClusterState, topic: &NewTopic) -> Result<TopicRecord, Rejec
         });
     }
     let found = clamp(topic.replicas.len());
-    let room = MAX_PARTITIONS.saturating_sub(clamp(state.partition_count()));
-    let max = room.min(limits::MAX_PARTITIONS_PER_TOPIC);
+    let max = room(state).min(limits::MAX_PARTITIONS_PER_TOPIC);
     if found == 0 || found > max {
         return Err(Rejection::InvalidPartitionCount { found, max });
     }
@@ -121,7 +125,7 @@ pub(super) fn alter(
     Ok(CommandResult::TopicAltered { id })
 }
 
-fn validate_replicas(
+pub(super) fn validate_replicas(
     state: &ClusterState,
     index: u32,
     replicas: &[BrokerId],
@@ -154,7 +158,7 @@ fn validate_replicas(
 }
 
 /// A partition as it begins: the replicas that are active are in sync, for there is nothing to have.
-fn first_record(
+pub(super) fn first_record(
     state: &ClusterState,
     topic: &TopicRecord,
     id: PartitionId,

@@ -1,0 +1,146 @@
+//! The cluster's metadata as placement sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rivven_core_types::{BrokerId, FencedState, PartitionState};
+use rivven_metadata::{BrokerRecord, ClusterState};
+use rivven_placement::{
+    Assignment, ClusterView, Goals, Move, NodeLoad, NodeState, PartitionPlacer, Phase,
+    PlacedPartition, Plan, ViewNode, plan,
+};
+
+/// The replicas that a partition has, or is to have if it is on its way elsewhere.
+pub(crate) fn settled<'a>(
+    state: &'a ClusterState,
+    partition: &'a PartitionState,
+) -> &'a [BrokerId] {
+    let under_way = state.reassignment(&partition.id);
+    under_way.map_or(&partition.replicas, |r| &r.target)
+}
+
+/// The nodes. One that is fenced keeps what it has and is given nothing, for it may come back; one
+/// that is fenced and to be emptied cannot give anything away: its replicas count as lost.
+fn view(state: &ClusterState) -> ClusterView {
+    let node = |broker: &BrokerRecord| {
+        let active = broker.is_active();
+        ViewNode {
+            id: broker.id,
+            rack: broker.info.rack.clone(),
+            weight: if active { broker.info.weight } else { 0 },
+            state: if is_gone(state, broker) {
+                NodeState::Gone
+            } else if state.is_draining(broker.id) {
+                NodeState::Draining
+            } else {
+                NodeState::Active
+            },
+        }
+    };
+    ClusterView {
+        nodes: state.brokers().map(node).collect(),
+    }
+}
+
+fn assignment(state: &ClusterState) -> Assignment {
+    let factors: BTreeMap<_, _> = state
+        .topics()
+        .map(|topic| (topic.id, topic.replication_factor))
+        .collect();
+    let placed = |partition: &PartitionState| {
+        let factor = factors.get(&partition.id.topic).copied().unwrap_or(1);
+        PlacedPartition {
+            id: partition.id,
+            replicas: settled(state, partition).to_vec(),
+            replication_factor: usize::try_from(factor).unwrap_or(usize::MAX),
+            bytes: 0,
+        }
+    };
+    Assignment {
+        partitions: state.partitions().map(placed).collect(),
+        version: state.applied().get(),
+    }
+}
+
+/// What would be done about the cluster now.
+pub(crate) fn plan_for(state: &ClusterState, goals: &Goals) -> Plan {
+    plan(&assignment(state), &view(state), goals)
+}
+
+/// Whether what the broker holds is lost to the cluster: it is not there, and nobody awaits it.
+fn is_gone(state: &ClusterState, broker: &BrokerRecord) -> bool {
+    // One that was removed never comes back with what it had.
+    let unwanted = broker.state == FencedState::Removed || state.is_draining(broker.id);
+    unwanted && !broker.is_active()
+}
+
+/// The replicas that are on their way, as moves. One on its way to a broker that is gone will never
+/// arrive: it counts for nothing, so that it can be sent elsewhere.
+pub(crate) fn in_flight(state: &ClusterState) -> Vec<Move> {
+    let mut moves = Vec::new();
+    for (id, reassignment) in state.reassignments() {
+        let (target, original) = (&reassignment.target, &reassignment.original);
+        let mut leaving = original.iter().filter(|b| !target.contains(b));
+        let arrives = |to: &&BrokerId| state.broker(**to).is_some_and(|b| !is_gone(state, b));
+        let adding = target.iter().filter(|b| !original.contains(b));
+        for to in adding.filter(arrives) {
+            moves.push(Move {
+                partition: *id,
+                from: leaving.next().copied(),
+                to: *to,
+                phase: Phase::Drain,
+                bytes: 0,
+            });
+        }
+    }
+    moves
+}
+
+/// The loads of all brokers.
+pub(crate) fn loads(state: &ClusterState) -> BTreeMap<BrokerId, NodeLoad> {
+    let mut loads: BTreeMap<BrokerId, NodeLoad> = BTreeMap::new();
+    for partition in state.partitions() {
+        for (place, broker) in settled(state, partition).iter().enumerate() {
+            let load = loads.entry(*broker).or_default();
+            load.replicas += 1;
+            load.leaders += u64::from(place == 0);
+        }
+    }
+    loads
+}
+
+/// Tells a placer the brokers that may be given replicas, and what they carry.
+pub(crate) fn populate<'a>(
+    placer: &mut PartitionPlacer,
+    state: &'a ClusterState,
+) -> BTreeMap<&'a rivven_core_types::NodeName, BrokerId> {
+    let loads = loads(state);
+    let mut ids = BTreeMap::new();
+    let usable = |b: &&BrokerRecord| b.is_active() && !state.is_draining(b.id);
+    for broker in state.brokers().filter(usable) {
+        placer.add_node(&broker.info);
+        let load = loads.get(&broker.id).copied().unwrap_or_default();
+        placer.add_load(&broker.info.name, load);
+        ids.insert(&broker.info.name, broker.id);
+    }
+    ids
+}
+
+/// The partitions that are led by another than their preferred replica though that one is in sync.
+pub(crate) fn led_by_another(state: &ClusterState) -> impl Iterator<Item = &PartitionState> {
+    state.partitions().filter(|partition| {
+        partition.replicas.first().is_some_and(|first| {
+            partition.leader.is_some_and(|leader| leader != *first)
+                && partition.isr.contains(first)
+                && state.is_active(*first)
+                && !state.is_draining(*first)
+        })
+    })
+}
+
+/// The brokers that are to be emptied and are not empty yet.
+pub(crate) fn still_draining(state: &ClusterState) -> BTreeSet<BrokerId> {
+    let draining = state.draining().copied();
+    draining
+        .filter(|broker| state.partitions_of(*broker).next().is_some())
+        .collect()
+}

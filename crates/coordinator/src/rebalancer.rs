@@ -1,0 +1,173 @@
+//! The controller's work on replicas and leaders: it empties brokers that are to be drained, evens the
+//! cluster out when asked to, and brings leaders back to their preferred replicas.
+//!
+//! What is wanted stands in the metadata, so that another controller goes on where this one stopped. Each
+//! round plans anew from the metadata and begins as many moves as the limits allow; nothing else is
+//! remembered between rounds.
+
+use std::time::Duration;
+
+use rivven_core_types::{MonoTime, PartitionId, Proposer, RaftGroupId, limits};
+use rivven_metadata::{ClusterState, Command, CommandResult, PlacementCommand, ReplicaTarget};
+use rivven_placement::{Goals, Limits, Plan};
+use rivven_raft_store::{RaftHandle, RaftState};
+use std::sync::Arc;
+
+use crate::layout::{in_flight, led_by_another, plan_for, settled, still_draining};
+use crate::state::StateWatch;
+use rivven_core_types::Clock;
+
+/// How often the metadata is looked through for something to do.
+const ROUND: Duration = Duration::from_secs(1);
+/// How often leaders are brought back to their preferred replicas: seldom enough that a broker that
+/// comes and goes does not take leaderships with it.
+const LEADER_ROUND: Duration = Duration::from_secs(30);
+/// Most leaders that are brought back in one round, so that clients do not all look for new leaders
+/// at once.
+const MAX_LEADERS_PER_ROUND: usize = 100;
+/// How long a command may take.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(2);
+
+pub(crate) struct Rebalancer {
+    pub(crate) raft: RaftHandle,
+    pub(crate) state: StateWatch,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+impl Rebalancer {
+    /// Runs for ever; the caller aborts it at shutdown.
+    pub(crate) async fn run(&self) {
+        let mut leaders_due: Option<MonoTime> = None;
+        loop {
+            tokio::time::sleep(ROUND).await;
+            if self.raft.status().state != RaftState::Leader {
+                leaders_due = None;
+                continue;
+            }
+            let state = self.state.current();
+            for command in next_steps(&state, &Limits::default()) {
+                self.commit(command).await;
+            }
+            let now = self.clock.now();
+            // A new controller waits for a whole interval first.
+            let due = *leaders_due.get_or_insert(now + LEADER_ROUND);
+            if now >= due {
+                leaders_due = Some(now + LEADER_ROUND);
+                let state = self.state.current();
+                if let Some(command) = bring_leaders_back(&state) {
+                    self.commit(command).await;
+                }
+            }
+        }
+    }
+
+    async fn commit(&self, command: PlacementCommand) {
+        let command = Command::Place(command);
+        let bytes = match command.encode() {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(%error, "cannot encode a placement command");
+                return;
+            }
+        };
+        let proposal = self
+            .raft
+            .propose(RaftGroupId::METADATA, bytes, COMMAND_DEADLINE);
+        match proposal
+            .await
+            .map(|proposed| CommandResult::decode(&proposed.result))
+        {
+            Ok(Ok(CommandResult::Placed { partitions_changed })) => {
+                metrics::counter!("rivven_placement_partitions_changed_total")
+                    .increment(u64::from(partitions_changed));
+                tracing::info!(partitions_changed, "placement changed");
+            }
+            // Something changed in the meantime: the next round plans on it.
+            Ok(Ok(result)) => tracing::debug!(?result, "the placement command came too late"),
+            Ok(Err(error)) => tracing::error!(%error, "unreadable result"),
+            Err(error) => tracing::debug!(%error, "cannot commit a placement command"),
+        }
+    }
+}
+
+/// What is to be begun now.
+pub(crate) fn next_steps(state: &ClusterState, limits: &Limits) -> Vec<PlacementCommand> {
+    let rebalancing = state.is_rebalancing();
+    if !rebalancing && still_draining(state).is_empty() {
+        return Vec::new();
+    }
+    let goals = Goals {
+        racks: rebalancing,
+        balance: rebalancing,
+        leaders: rebalancing,
+        ..Goals::default()
+    };
+    let plan = plan_for(state, &goals);
+    let under_min_isr = state.partitions().any(|p| p.is_under_min_isr());
+    let in_flight = in_flight(state);
+    metrics::gauge!("rivven_placement_moves_in_flight").set(count(in_flight.len()));
+    metrics::gauge!("rivven_placement_moves_planned").set(count(plan.moves.len()));
+    let wave = plan.next_wave(&in_flight, limits, under_min_isr);
+    if !wave.is_empty() {
+        let changes = wave.iter().filter_map(|step| {
+            let partition = state.partition(&step.partition)?;
+            Some(ReplicaTarget {
+                partition: step.partition,
+                partition_epoch: partition.partition_epoch,
+                target: Some(step.apply(settled(state, partition))),
+            })
+        });
+        // Each by itself: one that comes too late must not hold up the others.
+        return changes
+            .map(|change| PlacementCommand::Reassign {
+                changes: vec![change],
+            })
+            .collect();
+    }
+    if rebalancing && plan.moves.is_empty() && in_flight.is_empty() {
+        return finish(state, &plan);
+    }
+    Vec::new()
+}
+
+/// The data is where it should be: now the leaders, which costs nothing.
+fn finish(state: &ClusterState, plan: &Plan) -> Vec<PlacementCommand> {
+    let moves = plan
+        .leader_moves
+        .iter()
+        .take(limits::MAX_PARTITIONS_PER_REQUEST);
+    let mut commands: Vec<PlacementCommand> = moves
+        .filter_map(|step| {
+            let partition = state.partition(&step.partition)?;
+            let change = ReplicaTarget {
+                partition: step.partition,
+                partition_epoch: partition.partition_epoch,
+                target: Some(step.apply(settled(state, partition))),
+            };
+            Some(PlacementCommand::Reassign {
+                changes: vec![change],
+            })
+        })
+        .collect();
+    if commands.is_empty() {
+        commands.extend(bring_leaders_back(state));
+    }
+    if commands.is_empty() {
+        commands.push(PlacementCommand::SetRebalancing { rebalancing: false });
+    }
+    commands
+}
+
+fn bring_leaders_back(state: &ClusterState) -> Option<PlacementCommand> {
+    let away = led_by_another(state).map(|partition| partition.id);
+    let partitions: Vec<PartitionId> = away.take(MAX_LEADERS_PER_ROUND).collect();
+    (!partitions.is_empty()).then_some(PlacementCommand::ElectPreferred { partitions })
+}
+
+/// A count as the gauge wants it.
+fn count(n: usize) -> f64 {
+    f64::from(u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! The rebalancer against the real state machine; replication is played by making everybody in sync.
+
+use std::sync::Arc;
+
+use rivven_core_types::{
+    AlterPartitionProposal, BrokerId, ClusterId, CommittedEntry, Durability, Incarnation,
+    IsrMember, LogConfig, LogDirId, LogIndex, NodeInfo, NodeName, RaftNodeId, StateMachine, Term,
+    TopicId, TopicName,
+};
+use rivven_metadata::MetadataStateMachine;
+
+use super::*;
+
+struct World {
+    machine: MetadataStateMachine,
+    index: u64,
+}
+
+fn b(n: i32) -> BrokerId {
+    BrokerId::new(n)
+}
+
+impl World {
+    /// Brokers 1 to `brokers`, and a topic of 12 partitions with 3 replicas on the first three.
+    fn new(brokers: u8) -> Self {
+        let mut world = Self {
+            machine: MetadataStateMachine::new(Arc::new(|_| {})),
+            index: 0,
+        };
+        let cluster_id = ClusterId::from_bytes([1; 16]);
+        world.apply(&Command::FormCluster { cluster_id });
+        for n in 1..=brokers {
+            let address: rivven_core_types::Address = "127.0.0.1:1".parse().unwrap();
+            let name = NodeName::new(format!("node-{n}")).unwrap();
+            world.apply(&Command::RegisterBroker {
+                info: NodeInfo::new(name, address.clone(), address),
+                incarnation: Incarnation::from_bytes([n; 16]),
+                raft_id: RaftNodeId::new(u64::from(n)),
+                log_dir: LogDirId::from_bytes([n; 16]),
+                lossy: Vec::new(),
+            });
+            world.unfence(i32::from(n));
+        }
+        world.apply(&Command::CreateTopic {
+            name: TopicName::new("t").unwrap(),
+            id: TopicId::from_bytes([7; 16]),
+            replicas: vec![vec![b(1), b(2), b(3)]; 12],
+            min_isr: 2,
+            durability: Durability::Fsync,
+            log: LogConfig::default(),
+        });
+        world
+    }
+
+    fn state(&self) -> &ClusterState {
+        self.machine.state()
+    }
+
+    fn apply(&mut self, command: &Command) -> CommandResult {
+        self.index += 1;
+        let entry = CommittedEntry {
+            index: LogIndex::new(self.index),
+            term: Term::new(1),
+            command: command.encode().unwrap(),
+        };
+        CommandResult::decode(&self.machine.apply(&[entry])[0]).unwrap()
+    }
+
+    fn place(&mut self, command: PlacementCommand) {
+        let result = self.apply(&Command::Place(command));
+        assert!(matches!(result, CommandResult::Placed { .. }), "{result:?}");
+    }
+
+    fn unfence(&mut self, n: i32) {
+        let node_epoch = self.state().broker(b(n)).unwrap().node_epoch;
+        self.apply(&Command::UnfenceBroker {
+            broker: b(n),
+            node_epoch,
+        });
+    }
+
+    fn fence(&mut self, n: i32) {
+        let node_epoch = self.state().broker(b(n)).unwrap().node_epoch;
+        self.apply(&Command::FenceBroker {
+            broker: b(n),
+            node_epoch,
+        });
+    }
+
+    /// Every active replica catches up.
+    fn catch_up(&mut self) {
+        let all: Vec<_> = self.state().partitions().cloned().collect();
+        for partition in all {
+            let Some(leader) = partition.leader else {
+                continue;
+            };
+            let epoch = |broker: BrokerId| self.state().broker(broker).unwrap().node_epoch;
+            let member = |broker: &BrokerId| IsrMember {
+                broker: *broker,
+                node_epoch: epoch(*broker),
+            };
+            let active = partition
+                .replicas
+                .iter()
+                .filter(|r| self.state().is_active(**r));
+            let proposal = AlterPartitionProposal {
+                partition: partition.id,
+                leader_epoch: partition.leader_epoch,
+                partition_epoch: partition.partition_epoch,
+                new_isr: active.map(member).collect(),
+                recovery: partition.recovery,
+            };
+            let (broker, node_epoch, proposals) = (leader, epoch(leader), vec![proposal]);
+            self.apply(&Command::AlterPartitions {
+                broker,
+                node_epoch,
+                proposals,
+            });
+        }
+    }
+
+    /// One round; whether there was anything to do.
+    fn round(&mut self, limits: &Limits) -> bool {
+        let steps = next_steps(self.state(), limits);
+        let any = !steps.is_empty();
+        steps.into_iter().for_each(|step| self.place(step));
+        assert!(in_flight(self.state()).len() <= limits.max_concurrent);
+        any
+    }
+
+    fn settle(&mut self) -> usize {
+        let limits = Limits {
+            max_concurrent: 4,
+            max_misplaced_percent: 100,
+            ..Limits::default()
+        };
+        let mut rounds = 0;
+        while self.round(&limits) || self.state().reassignments().next().is_some() {
+            self.catch_up();
+            rounds += 1;
+            assert!(rounds < 100, "it never ends");
+        }
+        rounds
+    }
+
+    fn loads(&self) -> Vec<(usize, usize)> {
+        let load = |broker: &BrokerId| {
+            (
+                self.state().partitions_of(*broker).count(),
+                self.state().leaderships_of(*broker),
+            )
+        };
+        let brokers: Vec<BrokerId> = self.state().brokers().map(|broker| broker.id).collect();
+        brokers.iter().map(load).collect()
+    }
+}
+
+#[test]
+fn nothing_is_done_unless_asked_for() {
+    let world = World::new(4);
+    assert!(next_steps(world.state(), &Limits::default()).is_empty());
+    assert_eq!(world.loads()[3], (0, 0));
+}
+
+#[test]
+fn a_rebalance_evens_replicas_and_leaders_out_and_ends() {
+    let mut world = World::new(4);
+    world.place(PlacementCommand::SetRebalancing { rebalancing: true });
+    world.settle();
+    assert_eq!(world.loads(), [(9, 3); 4]);
+    assert!(!world.state().is_rebalancing());
+}
+
+#[test]
+fn a_drained_broker_is_emptied_and_a_dead_one_replaced() {
+    let mut world = World::new(5);
+    world.place(PlacementCommand::SetDraining {
+        broker: b(2),
+        draining: true,
+    });
+    world.settle();
+    assert_eq!(world.loads()[1], (0, 0));
+    world.fence(3);
+    world.place(PlacementCommand::SetDraining {
+        broker: b(3),
+        draining: true,
+    });
+    world.settle();
+    assert_eq!(world.loads()[2], (0, 0));
+    let replicas: usize = world.loads().iter().map(|load| load.0).sum();
+    assert_eq!(replicas, 36);
+}
+
+/// A replica on its way to a broker that dies for good is sent elsewhere.
+#[test]
+fn a_move_to_a_broker_that_is_given_up_is_redirected() {
+    let mut world = World::new(5);
+    world.place(PlacementCommand::SetDraining {
+        broker: b(1),
+        draining: true,
+    });
+    assert!(world.round(&Limits::default()));
+    let target = in_flight(world.state())[0].to;
+    world.fence(target.get());
+    world.place(PlacementCommand::SetDraining {
+        broker: target,
+        draining: true,
+    });
+    world.settle();
+    assert_eq!(world.loads()[0], (0, 0));
+    assert_eq!(world.state().partitions_of(target).count(), 0);
+}
+
+#[test]
+fn nothing_but_repair_begins_while_a_partition_is_under_its_min_isr() {
+    let mut world = World::new(5);
+    world.fence(2);
+    world.fence(3);
+    world.place(PlacementCommand::SetDraining {
+        broker: b(1),
+        draining: true,
+    });
+    assert!(next_steps(world.state(), &Limits::default()).is_empty());
+    world.place(PlacementCommand::SetDraining {
+        broker: b(2),
+        draining: true,
+    });
+    let steps = next_steps(world.state(), &Limits::default());
+    assert!(!steps.is_empty(), "the lost replicas of 2 are replaced");
+}
