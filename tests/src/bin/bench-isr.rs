@@ -127,6 +127,10 @@ async fn leader_of(
     Ok(address)
 }
 
+/// The name, records of a batch, bytes of a record, requests under way; the target, and whether it
+/// is in MB/s.
+type LoadCase = (&'static str, usize, usize, usize, Option<f64>, bool);
+
 async fn measure(
     cluster: &mut ProcessCluster,
     durability: &str,
@@ -135,8 +139,7 @@ async fn measure(
     loopback: f64,
 ) -> Result<(), Failure> {
     let lazy = durability == "replicated";
-    // Records of a batch, bytes of a record, requests under way; the target, and in MB/s if so.
-    let loads: [(&str, usize, usize, usize, Option<f64>, bool); 5] = [
+    let loads: [LoadCase; 5] = [
         ("one by one 128 B", 1, 128, 1, None, false),
         (
             "pipelined 128 B",

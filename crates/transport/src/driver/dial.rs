@@ -115,6 +115,8 @@ async fn secure_outgoing(shared: &Shared, stream: TcpStream) -> Result<Secured, 
     if let Some(tls) = &shared.tls {
         return super::secure::connect(&tls.current(), socket).await;
     }
+    #[cfg(not(feature = "tls"))]
+    let _nothing_to_secure_with = shared;
     Ok((Link::Tcp(socket), None))
 }
 
@@ -128,6 +130,8 @@ pub(super) async fn secure_incoming(
     if let Some(tls) = &shared.tls {
         return super::secure::accept(&tls.current(), socket).await;
     }
+    #[cfg(not(feature = "tls"))]
+    let _nothing_to_secure_with = shared;
     Ok((Link::Tcp(socket), None))
 }
 
