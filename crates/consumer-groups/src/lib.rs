@@ -1,37 +1,77 @@
-//! Consumer group assignors: which member of a group reads which partition.
+//! Consumer groups: who is a member, who reads which partition, and how far it has read.
 //!
-//! A pure crate: the same members and topics give the same assignment in every process, whatever
-//! order they are given in.
+//! A pure core in three layers, and a thin driver behind the feature `tokio`:
+//! - [`GroupsStateMachine`] is what Raft replicates: members, targets, assignments, epochs, offsets.
+//! - [`GroupCoordinator`] runs on the leader alone: it checks requests against that state, keeps the
+//!   sessions and the join barriers, and decides what to propose. A heartbeat that changes nothing
+//!   proposes nothing.
+//! - [`AssignorKind`] and [`assign_cooperatively`] say who reads what. Only their result is
+//!   replicated, so that nodes of different versions cannot disagree.
+//!
+//! Both the consumer protocol (KIP-848) and the classic one run on this state; offsets are committed
+//! in one way for both.
 //!
 //! ```
-//! use std::collections::BTreeMap;
-//! use rivven_consumer_groups::{MemberId, RangeAssignor, Subscription};
-//! use rivven_core_types::{PartitionIndex, TopicName};
+//! use rivven_consumer_groups::{AssignorKind, GroupSpec, MemberId, MemberSpec, TopicSpec};
+//! use rivven_core_types::TopicId;
 //!
-//! let orders = TopicName::new("orders")?;
-//! let members = ["a", "b"].map(|id| MemberId::new(id).map(|id| {
-//!     Subscription::new(id, [orders.clone()])
-//! }));
-//! let members: Vec<Subscription> = members.into_iter().collect::<Result<_, _>>()?;
-//! let partitions = BTreeMap::from([(orders.clone(), 3)]);
-//!
-//! let assigned = RangeAssignor.assign(&members, &partitions)?;
-//! let first: Vec<u32> = assigned[&MemberId::new("a")?][&orders].iter().map(|p| p.get()).collect();
-//! assert_eq!(first, [0, 1]);
+//! let orders = TopicSpec { id: TopicId::from_bytes([1; 16]), partitions: 3, racks: Vec::new() };
+//! let member = |id| MemberId::new(id).map(|id| MemberSpec {
+//!     id, instance: None, rack: None, topics: vec![0], owned: Vec::new(), generation: 0,
+//! });
+//! let spec = GroupSpec::new(vec![member("a")?, member("b")?], vec![orders])?;
+//! let shares: Vec<usize> = AssignorKind::Uniform.assign(&spec).iter().map(Vec::len).collect();
+//! assert_eq!(shares, [2, 1]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Invariants
-//! - Every partition of a subscribed topic goes to exactly one member, and that one subscribed.
-//! - Within a topic, the shares of two members differ by at most one partition.
+//! - A partition has one owner at most; nobody is given one that another member has not given up.
+//! - Epochs and generations never fall and never restart, not even when a group is deleted.
+//! - A member's epoch is at most its group's target epoch, and that at most the group epoch.
+//! - Every command is checked when it is applied; a loser changes nothing.
+//! - A committed offset was committed by whoever was entitled to at its place in the log.
+//! - A change of coordinator removes no member and moves no epoch.
 //!
 //! # Sources
-//! Apache Kafka's `RangeAssignor`; KIP-345 (static membership: instance ids order before member ids).
+//! KIP-848 (the consumer protocol), KIP-62, KIP-134, KIP-345 (static members), KIP-394 (member ids),
+//! KIP-429 (cooperative rebalancing), KIP-792 (generations of claims), KIP-814, KIP-211 (expiry of
+//! offsets), KIP-320 (leader epochs), KAFKA-12890, KAFKA-18688.
 
+mod assignor;
+mod command;
+mod coordinator;
+mod digest;
+#[cfg(feature = "tokio")]
+mod driver;
+mod epoch;
 mod error;
-mod member;
-mod range;
+mod ids;
+mod image;
+mod machine;
+mod partitions;
+mod state;
+#[cfg(test)]
+mod tests;
 
-pub use error::AssignError;
-pub use member::{InstanceId, MAX_ID_BYTES, MemberId, Subscription};
-pub use range::{Assignment, MAX_GROUP_MEMBERS, RangeAssignor};
+pub use assignor::{AssignorKind, GroupSpec, MemberSpec, TopicSpec, assign_cooperatively};
+pub use command::{
+    Batch, ClassicMember, ClassicRound, ClientInfo, Committer, Heartbeat, MAX_OPS, OffsetToCommit,
+    Op, OpResult, SetTarget, TopicRuns, decode_results,
+};
+pub use coordinator::{
+    ClassicHeartbeat, GroupConfig, GroupCoordinator, HeartbeatAnswer, JoinRequest, Joined,
+    LeaveRequest, Leaving, MAX_QUEUED_OPS, Proposal, Request, Response, SyncRequest, Synced,
+    Ticket, TopicCatalog, TopicShape, View, subscribed_topics,
+};
+#[cfg(feature = "tokio")]
+pub use driver::{ConsumerCoordinator, GroupPorts};
+pub use epoch::Epoch;
+pub use error::{AssignError, GroupError};
+pub use ids::{GroupId, InstanceId, MAX_GROUP_ID_BYTES, MAX_GROUP_MEMBERS, MAX_ID_BYTES, MemberId};
+pub use machine::{GroupsStateMachine, GroupsWatch, Publisher};
+pub use partitions::Partitions;
+pub use state::{
+    ClassicGroup, CommittedOffset, ConsumerGroup, ConsumerMember, Group, GroupPhase, GroupsState,
+    MAX_GROUPS, MAX_OFFSET_METADATA_BYTES, MemberState,
+};

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rivven_consumer_groups::GroupConfig;
 use rivven_core_types::{Address, NodeInfo, NodeName};
 use rivven_isr::ReplicationConfig;
 use rivven_raft_store::RaftLimits;
@@ -116,6 +117,8 @@ pub struct CoordinatorConfig {
     pub replication: ReplicationConfig,
     /// Broker sessions.
     pub session: SessionConfig,
+    /// Consumer groups.
+    pub groups: GroupConfig,
     /// Defaults of new topics.
     pub topic_defaults: TopicDefaults,
 }

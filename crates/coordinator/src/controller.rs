@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    Clock, NodeName, PeerIdentity, ProposeError, Proposer, RaftGroupId, Reply, RpcError,
+    Clock, NodeName, PeerIdentity, PeerRpc, ProposeError, Proposer, RaftGroupId, Reply, RpcError,
     RpcResponse, Term,
 };
 use rivven_metadata::{Command, CommandResult};
@@ -15,6 +15,7 @@ use rivven_swim::{MemberState, Membership};
 
 use crate::config::SessionConfig;
 use crate::formation::Former;
+use crate::groups::GroupService;
 use crate::messages::{self, HeartbeatReply, HeartbeatRequest};
 use crate::sessions::Sessions;
 use crate::state::StateWatch;
@@ -32,6 +33,8 @@ pub(crate) struct Controller {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: SessionConfig,
     pub(crate) former: Arc<Former>,
+    pub(crate) groups: GroupService,
+    pub(crate) rpc: Arc<dyn PeerRpc>,
     pub(crate) membership: Arc<OnceLock<Membership>>,
     pub(crate) sessions: Mutex<Option<(Term, Sessions)>>,
 }
@@ -43,6 +46,10 @@ impl Controller {
         loop {
             self.follow_leadership();
             self.act().await;
+            let metadata = self.raft.status();
+            if metadata.state == RaftState::Leader {
+                self.groups.form(&metadata, &self.rpc).await;
+            }
             // Both a tick and a change of leadership lead to another look.
             if let Ok(Err(_)) = tokio::time::timeout(TICK, status.changed()).await {
                 return;

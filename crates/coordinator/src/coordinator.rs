@@ -1,18 +1,19 @@
 //! One cluster node, wired: the only place that knows all parts.
 
 mod administration;
+mod shutdown;
+mod watchers;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use rivven_core_types::{
-    BrokerId, ClusterId, FencedState, Incarnation, MonoTime, ProducerId, planted,
-};
+use rivven_consumer_groups::GroupsWatch;
+use rivven_core_types::{BrokerId, ClusterId, Incarnation, MonoTime, ProducerId, planted};
 use rivven_core_types::{Clock, Entropy, LogStore, SharedIoExecutor, TopicId, Vfs};
 use rivven_isr::{LocalBroker, ReplicaRole, ReplicationManager, ReplicationPorts};
 use rivven_metadata::ClusterState;
-use rivven_raft_store::{Identity, RaftHandle, RaftNode, RaftState, RaftStatus, RuntimeHooks};
+use rivven_raft_store::{Identity, RaftHandle, RaftNode, RaftStatus, RuntimeHooks};
 use rivven_swim::{ClusterTag, Membership, SwimPorts};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -24,6 +25,7 @@ use crate::config::{ClusterMode, CoordinatorConfig};
 use crate::controller::Controller;
 use crate::error::CoordinatorError;
 use crate::formation::Former;
+use crate::groups::GroupService;
 use crate::health::ClusterHealth;
 use crate::members::Members;
 use crate::messages::FirstVoter;
@@ -37,12 +39,6 @@ use crate::router::Router;
 use crate::startup::{self, rpc_of};
 use crate::state::StateWatch;
 use crate::topics::{NewTopic, TopicCreator};
-
-/// How long an orderly stop waits for the controller to move the leaderships away.
-const CONTROLLED_SHUTDOWN_WAIT: Duration = Duration::from_secs(5);
-/// After its leaderships have moved, a stopping broker goes on answering "not the leader" for this
-/// long: an answer costs a client a refresh, a broken connection up to a second and a half.
-const CLIENT_GRACE: Duration = Duration::from_millis(200);
 
 /// What a coordinator needs of its surroundings; the simulator brings its own.
 #[derive(Clone)]
@@ -93,6 +89,9 @@ struct Inner {
     network: BoundNetwork,
     raft: RaftHandle,
     raft_node: tokio::sync::Mutex<RaftNode>,
+    groups: GroupService,
+    groups_raft: RaftHandle,
+    groups_node: tokio::sync::Mutex<RaftNode>,
     state: StateWatch,
     former: Arc<Former>,
     members: Arc<Members>,
@@ -131,10 +130,24 @@ impl ClusterCoordinator {
         // The Raft store first: it locks the data directory against a second process.
         let mut raft_node =
             startup::open_raft(&config, &ports, &identity, &network, &state).await?;
+        let groups_state = GroupsWatch::default();
+        let mut groups_node =
+            startup::open_groups_raft(&config, &ports, &identity, &network, &groups_state).await?;
         let logs = startup::open_log_store(&config, &ports).await?;
         let boot = startup::next_boot_id(&config, &ports).await?;
         raft_node.start().await?;
-        let this = Self::assemble(config, ports, network, raft_node, identity, state);
+        groups_node.start().await?;
+        let groups = GroupService::new(
+            config.node.name.clone(),
+            groups_node.handle(),
+            groups_state,
+            state.clone(),
+            Arc::clone(&ports.clock),
+            Arc::clone(&ports.entropy),
+            config.groups.clone(),
+        );
+        let nodes = (raft_node, groups_node, groups);
+        let this = Self::assemble(config, ports, network, nodes, identity, state);
         this.serve_and_run(logs, boot);
         Ok(this)
     }
@@ -143,10 +156,11 @@ impl ClusterCoordinator {
         config: CoordinatorConfig,
         ports: CoordinatorPorts,
         network: BoundNetwork,
-        raft_node: RaftNode,
+        (raft_node, groups_node, groups): (RaftNode, RaftNode, GroupService),
         identity: Identity,
         state: StateWatch,
     ) -> Self {
+        let groups_raft = groups_node.handle();
         let raft = raft_node.handle();
         let own = FirstVoter {
             name: config.node.name.clone(),
@@ -159,6 +173,7 @@ impl ClusterCoordinator {
             own,
             members: config.members.clone(),
             raft: raft.clone(),
+            groups: groups_raft.clone(),
             network: Arc::clone(&network.rpc),
             entropy: Arc::clone(&ports.entropy),
             io: Arc::clone(&ports.io),
@@ -192,6 +207,9 @@ impl ClusterCoordinator {
             network,
             raft,
             raft_node: tokio::sync::Mutex::new(raft_node),
+            groups,
+            groups_raft,
+            groups_node: tokio::sync::Mutex::new(groups_node),
             state,
             former,
             members,
@@ -219,6 +237,8 @@ impl ClusterCoordinator {
             clock: Arc::clone(&inner.ports.clock),
             config: inner.config.session.clone(),
             former: Arc::clone(&inner.former),
+            groups: inner.groups.clone(),
+            rpc: rpc_of(&inner.network),
             membership: Arc::clone(&inner.membership),
             sessions: Mutex::default(),
         });
@@ -232,6 +252,8 @@ impl ClusterCoordinator {
         });
         inner.network.rpc.serve(Arc::new(Router {
             raft: inner.raft.clone(),
+            groups_raft: inner.groups_raft.clone(),
+            groups: inner.groups.clone(),
             former: Arc::clone(&inner.former),
             controller: Arc::clone(&controller),
             members: Arc::clone(&inner.members),
@@ -256,12 +278,20 @@ impl ClusterCoordinator {
             }
         };
         self.spawn_control(life);
-        self.spawn_control(follow_addresses(Arc::clone(inner)));
-        self.spawn_control(watch_raft(Arc::clone(inner)));
+        self.spawn_control(watchers::follow_addresses(Arc::clone(inner)));
+        self.spawn_control(watchers::watch_raft(Arc::clone(inner), inner.raft.clone()));
+        self.spawn_control(watchers::watch_raft(
+            Arc::clone(inner),
+            inner.groups_raft.clone(),
+        ));
+        // Among the records: a large group's plan or a commit storm must not hold up the controller.
+        self.remember(inner.ports.data.spawn(inner.groups.clone().run()));
+        let (groups, metadata) = (inner.groups.clone(), inner.raft.clone());
+        self.spawn_control(async move { groups.follow_voters(&metadata).await });
         if inner.config.mode == ClusterMode::Cluster {
             let members = Arc::clone(&inner.members);
             self.spawn_control(async move { members.run().await });
-            self.spawn_control(watch_standing(Arc::clone(inner)));
+            self.spawn_control(watchers::watch_standing(Arc::clone(inner)));
         }
     }
 
@@ -458,6 +488,18 @@ impl ClusterCoordinator {
         self.inner.raft.status()
     }
 
+    /// The consumer groups.
+    pub fn groups(&self) -> &GroupService {
+        &self.inner.groups
+    }
+
+    /// The broker that coordinates the consumer groups; waits a moment for one to be elected.
+    pub async fn group_coordinator(&self) -> Option<BrokerId> {
+        let rpc = rpc_of(&self.inner.network);
+        let name = self.inner.groups.find_coordinator(&rpc).await?;
+        self.cluster_state().broker_by_name(&name).map(|b| b.id)
+    }
+
     /// The hash of the applied metadata, comparable between nodes at equal index.
     pub fn metadata_hash(&self) -> u64 {
         self.inner.state.current().hash()
@@ -542,152 +584,5 @@ impl ClusterCoordinator {
     /// The incarnation of this node's data directory.
     pub fn incarnation(&self) -> Incarnation {
         self.inner.former.own.incarnation
-    }
-
-    /// Stops in order: hands the leaderships over, flushes the logs, leaves the failure detector,
-    /// closes the stores. Bounded in time; a node that cannot reach a controller stops all the same.
-    pub async fn shutdown(&self) {
-        let inner = &self.inner;
-        inner.stopping.store(true, Ordering::Relaxed);
-        self.wait_for_permission().await;
-        if let Some(membership) = inner.membership.get()
-            && let Err(error) = membership.leave().await
-        {
-            tracing::debug!(%error, "nobody took note of the leave");
-        }
-        self.abandon().await;
-    }
-
-    /// Stops without telling anybody and without handing anything over; frees what the node holds.
-    /// For a node whose network and disk have been taken away.
-    pub async fn abandon(&self) {
-        let inner = &self.inner;
-        inner.swim_shutdown.send_replace(true);
-        let tasks = std::mem::take(
-            &mut *inner
-                .tasks
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
-        for task in tasks {
-            task.abort();
-        }
-        if let Some(replication) = inner.replication.get() {
-            replication.shutdown().await;
-        }
-        inner.raft_node.lock().await.shutdown().await;
-        inner.network.rpc.shutdown().await;
-    }
-
-    async fn wait_for_permission(&self) {
-        let alone = self
-            .cluster_state()
-            .brokers()
-            .filter(|b| b.is_active())
-            .count()
-            <= 1;
-        if alone || self.session().local.is_none() {
-            return;
-        }
-        let mut session = self.watch_session();
-        let permitted = async {
-            while !session.borrow_and_update().may_stop {
-                if session.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(CONTROLLED_SHUTDOWN_WAIT, permitted)
-            .await
-            .is_err()
-        {
-            tracing::warn!("no controller has taken the leaderships over; stopping all the same");
-        }
-        tokio::time::sleep(CLIENT_GRACE).await;
-    }
-}
-
-/// Tells the network where the peers are: from the membership of the metadata group, and from the
-/// brokers' registrations, which are newer.
-async fn follow_addresses(inner: Arc<Inner>) {
-    let mut states = inner.state.subscribe();
-    let mut status = inner.raft.watch_status();
-    loop {
-        let members = {
-            let status = status.borrow_and_update();
-            let members = status.voters.iter().chain(&status.learners);
-            members.cloned().collect::<Vec<_>>()
-        };
-        for member in members {
-            if member.name != inner.config.node.name {
-                inner.network.rpc.add_peer(member.name, member.address);
-            }
-        }
-        let state = Arc::clone(&states.borrow_and_update());
-        for broker in state
-            .brokers()
-            .filter(|b| b.info.name != inner.config.node.name)
-        {
-            let address = broker.info.cluster_addr.clone();
-            inner
-                .network
-                .rpc
-                .add_peer(broker.info.name.clone(), address);
-        }
-        let changed = tokio::select! {
-            biased;
-            changed = states.changed() => changed.is_ok(),
-            changed = status.changed() => changed.is_ok(),
-        };
-        if !changed {
-            return;
-        }
-    }
-}
-
-/// Ends the node when this life of it has been removed: by what it has applied, or by what the others
-/// say while it is cut off.
-async fn watch_standing(inner: Arc<Inner>) {
-    let own = &inner.former.own;
-    let mut states = inner.state.subscribe();
-    let removed = async {
-        loop {
-            let state = Arc::clone(&states.borrow_and_update());
-            let gone = state.broker_by_name(&own.name).is_some_and(|record| {
-                record.incarnation == own.incarnation && record.state == FencedState::Removed
-            });
-            if gone || states.changed().await.is_err() {
-                return gone;
-            }
-        }
-    };
-    let is_in_session = || {
-        let session = *inner.session.borrow();
-        session.local.is_some() && !session.fenced
-    };
-    let error = tokio::select! {
-        biased;
-        gone = removed => {
-            let (name, by) = (own.name.clone(), own.name.clone());
-            if !gone {
-                return;
-            }
-            CoordinatorError::Removed { name, by }
-        }
-        error = inner.former.watch_standing(is_in_session) => error,
-    };
-    inner.failure.send_replace(Some(Arc::new(error)));
-}
-
-/// Reports a store that has failed for good: the node must stop, and another may take over.
-async fn watch_raft(inner: Arc<Inner>) {
-    let mut status = inner.raft.watch_status();
-    let failed = status
-        .wait_for(|status| status.state == RaftState::Failed)
-        .await;
-    if let Ok(status) = failed {
-        let reason = status.failure.unwrap_or_else(|| "unknown".to_owned());
-        let error = rivven_core_types::ProposeError::Unavailable { reason };
-        inner.failure.send_replace(Some(Arc::new(error.into())));
     }
 }

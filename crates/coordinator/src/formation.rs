@@ -40,6 +40,7 @@ pub(crate) struct Former {
     pub(crate) own: FirstVoter,
     pub(crate) members: Vec<ClusterMember>,
     pub(crate) raft: RaftHandle,
+    pub(crate) groups: RaftHandle,
     pub(crate) network: Arc<dyn ClusterNetwork>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) io: SharedIoExecutor,
@@ -288,7 +289,7 @@ impl Former {
                 return Err(RpcError::Refused(refused).into());
             }
         }
-        let voters = voters
+        let voters: Vec<Voter> = voters
             .into_iter()
             .map(|v| Voter {
                 raft_id: v.raft_id,
@@ -296,7 +297,11 @@ impl Former {
                 address: v.address,
             })
             .collect();
-        self.raft.initialize(voters).await?;
+        self.raft.initialize(voters.clone()).await?;
+        // Should this fail or never be reached, the controller does it.
+        if let Err(error) = self.groups.initialize(voters).await {
+            tracing::debug!(%error, "the consumer groups are formed later");
+        }
         tracing::info!(%cluster, "cluster formed");
         Ok(())
     }

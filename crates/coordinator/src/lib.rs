@@ -23,6 +23,7 @@ mod controller;
 mod coordinator;
 mod error;
 mod formation;
+mod groups;
 mod health;
 mod layout;
 mod members;
@@ -41,6 +42,8 @@ mod state;
 mod topics;
 mod voters;
 
+/// Consumer groups, as [`ClusterCoordinator::groups`] serves them.
+pub use rivven_consumer_groups as consumer_groups;
 /// Replication, as [`ClusterCoordinator::replication`] gives access to it.
 pub use rivven_isr as replication;
 /// The cluster metadata, as [`ClusterCoordinator::cluster_state`] shows it.
@@ -58,6 +61,7 @@ pub use config::{
 };
 pub use coordinator::{ClusterCoordinator, CoordinatorPorts};
 pub use error::CoordinatorError;
+pub use groups::GroupService;
 pub use health::{ClusterHealth, HealthState};
 pub use members::{ClusterNode, MemberRole};
 pub use network::{

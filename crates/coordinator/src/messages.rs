@@ -186,6 +186,14 @@ pub(crate) enum HeartbeatReply {
     NotController { leader: Option<NodeName> },
 }
 
+/// The answer to `GROUP_LEADER`: who coordinates the consumer groups, if the peer knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupLeaderReply {
+    pub(crate) leader: Option<NodeName>,
+    /// Whether the peer's Raft group 1 has members.
+    pub(crate) formed: bool,
+}
+
 /// `LOG_CLAIMS`: how far do your logs of these leaderless partitions reach?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClaimsRequest {

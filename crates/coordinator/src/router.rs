@@ -2,12 +2,15 @@
 
 use std::sync::{Arc, OnceLock};
 
-use rivven_core_types::{PeerIdentity, Reply, RpcError, RpcHandler, RpcKind, RpcRequest};
+use rivven_core_types::{
+    PeerIdentity, RaftGroupId, Reply, RpcError, RpcHandler, RpcKind, RpcRequest,
+};
 use rivven_isr::ReplicationManager;
-use rivven_raft_store::RaftHandle;
+use rivven_raft_store::{RaftHandle, raft_group_of};
 
 use crate::controller::Controller;
 use crate::formation::Former;
+use crate::groups::GroupService;
 use crate::members::Members;
 use crate::proposals::MetadataProposer;
 use crate::recovery::Recovery;
@@ -15,6 +18,8 @@ use crate::state::StateWatch;
 
 pub(crate) struct Router {
     pub(crate) raft: RaftHandle,
+    pub(crate) groups_raft: RaftHandle,
+    pub(crate) groups: GroupService,
     pub(crate) former: Arc<Former>,
     pub(crate) controller: Arc<Controller>,
     pub(crate) members: Arc<Members>,
@@ -54,7 +59,13 @@ impl RpcHandler for Router {
             | RpcKind::RAFT_PRE_VOTE
             | RpcKind::RAFT_SNAPSHOT
             | RpcKind::RAFT_TRANSFER
-            | RpcKind::RAFT_READ_INDEX => self.raft.handle(peer, request),
+            | RpcKind::RAFT_READ_INDEX => match raft_group_of(&request) {
+                Ok(RaftGroupId::GROUPS) => self.groups_raft.handle(peer, request),
+                // A group that nobody serves is refused by name there.
+                Ok(_) => self.raft.handle(peer, request),
+                Err(error) => Reply::Now(Err(error)),
+            },
+            RpcKind::GROUP_LEADER => self.groups.answer_leader(),
             kind => Reply::Now(Err(RpcError::UnknownKind { kind })),
         }
     }

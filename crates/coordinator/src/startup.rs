@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rivven_core_types::{LogStore, PeerRpc, Vfs};
+use rivven_consumer_groups::{GroupsStateMachine, GroupsWatch};
+use rivven_core_types::{LogStore, PeerRpc, RaftGroupId, StateMachine, Vfs};
 use rivven_metadata::MetadataStateMachine;
 use rivven_raft_store::{Identity, RaftNode, RaftNodeConfig, RaftNodeOptions};
 use rivven_segment_log::{SegmentLogConfig, SegmentLogStore};
@@ -79,12 +80,40 @@ pub(crate) async fn next_boot_id(
     boot.await?.map_err(CoordinatorError::DataDir)
 }
 
+/// Opens the store of Raft group 0, the metadata.
 pub(crate) async fn open_raft(
     config: &CoordinatorConfig,
     ports: &CoordinatorPorts,
     identity: &Identity,
     network: &BoundNetwork,
     state: &StateWatch,
+) -> Result<RaftNode, CoordinatorError> {
+    let published = state.clone();
+    let machine = MetadataStateMachine::new(Arc::new(move |state| published.publish(state)));
+    let group = RaftGroupId::METADATA;
+    open_group(config, ports, identity, network, group, Box::new(machine)).await
+}
+
+/// Opens the store of Raft group 1, the consumer groups; makes it where there is none yet.
+pub(crate) async fn open_groups_raft(
+    config: &CoordinatorConfig,
+    ports: &CoordinatorPorts,
+    identity: &Identity,
+    network: &BoundNetwork,
+    state: &GroupsWatch,
+) -> Result<RaftNode, CoordinatorError> {
+    let machine = GroupsStateMachine::new(state.publisher());
+    let group = RaftGroupId::GROUPS;
+    open_group(config, ports, identity, network, group, Box::new(machine)).await
+}
+
+async fn open_group(
+    config: &CoordinatorConfig,
+    ports: &CoordinatorPorts,
+    identity: &Identity,
+    network: &BoundNetwork,
+    group: RaftGroupId,
+    machine: Box<dyn StateMachine>,
 ) -> Result<RaftNode, CoordinatorError> {
     let raft_config = RaftNodeConfig {
         node_id: config.node.name.to_string(),
@@ -97,16 +126,13 @@ pub(crate) async fn open_raft(
         initial_members: Vec::new(),
     };
     let options = RaftNodeOptions {
+        group,
         vfs: Arc::clone(&ports.vfs),
         entropy: Arc::clone(&ports.entropy),
         io: Arc::clone(&ports.io),
         limits: config.raft.limits,
         runtime: ports.runtime.clone(),
-        ..RaftNodeOptions::default()
     };
-    let published = state.clone();
-    let machine = MetadataStateMachine::new(Arc::new(move |state| published.publish(state)));
-    let machine = Box::new(machine);
     let node = RaftNode::open(
         raft_config,
         identity.clone(),

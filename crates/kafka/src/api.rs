@@ -25,10 +25,23 @@ pub(crate) enum ApiKey {
     DescribeConfigs,
     ElectLeaders,
     IncrementalAlterConfigs,
+    OffsetCommit,
+    OffsetFetch,
+    FindCoordinator,
+    JoinGroup,
+    Heartbeat,
+    LeaveGroup,
+    SyncGroup,
+    DescribeGroups,
+    ListGroups,
+    DeleteGroups,
+    OffsetDelete,
+    ConsumerGroupHeartbeat,
+    ConsumerGroupDescribe,
 }
 
 impl ApiKey {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::Produce,
         Self::Fetch,
         Self::ListOffsets,
@@ -41,6 +54,19 @@ impl ApiKey {
         Self::DescribeConfigs,
         Self::ElectLeaders,
         Self::IncrementalAlterConfigs,
+        Self::OffsetCommit,
+        Self::OffsetFetch,
+        Self::FindCoordinator,
+        Self::JoinGroup,
+        Self::Heartbeat,
+        Self::LeaveGroup,
+        Self::SyncGroup,
+        Self::DescribeGroups,
+        Self::ListGroups,
+        Self::DeleteGroups,
+        Self::OffsetDelete,
+        Self::ConsumerGroupHeartbeat,
+        Self::ConsumerGroupDescribe,
     ];
 
     pub(crate) const fn key(self) -> i16 {
@@ -57,6 +83,19 @@ impl ApiKey {
             Self::DescribeConfigs => 32,
             Self::ElectLeaders => 43,
             Self::IncrementalAlterConfigs => 44,
+            Self::OffsetCommit => 8,
+            Self::OffsetFetch => 9,
+            Self::FindCoordinator => 10,
+            Self::JoinGroup => 11,
+            Self::Heartbeat => 12,
+            Self::LeaveGroup => 13,
+            Self::SyncGroup => 14,
+            Self::DescribeGroups => 15,
+            Self::ListGroups => 16,
+            Self::DeleteGroups => 42,
+            Self::OffsetDelete => 47,
+            Self::ConsumerGroupHeartbeat => 68,
+            Self::ConsumerGroupDescribe => 69,
         }
     }
 
@@ -78,6 +117,19 @@ impl ApiKey {
             Self::DeleteRecords | Self::ElectLeaders => 0..=2,
             Self::DescribeConfigs => 1..=4,
             Self::IncrementalAlterConfigs => 0..=1,
+            Self::OffsetCommit => 2..=9,
+            Self::OffsetFetch => 1..=9,
+            Self::FindCoordinator => 0..=6,
+            Self::JoinGroup => 0..=9,
+            Self::Heartbeat => 0..=4,
+            Self::LeaveGroup => 0..=5,
+            Self::SyncGroup => 0..=5,
+            Self::DescribeGroups => 0..=6,
+            Self::ListGroups => 0..=5,
+            Self::DeleteGroups => 0..=2,
+            Self::OffsetDelete => 0..=0,
+            Self::ConsumerGroupHeartbeat => 0..=1,
+            Self::ConsumerGroupDescribe => 0..=1,
         }
     }
 
@@ -92,6 +144,19 @@ impl ApiKey {
             Self::InitProducerId | Self::DeleteRecords | Self::ElectLeaders => 2,
             Self::DeleteTopics | Self::DescribeConfigs => 4,
             Self::IncrementalAlterConfigs => 1,
+            Self::OffsetCommit => 8,
+            Self::OffsetFetch => 6,
+            Self::FindCoordinator => 3,
+            Self::JoinGroup => 6,
+            Self::Heartbeat => 4,
+            Self::LeaveGroup => 4,
+            Self::SyncGroup => 4,
+            Self::DescribeGroups => 5,
+            Self::ListGroups => 3,
+            Self::DeleteGroups => 2,
+            Self::OffsetDelete => return false,
+            Self::ConsumerGroupHeartbeat => 0,
+            Self::ConsumerGroupDescribe => 0,
         };
         version >= from
     }
@@ -117,6 +182,19 @@ impl ApiKey {
             Self::DescribeConfigs => "describe_configs",
             Self::ElectLeaders => "elect_leaders",
             Self::IncrementalAlterConfigs => "incremental_alter_configs",
+            Self::OffsetCommit => "offset_commit",
+            Self::OffsetFetch => "offset_fetch",
+            Self::FindCoordinator => "find_coordinator",
+            Self::JoinGroup => "join_group",
+            Self::Heartbeat => "heartbeat",
+            Self::LeaveGroup => "leave_group",
+            Self::SyncGroup => "sync_group",
+            Self::DescribeGroups => "describe_groups",
+            Self::ListGroups => "list_groups",
+            Self::DeleteGroups => "delete_groups",
+            Self::OffsetDelete => "offset_delete",
+            Self::ConsumerGroupHeartbeat => "consumer_group_heartbeat",
+            Self::ConsumerGroupDescribe => "consumer_group_describe",
         }
     }
 }
@@ -161,7 +239,8 @@ impl Call {
     pub(crate) fn open(self, rest: Bytes) -> Result<Reader, DecodeError> {
         // The client id keeps its two-byte length in header version 2, so that old brokers can read it.
         let mut reader = Reader::new(rest, false);
-        reader.nullable_string("client id")?;
+        let client_id = reader.nullable_string("client id")?;
+        reader.set_client_id(client_id);
         reader.set_flexible(self.api.is_flexible(self.version));
         reader.skip_tags()?;
         Ok(reader)

@@ -11,6 +11,7 @@ use rivven_core_types::{
 };
 
 use crate::error::BrokerError;
+use crate::group_broker::GroupBroker;
 use crate::snapshot::ClusterSnapshot;
 
 /// The node as the Kafka port sees it.
@@ -98,6 +99,9 @@ pub trait Broker: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(), TopicFailure>>;
     /// `min.insync.replicas` of a topic whose creator did not say, if it has enough replicas.
     fn default_min_isr(&self) -> u32;
+    /// The consumer groups.
+    fn groups(&self) -> Arc<dyn GroupBroker>;
+
     /// Whether a Metadata request that allows it may create topics that it names.
     fn auto_create_topics(&self) -> bool;
 }

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rivven_coordinator::consumer_groups::{
+    Group, GroupError, GroupPhase, GroupsState, Request, Response,
+};
 use rivven_coordinator::metadata::{
     BrokerRecord, ClusterState, Rejection, TopicChange, TopicRecord,
 };
@@ -23,6 +26,7 @@ use crate::broker::{
     NewTopic, OffsetQuery, Produced, TopicFailure,
 };
 use crate::error::{BrokerError, CurrentLeader};
+use crate::group_broker::GroupBroker;
 use crate::snapshot::{BrokerInfo, ClusterSnapshot, PartitionInfo, TopicInfo};
 use crate::topic_config::TopicSettings;
 
@@ -278,8 +282,39 @@ impl Broker for CoordinatorBroker {
         self.coordinator.config().replication.min_isr
     }
 
+    fn groups(&self) -> Arc<dyn GroupBroker> {
+        Arc::new(CoordinatorGroups(self.coordinator.clone()))
+    }
+
     fn auto_create_topics(&self) -> bool {
         self.coordinator.config().topic_defaults.auto_create
+    }
+}
+
+/// The coordinator's consumer groups.
+struct CoordinatorGroups(ClusterCoordinator);
+
+impl GroupBroker for CoordinatorGroups {
+    fn coordinator(&self) -> BoxFuture<'static, Option<BrokerId>> {
+        let coordinator = self.0.clone();
+        Box::pin(async move { coordinator.group_coordinator().await })
+    }
+
+    fn call(&self, request: Request) -> BoxFuture<'static, Response> {
+        self.0.groups().call(request)
+    }
+
+    fn read(&self) -> BoxFuture<'static, Result<Arc<GroupsState>, GroupError>> {
+        let groups = self.0.groups().clone();
+        Box::pin(async move { groups.read().await })
+    }
+
+    fn phase(&self, group: &Group) -> GroupPhase {
+        self.0.groups().phase(group)
+    }
+
+    fn random_id(&self) -> [u8; 16] {
+        self.0.groups().random_id()
     }
 }
 

@@ -11,6 +11,7 @@ mod delete_topics;
 mod describe_configs;
 mod elect_leaders;
 mod fetch;
+mod groups;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
@@ -107,6 +108,19 @@ pub(crate) fn start(context: &Context, call: Call, rest: Bytes) -> Result<Pendin
         ApiKey::DescribeConfigs => describe_configs::start(context, call, &mut reader),
         ApiKey::ElectLeaders => elect_leaders::start(context, call, &mut reader),
         ApiKey::IncrementalAlterConfigs => configs::start(context, call, &mut reader),
+        ApiKey::FindCoordinator => groups::find_coordinator(context, call, &mut reader),
+        ApiKey::JoinGroup => groups::join(context, call, &mut reader),
+        ApiKey::SyncGroup => groups::sync(context, call, &mut reader),
+        ApiKey::Heartbeat => groups::heartbeat(context, call, &mut reader),
+        ApiKey::LeaveGroup => groups::leave(context, call, &mut reader),
+        ApiKey::OffsetCommit => groups::commit(context, call, &mut reader),
+        ApiKey::OffsetFetch => groups::offset_fetch(context, call, &mut reader),
+        ApiKey::OffsetDelete => groups::offset_delete(context, call, &mut reader),
+        ApiKey::ListGroups => groups::list(context, call, &mut reader),
+        ApiKey::DescribeGroups => groups::describe(context, call, &mut reader),
+        ApiKey::DeleteGroups => groups::delete(context, call, &mut reader),
+        ApiKey::ConsumerGroupHeartbeat => groups::consumer_heartbeat(context, call, &mut reader),
+        ApiKey::ConsumerGroupDescribe => groups::consumer_describe(context, call, &mut reader),
     }
 }
 

@@ -3,8 +3,8 @@
 //! [`KafkaServer`] listens, decodes, checks and answers; what it needs of the node is the trait
 //! [`Broker`]. It keeps no state of its own: no fetch sessions, no caches.
 //!
-//! Served are producing (idempotent too, not transactional), fetching by explicit assignment, offsets
-//! by time, metadata and the creation of topics. Nothing else is advertised.
+//! Served are producing (idempotent too, not transactional), fetching, offsets by time, metadata, the
+//! creation of topics, and consumer groups by both protocols. Nothing else is advertised.
 //!
 //! # Invariants
 //! - Requests are decoded by bounded decoders of this crate; the generated decoders reserve memory for
@@ -30,6 +30,7 @@ mod error;
 mod fetch_response;
 mod frame;
 mod frame_reader;
+mod group_broker;
 mod handlers;
 mod metrics;
 mod requests;
@@ -47,6 +48,7 @@ pub use broker::{
 pub use config::KafkaConfig;
 pub use coordinator_broker::CoordinatorBroker;
 pub use error::{BrokerError, CurrentLeader, KafkaError};
+pub use group_broker::GroupBroker;
 pub use server::KafkaServer;
 pub use snapshot::{BrokerInfo, ClusterSnapshot, PartitionInfo, TopicInfo};
 pub use topic_config::TopicSettings;

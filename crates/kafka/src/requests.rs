@@ -7,6 +7,7 @@ mod delete_records;
 mod delete_topics;
 mod elect_leaders;
 mod fetch;
+mod groups;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
@@ -21,6 +22,11 @@ pub(crate) use delete_records::DeleteRecordsRequest;
 pub(crate) use delete_topics::{DeleteTopic, DeleteTopicsRequest};
 pub(crate) use elect_leaders::ElectLeadersRequest;
 pub(crate) use fetch::{FetchRequest, FetchTopicRequest};
+pub(crate) use groups::{
+    CommitPartition, ConsumerHeartbeatRequest, FindCoordinatorRequest, GroupIdsRequest,
+    HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, NamedPartitions,
+    OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, SyncGroupRequest,
+};
 pub(crate) use init_producer_id::InitProducerIdRequest;
 pub(crate) use list_offsets::{ListOffsetsPartitionRequest, ListOffsetsRequest};
 pub(crate) use metadata::{MetadataRequest, MetadataTopicRequest};

@@ -53,6 +53,7 @@ pub(crate) struct Reader {
     bytes: Bytes,
     flexible: bool,
     items_left: usize,
+    client_id: Option<StrBytes>,
 }
 
 impl Reader {
@@ -62,7 +63,17 @@ impl Reader {
             bytes,
             flexible,
             items_left: MAX_ITEMS_PER_REQUEST,
+            client_id: None,
         }
+    }
+
+    pub(crate) fn set_client_id(&mut self, client_id: Option<StrBytes>) {
+        self.client_id = client_id;
+    }
+
+    /// The client id of the request's header.
+    pub(crate) const fn client_id(&self) -> Option<&StrBytes> {
+        self.client_id.as_ref()
     }
 
     pub(crate) fn set_flexible(&mut self, flexible: bool) {
@@ -241,6 +252,7 @@ impl Reader {
                 bytes: self.take(what, size)?,
                 flexible: true,
                 items_left: self.items_left,
+                client_id: None,
             };
             if field(tag, &mut inner)? && !inner.bytes.is_empty() {
                 let unread = inner.bytes.len();

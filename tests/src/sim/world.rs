@@ -295,6 +295,7 @@ impl SimCluster {
                 fetch_max_wait: self.settings.fetch_wait(),
                 ..ReplicationConfig::default()
             },
+            groups: rivven_coordinator::consumer_groups::GroupConfig::default(),
             session: SessionConfig::default(),
             topic_defaults: TopicDefaults::default(),
         })

@@ -18,8 +18,8 @@ use crate::api::{Call, FixedHeader};
 use crate::handlers::{self, Answer, Context};
 use crate::{
     Acks, Broker, BrokerError, BrokerInfo, ClusterSnapshot, CreateTopics, CreatedTopic,
-    CurrentLeader, FetchRequest, Fetched, FetchedRecords, KafkaConfig, ListedOffset, OffsetQuery,
-    PartitionInfo, Produced, TopicFailure, TopicInfo,
+    CurrentLeader, FetchRequest, Fetched, FetchedRecords, GroupBroker, KafkaConfig, ListedOffset,
+    OffsetQuery, PartitionInfo, Produced, TopicFailure, TopicInfo,
 };
 
 pub(crate) const TOPIC: &str = "orders";
@@ -370,6 +370,10 @@ impl Broker for Arc<FakeBroker> {
 
     fn default_min_isr(&self) -> u32 {
         2
+    }
+
+    fn groups(&self) -> Arc<dyn GroupBroker> {
+        Arc::new(super::groups::FakeGroups)
     }
 
     fn auto_create_topics(&self) -> bool {

@@ -1,5 +1,6 @@
 mod admin;
 mod fake;
+mod groups;
 mod handlers;
 mod hostile;
 mod operator;

@@ -199,6 +199,7 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
         raft: raft(&place, cluster.raft)?,
         swim: swim(&place, cluster.swim, swim_security)?,
         replication: replication(&place, cluster.replication)?,
+        groups: rivven_cluster::consumer_groups::GroupConfig::default(),
         session: session(&place, cluster.session)?,
         topic_defaults: topic_defaults(&place, cluster.topic_defaults)?,
     };

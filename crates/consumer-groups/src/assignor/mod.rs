@@ -1,0 +1,18 @@
+//! The assignors: pure functions from members and topics to who reads what.
+//!
+//! All are deterministic: members count in the order of [`MemberSpec`]'s rank, topics by id.
+
+mod balance;
+mod cooperative;
+mod range;
+mod round_robin;
+mod spec;
+mod uniform;
+
+#[cfg(test)]
+pub(crate) const fn nobody() -> u32 {
+    spec::NOBODY
+}
+
+pub use cooperative::assign_cooperatively;
+pub use spec::{AssignorKind, GroupSpec, MemberSpec, TopicSpec};

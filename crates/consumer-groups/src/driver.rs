@@ -1,0 +1,266 @@
+//! Runs the coordinator on tokio: hands requests in, proposes what comes out, batch by batch.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rivven_core_types::{Clock, MonoTime, ProposeError, Proposer, RaftGroupId, limits};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{sleep, timeout};
+
+use crate::command::{Batch, MAX_OPS, decode_results};
+use crate::coordinator::{
+    GroupConfig, GroupCoordinator, Proposal, Request, Response, Ticket, TopicCatalog, View,
+};
+use crate::error::GroupError;
+use crate::machine::GroupsWatch;
+use crate::state::{Group, GroupPhase};
+
+/// Shortest time from one proposal to the next: under load what comes meanwhile goes together, which
+/// bounds the proposals at 250 a second. A coordinator that was idle proposes at once.
+const PROPOSAL_INTERVAL: Duration = Duration::from_millis(4);
+/// About how many bytes of operations go into one proposal.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
+/// How long a proposal may take.
+const PROPOSAL_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest time between two looks at the timers.
+const MAX_TICK: Duration = Duration::from_millis(20);
+
+/// What a coordinator needs of its surroundings.
+#[derive(Clone)]
+pub struct GroupPorts {
+    /// Commits to Raft group 1, on this node.
+    pub proposer: Arc<dyn Proposer>,
+    /// The newest state that this node has applied.
+    pub state: GroupsWatch,
+    /// The topics of the cluster.
+    pub topics: Arc<dyn TopicCatalog>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for GroupPorts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("GroupPorts")
+    }
+}
+
+/// The group coordinator of a node, idle unless the node leads the groups. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ConsumerCoordinator {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    core: Mutex<Core>,
+    ports: GroupPorts,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct Core {
+    coordinator: GroupCoordinator,
+    tickets: BTreeMap<Ticket, oneshot::Sender<Response>>,
+    issued: u64,
+}
+
+impl Core {
+    fn deliver(&mut self) {
+        for (ticket, response) in self.coordinator.take_replies() {
+            if let Some(sender) = self.tickets.remove(&ticket) {
+                // An error means that the client is gone.
+                drop(sender.send(response));
+            }
+        }
+    }
+}
+
+impl ConsumerCoordinator {
+    /// A coordinator that does not lead yet. Its [`ConsumerCoordinator::run`] must be spawned.
+    pub fn new(config: GroupConfig, ports: GroupPorts) -> Self {
+        let core = Core {
+            coordinator: GroupCoordinator::new(config),
+            tickets: BTreeMap::new(),
+            issued: 0,
+        };
+        Self {
+            inner: Arc::new(Inner {
+                core: Mutex::new(core),
+                ports,
+                wake: Notify::new(),
+            }),
+        }
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.inner
+            .core
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One step of the core under the lock, with the newest state, and the answers that follow.
+    fn step<T>(&self, step: impl FnOnce(&mut Core, View<'_>) -> T) -> T {
+        let ports = &self.inner.ports;
+        let mut core = self.core();
+        // Taken under the lock, so that steps see states in order.
+        let state = ports.state.current();
+        let view = View {
+            now: ports.clock.now(),
+            state: &state,
+            topics: ports.topics.as_ref(),
+        };
+        let outcome = step(&mut core, view);
+        core.deliver();
+        outcome
+    }
+
+    /// Takes over: this node has been elected and has applied all that was committed before.
+    pub fn lead(&self) {
+        self.step(|core, view| core.coordinator.lead(view));
+        self.inner.wake.notify_one();
+    }
+
+    /// Steps down: whoever waits is refused with [`GroupError::NotCoordinator`].
+    pub fn resign(&self) {
+        self.step(|core, _| core.coordinator.resign());
+    }
+
+    /// Whether it answers requests.
+    pub fn is_leading(&self) -> bool {
+        self.core().coordinator.is_leading()
+    }
+
+    /// Answers a request, when it is due: a join may wait for the other members.
+    /// The request is taken up before this returns, so that requests keep their order.
+    pub fn call(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
+        let refusal = request.refusal(GroupError::NotCoordinator);
+        let (sender, receiver) = oneshot::channel();
+        let queued = self.step(|core, view| {
+            core.issued += 1;
+            let ticket = Ticket(core.issued);
+            core.tickets.insert(ticket, sender);
+            core.coordinator.request(view, ticket, request);
+            core.coordinator.queued() > 0
+        });
+        if queued {
+            self.inner.wake.notify_one();
+        }
+        async move { receiver.await.unwrap_or(refusal) }
+    }
+
+    /// The state of a group as its members see it.
+    pub fn phase(&self, group: &Group) -> GroupPhase {
+        self.core().coordinator.phase(group)
+    }
+
+    /// Runs for ever; the caller aborts it at shutdown.
+    pub async fn run(&self) {
+        tokio::join!(self.run_timers(), self.run_proposals());
+    }
+
+    async fn run_timers(&self) {
+        loop {
+            let next = self.step(|core, view| {
+                core.coordinator.tick(view);
+                let next = core.coordinator.next_tick();
+                next.map(|next: MonoTime| next.since(view.now))
+            });
+            self.inner.wake.notify_one();
+            let pause = next.unwrap_or(MAX_TICK).min(MAX_TICK);
+            sleep(pause.max(Duration::from_millis(1))).await;
+        }
+    }
+
+    async fn run_proposals(&self) {
+        let clock = Arc::clone(&self.inner.ports.clock);
+        let mut last: Option<MonoTime> = None;
+        loop {
+            let batch = self.core().coordinator.take_batch(MAX_OPS, MAX_BATCH_BYTES);
+            if batch.is_empty() {
+                self.inner.wake.notified().await;
+                if let Some(last) = last {
+                    let early = PROPOSAL_INTERVAL.saturating_sub(clock.now().since(last));
+                    if !early.is_zero() {
+                        sleep(early).await;
+                    }
+                }
+                continue;
+            }
+            let started = clock.now();
+            last = Some(started);
+            self.propose(batch).await;
+            let early = PROPOSAL_INTERVAL.saturating_sub(clock.now().since(started));
+            if !early.is_zero() {
+                sleep(early).await;
+            }
+        }
+    }
+
+    async fn propose(&self, batch: Vec<Proposal>) {
+        let ports = &self.inner.ports;
+        metrics::histogram!("rivven_groups_batch_operations").record(batch.len() as f64);
+        let command = Batch {
+            at: ports.clock.wall(),
+            ops: batch.iter().map(|proposal| proposal.op.clone()).collect(),
+        };
+        let outcome = match command.encode() {
+            Ok(command) => {
+                let proposed =
+                    ports
+                        .proposer
+                        .propose(RaftGroupId::GROUPS, command, PROPOSAL_DEADLINE);
+                match timeout(PROPOSAL_DEADLINE * 2, proposed).await {
+                    Ok(outcome) => outcome.map_err(|error| refusal(&error)),
+                    Err(_) => Err(GroupError::LoadInProgress),
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "a change of a group is too long for the log");
+                Err(too_large(&error))
+            }
+        };
+        match outcome {
+            Ok(proposed) => {
+                let results = decode_results(&proposed.result).unwrap_or_else(|error| {
+                    tracing::error!(%error, "unreadable results");
+                    Vec::new()
+                });
+                for error in results.iter().filter_map(|r| r.as_ref().err()) {
+                    metrics::counter!("rivven_groups_rejected_total",
+                        "code" => error.code().to_string())
+                    .increment(1);
+                }
+                self.step(|core, view| core.coordinator.applied(view, batch, results));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a change of the groups was not committed");
+                self.step(|core, view| core.coordinator.failed(view, batch, &error));
+            }
+        }
+    }
+}
+
+fn refusal(error: &ProposeError) -> GroupError {
+    match error {
+        ProposeError::NotLeader { .. } => GroupError::NotCoordinator,
+        ProposeError::TooLarge { length, max } => GroupError::TooLarge {
+            length: *length,
+            max: *max,
+        },
+        _ => GroupError::LoadInProgress,
+    }
+}
+
+fn too_large(error: &rivven_core_types::wire::WireError) -> GroupError {
+    let max = limits::MAX_COMMAND_BYTES;
+    match error {
+        rivven_core_types::wire::WireError::TooLong { length, max } => GroupError::TooLarge {
+            length: *length,
+            max: *max,
+        },
+        _ => GroupError::TooLarge { length: max, max },
+    }
+}

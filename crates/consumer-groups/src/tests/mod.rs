@@ -1,0 +1,5 @@
+mod assignors;
+mod classic;
+mod model;
+mod rules;
+mod world;
