@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rivven_core_types::watch;
 use rivven_core_types::{
     BrokerId, Clock, Incarnation, Lane, LogDirId, LogStore, NodeInfo, PartitionId, PartitionState,
     PeerRpc, RaftNodeId, RpcError, RpcKind, RpcRequest, SharedIoExecutor,
@@ -13,7 +14,6 @@ use rivven_core_types::{
 use rivven_isr::{LocalBroker, ReplicationManager};
 use rivven_metadata::{ClusterState, Command, CommandResult};
 use rivven_raft_store::{RaftHandle, RaftState};
-use tokio::sync::watch;
 
 use crate::blocking;
 use crate::config::SessionConfig;
@@ -140,9 +140,10 @@ impl BrokerSession {
                     };
                     tracing::info!(%broker, %node_epoch, lossy = lossy.len(), "registered");
                     self.local.send_replace(Some(local));
-                    self.status.send_modify(|s| {
+                    self.status.send_if_modified(|s| {
                         s.local = Some(local);
                         s.fenced = true;
+                        true
                     });
                     return local;
                 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rivven_consumer_groups::GroupsWatch;
+use rivven_core_types::watch;
 use rivven_core_types::{BrokerId, ClusterId, Incarnation, MonoTime, ProducerId, planted};
 use rivven_core_types::{Clock, Entropy, LogStore, SharedIoExecutor, TopicId, Vfs};
 use rivven_isr::{LocalBroker, ReplicaRole, ReplicationManager, ReplicationPorts};
@@ -16,7 +17,6 @@ use rivven_metadata::ClusterState;
 use rivven_raft_store::{Identity, RaftHandle, RaftNode, RaftStatus, RuntimeHooks};
 use rivven_swim::{ClusterTag, Membership, SwimPorts};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::blocking;
@@ -100,9 +100,9 @@ struct Inner {
     replication: Arc<OnceLock<ReplicationManager>>,
     producer_ids: ProducerIds,
     session: watch::Sender<SessionStatus>,
-    failure: watch::Sender<Option<Arc<CoordinatorError>>>,
+    failure: tokio::sync::watch::Sender<Option<Arc<CoordinatorError>>>,
     stopping: Arc<AtomicBool>,
-    swim_shutdown: watch::Sender<bool>,
+    swim_shutdown: tokio::sync::watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -218,9 +218,9 @@ impl ClusterCoordinator {
             replication: Arc::default(),
             producer_ids: ProducerIds::default(),
             session: watch::Sender::new(session),
-            failure: watch::Sender::new(None),
+            failure: tokio::sync::watch::Sender::new(None),
             stopping: Arc::default(),
-            swim_shutdown: watch::Sender::new(false),
+            swim_shutdown: tokio::sync::watch::Sender::new(false),
             tasks: Mutex::default(),
         };
         Self {
@@ -458,7 +458,7 @@ impl ClusterCoordinator {
     }
 
     /// Follows the cluster metadata.
-    pub fn watch_cluster_state(&self) -> rivven_core_types::watch::Receiver<Arc<ClusterState>> {
+    pub fn watch_cluster_state(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.inner.state.subscribe()
     }
 
@@ -474,7 +474,7 @@ impl ClusterCoordinator {
 
     /// Why this node can never take part in its cluster, once that is known. The process should say
     /// so and stop.
-    pub fn watch_failure(&self) -> watch::Receiver<Option<Arc<CoordinatorError>>> {
+    pub fn watch_failure(&self) -> tokio::sync::watch::Receiver<Option<Arc<CoordinatorError>>> {
         self.inner.failure.subscribe()
     }
 

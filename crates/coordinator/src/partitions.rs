@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rivven_core_types::watch;
 use rivven_core_types::{
     AlterPartitionError, AlterPartitionOutcome, AlterPartitionProposal, BoxFuture, BrokerId,
     NodeEpoch, NodeName, PartitionId, PartitionState,
@@ -12,7 +13,6 @@ use rivven_isr::{
     ControllerError, LocalBroker, MetadataUpdate, PartitionController, ReplicationManager,
 };
 use rivven_metadata::{ClusterState, Command, CommandResult, Rejection};
-use tokio::sync::watch;
 
 use crate::error::CoordinatorError;
 use crate::proposals::MetadataProposer;

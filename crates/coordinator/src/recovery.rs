@@ -10,13 +10,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rivven_core_types::watch;
 use rivven_core_types::{
     BrokerId, Lane, NodeName, PartitionState, PeerRpc, Reply, RpcError, RpcKind, RpcRequest,
     RpcResponse, planted,
 };
 use rivven_isr::{ReplicaRole, ReplicationManager};
 use rivven_metadata::{ClusterState, Command, ReplicaClaim};
-use tokio::sync::watch;
 
 use crate::broker::SessionStatus;
 use crate::messages::{self, ClaimsReply, ClaimsRequest, LogClaim};
