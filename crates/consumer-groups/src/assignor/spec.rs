@@ -29,7 +29,7 @@ pub struct MemberSpec {
     pub instance: Option<InstanceId>,
     /// Its rack.
     pub rack: Option<RackId>,
-    /// What it subscribes to: positions in [`GroupSpec::topics`], ascending.
+    /// What it subscribes to: positions in the topics of [`GroupSpec`], ascending.
     pub topics: Vec<u32>,
     /// What it has at present, sorted.
     pub owned: Vec<PartitionId>,
