@@ -26,6 +26,9 @@ const DEMO_RUNS: &str = "5";
 /// For how long chaos begins episodes: about as long as each nemesis needs to have its turn.
 const CHAOS_SECS: &str = "120";
 
+/// A schedule in which every harm has its turn; other seeds are for longer runs by hand.
+const CHAOS_SEED: &str = "2";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Passed,
@@ -92,9 +95,9 @@ const STEPS: [Step; 10] = [
     Step {
         name: "chaos",
         run: |_| {
-            let rest = ["--secs", CHAOS_SECS].map(str::to_owned).to_vec();
+            let rest = ["--seed", CHAOS_SEED, "--secs", CHAOS_SECS];
             chaos::run(&Args {
-                rest,
+                rest: rest.map(str::to_owned).to_vec(),
                 ..Args::default()
             })
         },
