@@ -9,7 +9,7 @@ use super::{GroupCoordinator, View, Waiter};
 use crate::command::{ClassicRound, Op, OpResult};
 use crate::error::GroupError;
 use crate::ids::{GroupId, MAX_GROUP_MEMBERS, MemberId};
-use crate::state::{ClassicGroup, Group};
+use crate::state::{ClassicGroup, Group, MAX_GROUPS};
 
 /// How long a member id that was handed out may wait to be used, at most.
 const PENDING_ID_LIFE: Duration = Duration::from_secs(60);
@@ -25,15 +25,20 @@ pub(super) fn millis(ms: u32) -> Duration {
 impl GroupCoordinator {
     pub(super) fn join(&mut self, view: View<'_>, ticket: Ticket, request: JoinRequest) {
         let group = view.state.group(&request.group);
-        let proposing = self
-            .groups
-            .get(&request.group)
-            .and_then(|l| l.barrier.as_ref())
-            .is_some_and(|b| b.proposing);
-        if proposing {
-            self.local(&request.group)
-                .waiting
-                .push_back((ticket, request));
+        let (tracked, all) = (self.groups.contains_key(&request.group), self.groups.len());
+        if !tracked && all >= MAX_GROUPS {
+            let refused = Err(GroupError::TooManyGroups(MAX_GROUPS));
+            self.replies.push((ticket, Response::Joined(refused)));
+            return;
+        }
+        let local = self.local(&request.group);
+        if local.barrier.as_ref().is_some_and(|b| b.proposing) {
+            if local.waiting.len() >= MAX_GROUP_MEMBERS {
+                let refused = Err(GroupError::GroupMaxSize(MAX_GROUP_MEMBERS));
+                self.replies.push((ticket, Response::Joined(refused)));
+            } else {
+                local.waiting.push_back((ticket, request));
+            }
             return;
         }
         match self.admit(view, group, &request) {

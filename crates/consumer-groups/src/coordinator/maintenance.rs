@@ -14,6 +14,9 @@ use crate::state::{Group, GroupPhase};
 /// How often the topics are compared with those of the last look.
 const TOPICS_INTERVAL: std::time::Duration = std::time::Duration::from_millis(200);
 
+/// How often the groups that nobody is in any more are forgotten.
+const FORGET_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
+
 /// When to look next, and what was there last.
 #[derive(Debug, Default)]
 pub(super) struct Maintenance {
@@ -22,6 +25,7 @@ pub(super) struct Maintenance {
     topics: BTreeSet<TopicId>,
     next_topics: MonoTime,
     next_offsets: MonoTime,
+    next_forget: MonoTime,
     /// Topics with offsets that this node did not know at the last look at the offsets. It may have
     /// been behind; whoever is missing once more a whole interval later was deleted.
     missing: BTreeSet<TopicId>,
@@ -32,12 +36,15 @@ impl Maintenance {
         *self = Self {
             next_topics: view.now + TOPICS_INTERVAL,
             next_offsets: view.now + config.offsets_check_interval,
+            next_forget: view.now + FORGET_INTERVAL,
             ..Self::default()
         };
     }
 
     pub(super) fn next(&self) -> MonoTime {
-        self.next_topics.min(self.next_offsets)
+        self.next_topics
+            .min(self.next_offsets)
+            .min(self.next_forget)
     }
 }
 
@@ -67,6 +74,18 @@ impl GroupCoordinator {
             self.maintenance.next_offsets = view.now + self.config.offsets_check_interval;
             self.expire_offsets(view);
         }
+        if self.maintenance.next_forget <= view.now {
+            self.maintenance.next_forget = view.now + FORGET_INTERVAL;
+            self.forget_idle(view.now);
+        }
+    }
+
+    /// Whatever group a client names is kept track of, also if it is refused.
+    fn forget_idle(&mut self, now: MonoTime) {
+        self.groups.retain(|_, local| {
+            local.forget_flaps(now);
+            !local.is_idle()
+        });
     }
 
     fn topics_deleted(&mut self, topics: BTreeSet<TopicId>) {

@@ -261,11 +261,12 @@ impl GroupCoordinator {
     }
 
     fn local(&mut self, group: &GroupId) -> &mut Local {
-        if !self.groups.contains_key(group) {
-            self.groups.insert(group.clone(), Local::default());
-        }
-        // Inserted just above if it was missing.
         self.groups.entry(group.clone()).or_default()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn tracked_groups(&self) -> usize {
+        self.groups.len()
     }
 
     /// How many operations wait to be proposed.

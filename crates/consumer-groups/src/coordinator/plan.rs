@@ -8,7 +8,7 @@ use rivven_core_types::{MonoTime, TopicId, TopicName};
 use super::catalog::{TopicCatalog, TopicShape};
 use super::consumer::compile;
 use super::timers::Timer;
-use super::{GroupCoordinator, View, Waiter};
+use super::{GroupCoordinator, Local, View, Waiter};
 use crate::assignor::{AssignorKind, GroupSpec, MemberSpec, TopicSpec};
 use crate::command::{Heartbeat, Op, OpResult, SetTarget};
 use crate::digest;
@@ -37,6 +37,12 @@ pub(super) struct Plan {
 pub(super) struct Flap {
     leaves: u32,
     last: MonoTime,
+}
+
+impl Local {
+    pub(super) fn forget_flaps(&mut self, now: MonoTime) {
+        self.flaps.retain(|_, f| now.since(f.last) < FLAP_MEMORY);
+    }
 }
 
 impl GroupCoordinator {
@@ -120,9 +126,7 @@ impl GroupCoordinator {
     pub(super) fn note_leave(&mut self, view: View<'_>, beat: &Heartbeat) {
         let key = flap_key(beat.instance.as_ref().map(|i| i.as_str()), &beat.client);
         let local = self.local(&beat.group);
-        local
-            .flaps
-            .retain(|_, f| view.now.since(f.last) < FLAP_MEMORY);
+        local.forget_flaps(view.now);
         if local.flaps.len() < MAX_FLAPS || local.flaps.contains_key(&key) {
             let flap = local.flaps.entry(key).or_insert(Flap {
                 leaves: 0,

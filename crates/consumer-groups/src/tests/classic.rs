@@ -280,6 +280,24 @@ fn a_client_that_knows_it_joins_twice_to_get_its_id() {
 }
 
 #[test]
+fn groups_that_clients_only_name_are_forgotten() {
+    let mut world = World::new();
+    for n in 0..100 {
+        let named = |id, knows| JoinRequest {
+            group: group(&format!("g-{n}")),
+            knows_member_id_required: knows,
+            ..join(id, "fresh")
+        };
+        let unknown = Some(Response::Joined(Err(GroupError::UnknownMember)));
+        assert_eq!(world.call(Request::Join(named(Some("x"), false))), unknown);
+        world.call(Request::Join(named(None, true)));
+    }
+    assert_eq!(world.coordinator.tracked_groups(), 100);
+    world.pass(Duration::from_secs(90));
+    assert_eq!(world.coordinator.tracked_groups(), 0);
+}
+
+#[test]
 fn who_does_not_rejoin_in_time_is_out() {
     let mut world = World::new();
     two(&mut world);
