@@ -31,10 +31,6 @@ struct Bench {
 }
 
 /// Where a bench lives.
-#[allow(
-    dead_code,
-    reason = "each kind of target is used as soon as one bench needs it"
-)]
 enum Target {
     /// `benches/<name>.rs` of a crate that needs no cluster.
     Bench(&'static str),

@@ -143,6 +143,20 @@ impl PeerVerifier {
         Ok(identity)
     }
 
+    /// A peer's certificates as rustls hands them over; the two sides are judged alike.
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let chain: Vec<_> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
+        self.identify(&chain, now).map(drop)
+    }
+
     fn signature(
         &self,
         message: &[u8],
@@ -194,11 +208,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let chain: Vec<_> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .cloned()
-            .collect();
-        self.identify(&chain, now)?;
+        self.judge(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -238,11 +248,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let chain: Vec<_> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .cloned()
-            .collect();
-        self.identify(&chain, now)?;
+        self.judge(end_entity, intermediates, now)?;
         Ok(ClientCertVerified::assertion())
     }
 
