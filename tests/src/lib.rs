@@ -7,6 +7,7 @@ pub mod check;
 pub mod demo;
 mod failure;
 pub mod flights;
+pub mod fuzz;
 pub mod http;
 pub mod kafka;
 pub mod process;

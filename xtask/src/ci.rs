@@ -7,14 +7,14 @@ use crate::args::Args;
 use crate::process::{cargo, run as run_process};
 use crate::report::Report;
 use crate::workspace::root;
-use crate::{Command, Failure, chaos, demo, deny, features, sim, test, tidy};
+use crate::{Command, Failure, chaos, demo, deny, features, fuzz, sim, test, tidy};
 
 pub(crate) const COMMAND: Command = Command {
     name: "ci",
     about: "runs every check in a fixed order and prints how long each took",
     help: "Usage: cargo xtask ci [--json]\n\n\
-        tidy, fmt, clippy, deny, doc, test, sim (about 8 minutes), features, demo (5 runs), chaos\n\
-        (2 minutes). A failed step stops nothing; the last line counts the steps. REQUIRE=kcat,confluent,deny\n\
+        tidy, fmt, clippy, deny, doc, test, sim (about 8 minutes), features, demo (5 runs), fuzz (a minute),\n\
+        chaos (2 minutes). A failed step stops nothing; the last line counts the steps. REQUIRE=kcat,confluent,deny\n\
         makes a missing tool a failure.",
     passes_on: false,
     run,
@@ -41,7 +41,7 @@ struct Step {
     run: fn(&Path) -> Result<Report, Failure>,
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step {
         name: "tidy",
         run: |_| tidy::run(&Args::default()),
@@ -91,6 +91,10 @@ const STEPS: [Step; 10] = [
                 ..Args::default()
             })
         },
+    },
+    Step {
+        name: "fuzz",
+        run: |_| fuzz::run(&Args::default()),
     },
     Step {
         name: "chaos",
@@ -227,7 +231,7 @@ mod tests {
     fn the_order_of_the_steps_is_fixed() {
         let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
         let expected = [
-            "tidy", "fmt", "clippy", "deny", "doc", "test", "sim", "features", "demo", "chaos",
+            "tidy", "fmt", "clippy", "deny", "doc", "test", "sim", "features", "demo", "fuzz", "chaos",
         ];
         assert_eq!(names, expected);
     }

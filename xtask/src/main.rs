@@ -14,7 +14,9 @@ mod ci;
 mod demo;
 mod deny;
 mod features;
+mod fuzz;
 mod json;
+mod mutants;
 mod process;
 mod report;
 mod sim;
@@ -55,7 +57,7 @@ pub(crate) struct Command {
 }
 
 /// Every command, in the order in which the help lists them.
-pub(crate) const COMMANDS: [Command; 10] = [
+pub(crate) const COMMANDS: [Command; 12] = [
     ci::COMMAND,
     tidy::COMMAND,
     deny::COMMAND,
@@ -64,6 +66,8 @@ pub(crate) const COMMANDS: [Command; 10] = [
     sim::COMMAND,
     demo::COMMAND,
     chaos::COMMAND,
+    fuzz::COMMAND,
+    mutants::COMMAND,
     certs::COMMAND,
     bench::COMMAND,
 ];

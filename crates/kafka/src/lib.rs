@@ -30,6 +30,8 @@ mod error;
 mod fetch_response;
 mod frame;
 mod frame_reader;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod group_broker;
 mod handlers;
 mod metrics;

@@ -44,6 +44,8 @@ mod config;
 mod db;
 mod error;
 mod executor;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod handle;
 mod identity;
 mod instance;

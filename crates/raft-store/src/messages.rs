@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{Entry, EntryRecord, LastMembershipRecord, LogIdRecord, VoteRecord};
 
 /// Version byte of every message.
-const VERSION: u8 = 1;
+pub(crate) const VERSION: u8 = 1;
 
 /// AppendEntries; the entries are in the body.
 #[derive(Debug, Serialize, Deserialize)]
