@@ -7,15 +7,19 @@
 //! [`SimCluster`] is the cluster for a test that plays its own scenario; [`run_swarm`] plays a seed:
 //! clients, faults drawn from the seed, recovery, and a check of every invariant.
 
+mod administrator;
 mod clients;
 mod clock;
+mod copies;
 mod disk_thread;
 mod history;
+mod lives;
 mod marks;
 mod nemesis;
 mod network;
 mod panics;
 mod plan;
+mod readers;
 mod shrink;
 mod stage;
 mod swarm;

@@ -231,7 +231,8 @@ mod tests {
     fn the_order_of_the_steps_is_fixed() {
         let names: Vec<&str> = STEPS.iter().map(|step| step.name).collect();
         let expected = [
-            "tidy", "fmt", "clippy", "deny", "doc", "test", "sim", "features", "demo", "fuzz", "chaos",
+            "tidy", "fmt", "clippy", "deny", "doc", "test", "sim", "features", "demo", "fuzz",
+            "chaos",
         ];
         assert_eq!(names, expected);
     }

@@ -62,7 +62,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
     ),
     bug(
         "isr.equal-epoch-settles-a-proposal",
-        "KIP-497: metadata of the same partition epoch ends the proposal under way",
+        "KIP-497: metadata of the same partition epoch ends the proposal under way, and nobody else waits for the joiner",
     ),
     bug(
         "isr.expands-by-message-lag",
@@ -90,7 +90,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
     ),
     bug(
         "isr.refused-proposal-is-forgotten",
-        "KIP-841: after a refusal a copy of the proposal under way is taken for void",
+        "KIP-841: after a refusal a copy of the proposal under way is taken for void, and nobody else waits for the joiner",
     ),
     bug(
         "isr.remembers-producers-of-a-cut-log",
@@ -98,7 +98,7 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
     ),
     bug(
         "isr.takes-overtaken-progress",
-        "D5: a fetch that was overtaken moves a follower's progress back or forth",
+        "D5, KIP-903: a fetch that was overtaken, by a later one or by a later life, moves a follower's progress",
     ),
     bug(
         "isr.truncate-to-high-watermark",

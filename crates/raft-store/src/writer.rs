@@ -109,6 +109,10 @@ impl Writer {
                 }
             }
         }
+        if planted("raft-store.committed-beyond-the-log") && self.failed.is_none() {
+            let early: Vec<Change> = self.committed.take().into_iter().collect();
+            self.commit(&early);
+        }
         if closing.is_some() || !changes.is_empty() {
             changes.extend(self.committed.take());
         }

@@ -60,6 +60,7 @@ pub async fn run_chaos(options: ChaosOptions) -> Result<bool, Failure> {
         teller,
         options,
         report,
+        under_way: None,
     };
     let outcome = run.proceed(&nemeses).await;
     let panicked = run.stage.cluster.check_no_panic();
@@ -90,6 +91,8 @@ struct Run {
     teller: Teller,
     options: ChaosOptions,
     report: ChaosReport,
+    /// The harm that has not been undone yet, and to which node it was done.
+    under_way: Option<(Episode, usize)>,
 }
 
 /// All that asks something of the cluster.
@@ -103,8 +106,35 @@ impl Run {
     async fn proceed(&mut self, nemeses: &[Nemesis]) -> Result<(), Failure> {
         let mut clients = self.clients().await?;
         self.stage.check_preload()?;
-        let mut schedule = Schedule::new(self.report.seed, nemeses, NODES);
         let started = Instant::now();
+        let outcome = self.episodes(nemeses, started, &mut clients).await;
+        self.report.secs = started.elapsed().as_secs();
+        if let Err(failure) = &outcome {
+            // What was acknowledged must be there all the more when something went wrong.
+            let text = format!("given up: {failure}; now the final judgement");
+            self.teller.line(&text);
+            if let Some((episode, target)) = self.under_way.take()
+                && let Err(failure) = self.stage.heal(&episode, target).await
+            {
+                self.teller
+                    .line(&format!("           not healed: {failure}"));
+            }
+        }
+        let judged = self.judge(clients).await;
+        if let (Err(_), Err(failure)) = (&outcome, &judged) {
+            self.report
+                .violation(&self.teller, "judgement", &failure.to_string());
+        }
+        outcome.and(judged)
+    }
+
+    async fn episodes(
+        &mut self,
+        nemeses: &[Nemesis],
+        started: Instant,
+        clients: &mut Clients,
+    ) -> Result<(), Failure> {
+        let mut schedule = Schedule::new(self.report.seed, nemeses, NODES);
         let most = self.options.episodes.unwrap_or(usize::MAX);
         let mut done = 0;
         while done < most && started.elapsed() < self.options.time {
@@ -112,10 +142,9 @@ impl Run {
                 break;
             };
             done += 1;
-            self.episode(done, &episode, &mut clients).await?;
+            self.episode(done, &episode, clients).await?;
         }
-        self.report.secs = started.elapsed().as_secs();
-        self.judge(clients).await
+        Ok(())
     }
 
     async fn clients(&mut self) -> Result<Clients, Failure> {
@@ -160,10 +189,12 @@ impl Run {
         let target = self.stage.aim(episode, &self.client, TOPIC).await;
         let target = target.map_err(during)?;
         clients.own.seen.take_longest_wait();
+        self.under_way = Some((*episode, target));
         let what = self.stage.strike(episode, target).await.map_err(during)?;
         wait::pause(episode.hold).await;
         let healed = Instant::now();
         let said = self.stage.heal(episode, target).await.map_err(during)?;
+        self.under_way = None;
         let whole = self.stage.cluster.wait_in_sync(LIMIT).await;
         whole.map_err(during)?;
         clients.own.check().map_err(during)?;

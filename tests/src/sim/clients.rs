@@ -226,6 +226,7 @@ impl Producer {
             };
             if let Some(offset) = base.checked_add(u64::from(n.unsigned_abs())) {
                 seen.acked.insert(value, offset);
+                seen.committed = seen.committed.max(offset.checked_add(1).unwrap_or(offset));
             }
         }
     }

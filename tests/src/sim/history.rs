@@ -42,6 +42,8 @@ pub(super) struct Seen {
     pub(super) sent: BTreeSet<Value>,
     /// What consumers have read.
     pub(super) read: BTreeMap<Offset, Value>,
+    /// The greatest high watermark that any node has had.
+    pub(super) committed: Offset,
 }
 
 /// Everything that was seen.
@@ -54,6 +56,7 @@ pub(super) struct History {
     hashes: BTreeMap<u64, u64>,
     producer_ids: BTreeSet<i64>,
     raft_leaders: BTreeMap<u64, usize>,
+    highest_term: u64,
     /// Greatest index that any node has applied.
     pub(super) applied: u64,
     /// Changes of leadership.
@@ -107,6 +110,12 @@ impl History {
         } else {
             Err(format!("at index {index}: {known:016x} and {hash:016x}"))
         }
+    }
+
+    /// Somebody knows this term; the highest that anybody ever knew.
+    pub(super) fn highest_term(&mut self, term: u64) -> u64 {
+        self.highest_term = self.highest_term.max(term);
+        self.highest_term
     }
 
     /// A node leads the metadata group in this term.

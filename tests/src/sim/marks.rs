@@ -35,6 +35,8 @@ pub enum Mark {
     StartFailed,
     /// The power went in the midst of a commit.
     PowerLostInCommit,
+    /// The power went just after a snapshot had been received.
+    PowerLostOnSnapshot,
     /// A node came back without its logs.
     LogsWiped,
     /// The controller was replaced.
@@ -43,11 +45,19 @@ pub enum Mark {
     ClockMoved,
     /// A write with acks=0 or acks=1 was acknowledged.
     LooseAck,
+    /// A topic was deleted.
+    TopicDeleted,
+    /// The replicas of a topic were reassigned.
+    Reassigned,
+    /// A preferred leader was elected.
+    PreferredLeader,
+    /// A group's offset was committed.
+    OffsetCommitted,
 }
 
 impl Mark {
     /// All marks.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 25] = [
         Self::AloneInSync,
         Self::Leaderless,
         Self::Eligible,
@@ -64,10 +74,15 @@ impl Mark {
         Self::NodeGaveUp,
         Self::StartFailed,
         Self::PowerLostInCommit,
+        Self::PowerLostOnSnapshot,
         Self::LogsWiped,
         Self::ControllerReplaced,
         Self::ClockMoved,
         Self::LooseAck,
+        Self::TopicDeleted,
+        Self::Reassigned,
+        Self::PreferredLeader,
+        Self::OffsetCommitted,
     ];
 
     /// Its name among the counters of a run.

@@ -6,15 +6,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rivven_core_types::test_util::DiskFault;
-use rivven_core_types::{Durability, Rng, Vfs};
-use rivven_isr::ReplicaRole;
+use rivven_core_types::{Rng, RpcKind};
 
+use super::lives::{about_to_join, crash, restart_after, start, wipe};
 use super::marks::Mark;
 use super::network::Weather;
 use super::plan::Plan;
 use super::stage::Stage;
 use super::trace::mix;
-use super::views::{replicated, whole};
 use super::world::SimCluster;
 
 /// The kinds of faults. A seed draws a part of them.
@@ -23,6 +22,7 @@ pub(super) enum Fault {
     Kill,
     PowerLoss,
     PowerLossInCommit,
+    PowerLossOnSnapshot,
     KillAll,
     PowerLossOfAll,
     Storm,
@@ -39,15 +39,17 @@ pub(super) enum Fault {
     SlowDisk,
     BrokenDisk,
     WipedLogs,
+    HarmOnCatchUp,
     Clock,
     Stop,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Kill,
         Self::PowerLoss,
         Self::PowerLossInCommit,
+        Self::PowerLossOnSnapshot,
         Self::KillAll,
         Self::PowerLossOfAll,
         Self::Storm,
@@ -64,23 +66,15 @@ impl Fault {
         Self::SlowDisk,
         Self::BrokenDisk,
         Self::WipedLogs,
+        Self::HarmOnCatchUp,
         Self::Clock,
         Self::Stop,
     ];
 
-    /// Whether it may take unsynced records: nothing promises those without fsync.
+    /// Whether it may take unsynced records from several nodes at once: nothing promises those without
+    /// fsync.
     pub(super) const fn needs_fsync(self) -> bool {
-        matches!(
-            self,
-            Self::PowerLoss
-                | Self::PowerLossInCommit
-                | Self::PowerLossOfAll
-                | Self::Storm
-                | Self::KillController
-                | Self::KillLeader
-                | Self::BrokenDisk
-                | Self::WipedLogs
-        )
+        matches!(self, Self::PowerLossOfAll | Self::BrokenDisk)
     }
 
     /// Whether nodes die of it.
@@ -90,6 +84,7 @@ impl Fault {
             Self::Kill
                 | Self::PowerLoss
                 | Self::PowerLossInCommit
+                | Self::PowerLossOnSnapshot
                 | Self::KillAll
                 | Self::PowerLossOfAll
                 | Self::Storm
@@ -177,16 +172,17 @@ impl Nemesis {
             Fault::Kill => self.crash(node, false),
             Fault::PowerLoss => self.crash(node, true),
             Fault::PowerLossInCommit => self.lose_power_in_commit(node),
+            Fault::PowerLossOnSnapshot => self.lose_power_on_snapshot(node),
             Fault::KillAll => (0..self.nodes()).for_each(|n| self.crash(n, false)),
             Fault::PowerLossOfAll => self.lose_all_power(),
             Fault::Storm => self.storm(node),
             Fault::KillController => {
-                let power = self.power_may_go() && self.rng.below(2) == 0;
+                let power = self.rng.below(2) == 0;
                 let controller = self.stage.cluster().controller();
                 self.crash(controller.unwrap_or(node), power);
             }
             Fault::KillLeader => {
-                let power = self.power_may_go() && self.rng.below(2) == 0;
+                let power = self.rng.below(2) == 0;
                 let leader = self.leader().unwrap_or(node);
                 self.crash(leader, power);
             }
@@ -207,13 +203,10 @@ impl Nemesis {
             Fault::SlowDisk => self.slow_disk(node),
             Fault::BrokenDisk => self.break_disk(node),
             Fault::WipedLogs => self.wipe_logs(node),
+            Fault::HarmOnCatchUp => self.harm_on_catch_up(),
             Fault::Clock => self.clock(node),
             Fault::Stop => self.stop(node),
         }
-    }
-
-    fn power_may_go(&self) -> bool {
-        self.plan.durability == Durability::Fsync
     }
 
     fn leader(&mut self) -> Option<usize> {
@@ -431,8 +424,15 @@ impl Nemesis {
         }));
     }
 
-    /// The power of a node, and sometimes of a second one, goes in the midst of its next writes.
+    /// The power of a node, and sometimes of a second one, goes in the midst of its next writes. Half of
+    /// the time it is the controller, and half of the time its disk is slow, so that much is under way.
     fn lose_power_in_commit(&mut self, n: usize) {
+        let controller = self.stage.cluster().controller();
+        let n = controller.filter(|_| self.rng.below(2) == 0).unwrap_or(n);
+        let slow = self.rng.below(2) * (10 + self.rng.below(200));
+        self.stage.cluster().nodes[n].slow_disk(slow);
+        let length = Duration::from_secs(3);
+        self.later(length, move |cluster| cluster.nodes[n].slow_disk(0));
         let also = (self.rng.below(3) == 0).then(|| (n + 1) % self.nodes());
         for n in std::iter::once(n).chain(also) {
             let (operations, down) = (1 + self.rng.below(24), self.length());
@@ -462,21 +462,77 @@ impl Nemesis {
         }
     }
 
-    /// Somebody removes the logs of a node, at a moment when all others have everything: two copies
-    /// that are gone at once are nobody's promise.
+    /// The power of a node goes when it has just been sent a snapshot and its disk is behind.
+    fn lose_power_on_snapshot(&mut self, n: usize) {
+        let (down, address) = (self.length(), self.address(n));
+        let slow = 50 + self.rng.below(400);
+        let pause = Duration::from_millis(self.rng.below(slow));
+        let stage = Arc::clone(&self.stage);
+        stage.tell(format!("node {} is slow until it gets a snapshot", n + 1));
+        stage.cluster().nodes[n].slow_disk(slow);
+        let network = stage.cluster().network.clone();
+        let before = network.delivered_to(RpcKind::RAFT_SNAPSHOT, address);
+        drop(tokio::spawn(async move {
+            for _ in 0..1_500 {
+                let now = network.delivered_to(RpcKind::RAFT_SNAPSHOT, address);
+                if stage.healing.load(Ordering::Relaxed) {
+                    return;
+                }
+                if now > before {
+                    tokio::time::sleep(pause).await;
+                    stage.mark(Mark::PowerLostOnSnapshot);
+                    crash(&stage, n, true);
+                    restart_after(&stage, n, down);
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            stage.cluster().nodes[n].slow_disk(0);
+        }));
+    }
+
+    /// Somebody removes the logs of a node, at a moment when others have everything: two copies that are
+    /// gone at once are nobody's promise.
     fn wipe_logs(&mut self, n: usize) {
-        if !(whole(&self.stage) && replicated(&self.stage)) {
-            return;
-        }
-        let down = self.length();
-        crash(&self.stage, n, false);
-        let disk = self.stage.cluster().nodes[n].disk.clone();
-        if disk.remove_dir_all("/data/logs".as_ref()).is_ok() {
-            self.stage.mark(Mark::LogsWiped);
-            self.stage
-                .tell(format!("the logs of node {} are removed", n + 1));
-        }
-        restart_after(&self.stage, n, down);
+        // Often it is back before anybody has noticed.
+        let down = self.length() * u32::try_from(self.rng.below(2)).unwrap_or(0);
+        wipe(&self.stage, n, down);
+    }
+
+    /// The next replica that has everything again, and so is about to join, loses it all, or its leaders
+    /// out of sight, while proposals take long.
+    fn harm_on_catch_up(&mut self) {
+        let (length, wiped) = (self.length(), self.rng.below(2) == 0);
+        let stage = Arc::clone(&self.stage);
+        stage.tell(format!("for {length:?} who catches up is harmed"));
+        let weather = Weather {
+            stalled_proposals: 700,
+            ..Weather::default()
+        };
+        stage.cluster().network.set_weather(weather);
+        self.later(length * 2, |cluster| {
+            cluster.network.set_weather(Weather::default());
+        });
+        let until = stage.millis() + u64::try_from(length.as_millis()).unwrap_or(0);
+        drop(tokio::spawn(async move {
+            while stage.millis() < until && !stage.healing.load(Ordering::Relaxed) {
+                match about_to_join(&stage) {
+                    Some((n, _)) if wiped => return wipe(&stage, n, Duration::ZERO),
+                    Some((n, Some(leader))) => {
+                        let (here, there, network) = {
+                            let cluster = stage.cluster();
+                            let address = |n: usize| cluster.nodes[n].address;
+                            (address(n), address(leader), cluster.network.clone())
+                        };
+                        network.set_link(here, there, false);
+                        tokio::time::sleep(length).await;
+                        network.set_link(here, there, true);
+                        return;
+                    }
+                    _ => tokio::time::sleep(Duration::from_millis(2)).await,
+                }
+            }
+        }));
     }
 
     fn clock(&mut self, n: usize) {
@@ -509,109 +565,5 @@ impl Nemesis {
                 start(&stage, n).await;
             }
         }));
-    }
-}
-
-/// Ends the life of node `n`, if it has one.
-pub(super) fn crash(stage: &Stage, n: usize, power: bool) {
-    let mut cluster = stage.cluster();
-    if cluster.nodes[n].is_up() {
-        stage.count("crashes");
-    }
-    if power {
-        cluster.lose_power(n);
-    } else {
-        cluster.kill(n);
-    }
-    drop(cluster);
-    stage.tell(format!(
-        "node {} {}",
-        n + 1,
-        if power { "loses power" } else { "is killed" }
-    ));
-}
-
-fn restart_after(stage: &Arc<Stage>, n: usize, down: Duration) {
-    let stage = Arc::clone(stage);
-    drop(tokio::spawn(async move {
-        tokio::time::sleep(down).await;
-        start(&stage, n).await;
-    }));
-}
-
-/// Starts node `n` if it is down. A start that fails is left to the supervisor.
-pub(super) async fn start(stage: &Stage, n: usize) {
-    let boot = {
-        let mut cluster = stage.cluster();
-        if cluster.nodes[n].is_up() {
-            return;
-        }
-        cluster.begin_boot(n)
-    };
-    let Ok(boot) = boot else {
-        return;
-    };
-    let life = boot.life;
-    match boot.run().await {
-        Ok(started) => {
-            if stage.cluster().end_boot(n, life, started) {
-                stage.tell(format!("node {} has started", n + 1));
-            }
-        }
-        Err(error) => {
-            stage.mark(Mark::StartFailed);
-            stage.tell(format!("node {} did not start: {error}", n + 1));
-            stage.cluster().give_up_boot(n, life);
-        }
-    }
-}
-
-/// As a service manager does: starts again what has failed or was never started.
-pub(super) async fn supervise(stage: Arc<Stage>) {
-    let mut rng = stage.fork_rng();
-    let nodes = stage.cluster().nodes.len();
-    let mut down_since: Vec<Option<u64>> = vec![None; nodes];
-    loop {
-        tokio::time::sleep(Duration::from_millis(100 + rng.below(200))).await;
-        for node in stage.living() {
-            let failure = node.coordinator.watch_failure().borrow().clone();
-            if let Some(failure) = failure {
-                stage.tell(format!("node {} gives up: {failure}", node.number + 1));
-                stage.mark(Mark::NodeGaveUp);
-                crash(&stage, node.number, false);
-            }
-        }
-        let healing = stage.healing.load(Ordering::Relaxed);
-        if healing {
-            restart_offline(&stage);
-        }
-        for (n, since) in down_since.iter_mut().enumerate() {
-            if stage.cluster().nodes[n].is_up() {
-                *since = None;
-                continue;
-            }
-            let now = stage.millis();
-            // Long enough that the faults decide how long a node is down, in most cases.
-            let patience = if healing { 0 } else { 10_000 };
-            if now >= *since.get_or_insert(now) + patience {
-                *since = None;
-                start(&stage, n).await;
-            }
-        }
-    }
-}
-
-/// A log that has failed stays offline until its process is restarted: a person's work, done here.
-fn restart_offline(stage: &Arc<Stage>) {
-    for node in stage.living() {
-        let statuses = node.coordinator.replication().map(|r| r.statuses());
-        let offline = statuses
-            .iter()
-            .flatten()
-            .any(|status| status.role == ReplicaRole::Offline);
-        if offline {
-            stage.mark(Mark::LogOffline);
-            crash(stage, node.number, false);
-        }
     }
 }

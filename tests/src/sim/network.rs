@@ -87,7 +87,7 @@ struct World {
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
     weather: Weather,
     traffic: Traffic,
-    delivered: BTreeMap<RpcKind, u64>,
+    delivered: BTreeMap<(RpcKind, SocketAddr), u64>,
     trace: Trace,
 }
 
@@ -193,9 +193,17 @@ impl SimNetwork {
 
     /// How many requests of a kind have reached their receiver.
     pub(super) fn delivered(&self, kind: RpcKind) -> u64 {
-        self.world()
+        let world = self.world();
+        let counts = world.delivered.iter().filter(|((k, _), _)| *k == kind);
+        counts.map(|(_, count)| count).sum()
+    }
+
+    /// How many of them have reached this one.
+    pub(super) fn delivered_to(&self, kind: RpcKind, to: SocketAddr) -> u64 {
+        let world = self.world();
+        world
             .delivered
-            .get(&kind)
+            .get(&(kind, to))
             .copied()
             .unwrap_or_default()
     }
@@ -356,7 +364,7 @@ impl SimRpc {
             .network
             .world()
             .delivered
-            .entry(request.kind)
+            .entry((request.kind, to))
             .or_default() += 1;
         let (Some(from), Some((handler, identity, generation))) = (from, target) else {
             let reason = "connection refused in the simulated network".to_owned();

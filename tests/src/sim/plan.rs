@@ -49,7 +49,7 @@ impl Default for Settings {
 impl Plan {
     pub(super) fn draw(seed: u64, nodes: usize) -> Self {
         let mut rng = Rng::new(seed ^ 0x0091_a27e);
-        let durability = if rng.below(8) == 0 {
+        let durability = if rng.below(4) == 0 {
             Durability::Replicated
         } else {
             Durability::Fsync

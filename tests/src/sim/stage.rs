@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rivven_coordinator::ClusterCoordinator;
-use rivven_core_types::{PartitionId, Rng};
+use rivven_core_types::{Durability, PartitionId, Rng};
 use tokio::time::Instant;
 
 use super::history::History;
@@ -49,6 +49,10 @@ pub(super) struct Stage {
     counters: Mutex<BTreeMap<String, u64>>,
     steps: Mutex<Vec<(u64, String)>>,
     keep_story: bool,
+    /// How all topics store their records.
+    pub(super) durability: Durability,
+    /// The node that has lost what it had stored, since all were in sync last.
+    lost_copies: Mutex<Option<usize>>,
     /// Set when the faults have ended: nodes that stop are started again at once.
     pub(super) healing: AtomicBool,
     /// Set when producers write no new records but finish what they have begun.
@@ -58,7 +62,12 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(cluster: SimCluster, seed: u64, keep_story: bool) -> Arc<Self> {
+    pub(super) fn new(
+        cluster: SimCluster,
+        seed: u64,
+        keep_story: bool,
+        durability: Durability,
+    ) -> Arc<Self> {
         Arc::new(Self {
             started: Instant::now(),
             trace: cluster.network.trace(),
@@ -70,6 +79,8 @@ impl Stage {
             counters: Mutex::default(),
             steps: Mutex::default(),
             keep_story,
+            durability,
+            lost_copies: Mutex::default(),
             healing: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             unacked: AtomicU64::new(0),
@@ -178,6 +189,20 @@ impl Stage {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    pub(super) fn lost_copies(&self) -> Option<usize> {
+        *self
+            .lost_copies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_lost_copies(&self, node: Option<usize>) {
+        *self
+            .lost_copies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = node;
     }
 
     pub(super) fn is_draining(&self) -> bool {

@@ -11,13 +11,17 @@ use rivven_isr::{Acks, ReplicaRole};
 use rivven_segment_log::dump_bytes_from;
 use tokio::task::JoinSet;
 
+use super::administrator::Administrator;
 use super::clients::{Consumer, Producer, records};
+use super::copies::look_at_copies;
 use super::history::{LOOSE, check_log};
+use super::lives;
 use super::marks::Mark;
-use super::nemesis::{self, Nemesis};
+use super::nemesis::Nemesis;
 use super::network::Weather;
 use super::panics::Collector;
 use super::plan::Plan;
+use super::readers::Reader;
 use super::stage::{Node, Stage, Violation};
 use super::trace::Event;
 use super::views::{diagnose, level, replicated, whole};
@@ -42,6 +46,9 @@ pub struct SwarmOptions {
     pub story: bool,
     /// The steps of the nemesis that are played; all of them if there is no list.
     pub only: Option<Vec<u64>>,
+    /// Instead of all faults: the power of one node goes after as many syncs of its disk as the seed
+    /// says, counted from its first start.
+    pub boundary: bool,
 }
 
 /// What must have happened in a run that counts as one.
@@ -56,6 +63,7 @@ impl Default for SwarmOptions {
             faults: true,
             story: false,
             only: None,
+            boundary: false,
         }
     }
 }
@@ -156,26 +164,34 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
     for (node, ppm) in cluster.nodes.iter().zip(&plan.drift_ppm) {
         node.scope.set_clock_rate_ppm(*ppm);
     }
-    let stage = Stage::new(cluster, seed, options.story);
+    let stage = Stage::new(cluster, seed, options.story, plan.durability);
     let mut actors = JoinSet::new();
     actors.spawn(observe(Arc::clone(&stage)));
+    actors.spawn(watch_in_sync_sets(Arc::clone(&stage)));
+    if options.boundary {
+        let n = usize::try_from(seed % u64::from(NODES)).unwrap_or(0);
+        actors.spawn(lives::lose_power_at(Arc::clone(&stage), n, seed));
+    }
     for n in 0..usize::from(NODES) {
-        nemesis::start(&stage, n).await;
+        let stage = Arc::clone(&stage);
+        drop(tokio::spawn(async move { lives::start(&stage, n).await }));
     }
     let mut recovery_millis = 0;
     if let Some(partitions) = form(&stage, &plan).await {
         let mut supervisor = JoinSet::new();
-        supervisor.spawn(nemesis::supervise(Arc::clone(&stage)));
+        supervisor.spawn(lives::supervise(Arc::clone(&stage)));
         let mut producers = JoinSet::new();
         start_clients(&stage, &partitions, &mut producers, &mut actors);
-        actors.spawn(administrate(Arc::clone(&stage), plan.clone()));
-        let trouble = options.faults.then(|| {
+        actors.spawn(Administrator::new(Arc::clone(&stage), plan.clone()).run());
+        let trouble = (options.faults && !options.boundary).then(|| {
             let nemesis = Nemesis::new(Arc::clone(&stage), plan, options.only.as_deref());
             tokio::spawn(nemesis.run())
         });
         let over = |_: &Stage| false;
         stage.wait(Duration::from_secs(options.seconds), over).await;
-        let enough = |stage: &Stage| !options.faults || has_enough(stage);
+        let enough = |stage: &Stage| {
+            !options.faults || has_enough(stage) || options.boundary && stage.counter("crashes") > 0
+        };
         stage
             .wait(Duration::from_secs(options.seconds), enough)
             .await;
@@ -265,38 +281,13 @@ fn start_clients(
         let partition = *partition;
         actors.spawn(Consumer { partition }.run(Arc::clone(stage)));
     }
-    // They end by themselves.
-    producers.detach_all();
-}
-
-/// An administrator: creates topics and asks for producer ids.
-async fn administrate(stage: Arc<Stage>, plan: Plan) {
-    let mut rng = stage.fork_rng();
-    for n in 0.. {
-        tokio::time::sleep(Duration::from_millis(200 + rng.below(1_500))).await;
-        let living = stage.living();
-        let at = usize::try_from(rng.below(u64::try_from(living.len()).unwrap_or(0))).unwrap_or(0);
-        let Some(node) = living.get(at) else {
-            continue;
-        };
-        let deadline = Duration::from_secs(2);
-        if rng.below(8) == 0 && n < 40 {
-            if let Ok(mut topic) = SimCluster::topic(&format!("more-{n}"), 1) {
-                topic.durability = plan.durability;
-                let created = node.coordinator.create_topic(&topic, deadline).await;
-                stage.count(if created.is_ok() {
-                    "topics created"
-                } else {
-                    "topics refused"
-                });
-            }
-        } else if let Ok(id) = node.coordinator.next_producer_id(deadline).await
-            && stage.is_alive(node)
-            && let Err(detail) = stage.history().on_producer_id(id.get())
-        {
-            stage.violate("producer ids are unique", detail);
+    for (n, partition) in partitions.iter().enumerate() {
+        if let Some(reader) = Reader::new(Arc::clone(stage), *partition, n) {
+            actors.spawn(reader.run());
         }
     }
+    // They end by themselves.
+    producers.detach_all();
 }
 
 /// Follows what the nodes say about themselves and checks it against what all others have said.
@@ -310,6 +301,7 @@ async fn observe(stage: Arc<Stage>) {
             look_at_raft(&stage, &node);
             look_at_replicas(&stage, &node, &mut ends);
         }
+        look_at_copies(&stage);
         {
             let cluster = stage.cluster();
             let disks = cluster.nodes.iter().map(|node| node.disk.digest());
@@ -326,6 +318,40 @@ async fn observe(stage: Arc<Stage>) {
             controller = now;
         }
         tokio::time::sleep(OBSERVE).await;
+    }
+}
+
+/// Looks at the copies in the moment in which a node learns that an in-sync set has grown: a member that
+/// lacks something may have caught up a moment later.
+async fn watch_in_sync_sets(stage: Arc<Stage>) {
+    let mut watched = BTreeMap::new();
+    let mut watchers = JoinSet::new();
+    loop {
+        for node in stage.living() {
+            if watched.insert(node.number, node.life) != Some(node.life) {
+                watchers.spawn(watch_one(Arc::clone(&stage), node));
+            }
+        }
+        while watchers.try_join_next().is_some() {}
+        tokio::time::sleep(OBSERVE).await;
+    }
+}
+
+async fn watch_one(stage: Arc<Stage>, node: Node) {
+    let mut states = node.coordinator.watch_cluster_state();
+    let mut before = node.coordinator.cluster_state();
+    drop(node.coordinator);
+    while states.changed().await.is_ok() {
+        let now = Arc::clone(&states.borrow_and_update());
+        let grows = |id| {
+            let (old, new) = (before.partition(&id), now.partition(&id));
+            old.zip(new)
+                .is_some_and(|(old, new)| new.isr.len() > old.isr.len())
+        };
+        if now.changed_since(&before).into_iter().any(grows) {
+            look_at_copies(&stage);
+        }
+        before = now;
     }
 }
 

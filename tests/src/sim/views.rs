@@ -43,8 +43,11 @@ pub(super) fn level(stage: &Stage) -> bool {
         let statuses = node.coordinator.replication().map(|r| r.statuses());
         let state = node.coordinator.cluster_state();
         statuses.iter().flatten().all(|status| {
-            let record = state.partition(&status.partition);
-            let synced = record.is_none_or(|r| r.durability == Durability::Fsync);
+            // What was deleted goes away.
+            let Some(record) = state.partition(&status.partition) else {
+                return false;
+            };
+            let synced = record.durability == Durability::Fsync;
             let end = *ends.entry(status.partition).or_insert(status.log_end);
             let is_durable = status.durable_end == end || !synced;
             status.log_end == end && is_durable && status.high_watermark == end

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::entropy::Rng;
 use crate::vfs::{OpenMode, Vfs, VfsFile};
 
-/// Bytes that a disk writes as one unit; a torn write ends at such a boundary.
+/// Bytes that a disk writes as one unit; writes are torn at multiples of it.
 const SECTOR_BYTES: usize = 512;
 
 /// A fault to inject into operations on matching files.
@@ -51,8 +51,15 @@ struct Disk {
     boots: u64,
     syncs: u64,
     digest: u64,
-    /// Writes and syncs that still succeed before the power goes.
-    fuse: Option<u64>,
+    fuse: Option<Fuse>,
+}
+
+/// What still succeeds before the power goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Fuse {
+    left: u64,
+    /// Whether writes do not count.
+    syncs_only: bool,
 }
 
 /// The disk of one simulated node. Clones share it.
@@ -121,7 +128,7 @@ impl MemVfs {
                 };
                 if keep {
                     let torn = fate == 2 && rng.below(4) == 0;
-                    apply(&mut content, change, torn.then(|| rng.next_u64()));
+                    apply(&mut content, change, torn.then_some(&mut *rng));
                 }
             }
             inode.cache.clone_from(&content);
@@ -141,12 +148,24 @@ impl MemVfs {
     /// Lets `operations` more writes and syncs succeed and fails everything after them: the power goes
     /// in the midst of whatever is under way. Follow it with [`MemVfs::lose_power`].
     pub fn blow_after(&self, operations: u64) {
-        lock(&self.disk).fuse = Some(operations);
+        lock(&self.disk).fuse = Some(Fuse {
+            left: operations,
+            syncs_only: false,
+        });
+    }
+
+    /// As [`MemVfs::blow_after`], but only syncs count: the power goes between the last one that
+    /// succeeds and whatever would be written next.
+    pub fn blow_after_syncs(&self, syncs: u64) {
+        lock(&self.disk).fuse = Some(Fuse {
+            left: syncs,
+            syncs_only: true,
+        });
     }
 
     /// Whether [`MemVfs::blow_after`] has taken effect.
     pub fn is_blown(&self) -> bool {
-        lock(&self.disk).fuse == Some(0)
+        lock(&self.disk).fuse.is_some_and(|fuse| fuse.left == 0)
     }
 
     /// Removes all injected faults.
@@ -190,16 +209,21 @@ impl MemVfs {
     }
 }
 
-fn apply(content: &mut Vec<u8>, change: &Change, torn: Option<u64>) {
-    match change {
-        Change::SetLen(length) => content.resize(*length, 0),
-        Change::Write { offset, bytes } => {
-            let sectors = bytes.len() / SECTOR_BYTES + 1;
-            let kept = torn.map_or(bytes.len(), |draw| {
-                let sector = usize::try_from(draw % sectors as u64).unwrap_or(0);
-                (sector * SECTOR_BYTES).min(bytes.len())
-            });
-            write_into(content, *offset, bytes.get(..kept).unwrap_or_default());
+/// Makes a change; of a torn write each sector of the file is there or not, in any order.
+fn apply(content: &mut Vec<u8>, change: &Change, torn: Option<&mut Rng>) {
+    match (change, torn) {
+        (Change::SetLen(length), _) => content.resize(*length, 0),
+        (Change::Write { offset, bytes }, None) => write_into(content, *offset, bytes),
+        (Change::Write { offset, bytes }, Some(rng)) => {
+            let (mut at, mut left) = (*offset, bytes.as_slice());
+            while !left.is_empty() {
+                let length = (SECTOR_BYTES - at % SECTOR_BYTES).min(left.len());
+                let (sector, rest) = left.split_at(length);
+                if rng.below(2) == 0 {
+                    write_into(content, at, sector);
+                }
+                (at, left) = (at + length, rest);
+            }
         }
     }
 }
@@ -228,12 +252,13 @@ impl Disk {
     }
 
     fn fault(&mut self, path: &Path, faults: &[DiskFault]) -> io::Result<()> {
-        if let Some(left) = &mut self.fuse {
-            if *left == 0 {
+        if let Some(fuse) = &mut self.fuse {
+            if fuse.left == 0 {
                 return Err(dead());
             }
-            let changes = [DiskFault::FailWrite, DiskFault::FailSync];
-            *left -= u64::from(changes.iter().any(|fault| faults.contains(fault)));
+            let syncs = faults.contains(&DiskFault::FailSync);
+            let writes = faults.contains(&DiskFault::FailWrite) && !fuse.syncs_only;
+            fuse.left -= u64::from(syncs || writes);
         }
         let path = path.to_string_lossy();
         let hit = self
@@ -496,6 +521,13 @@ mod tests {
         assert!(file.write_all_at(b"d", 0).is_err());
         assert!(file.read_at(&mut [0; 3], 0).is_err());
         let after = vfs.lose_power(&mut Rng::new(1));
+        let file = after.open(Path::new("/d/f"), OpenMode::ReadWrite).unwrap();
+        after.blow_after_syncs(1);
+        file.write_all_at(b"e", 0).unwrap();
+        assert!(!after.is_blown());
+        file.sync_data().unwrap();
+        assert!(after.is_blown() && file.write_all_at(b"f", 0).is_err());
+        let after = after.lose_power(&mut Rng::new(1));
         assert!(!after.is_blown() && after.open(Path::new("/d/g"), OpenMode::Create).is_ok());
     }
 

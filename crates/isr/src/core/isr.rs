@@ -107,7 +107,9 @@ impl PartitionReplica {
         let holds_committed = self.high_watermark.since(end) <= tolerated && reaches_epoch;
         // Under min ISR the high watermark stands still, so reaching it proves little: without this a
         // slow replica flaps in and out (KAFKA-19996).
-        let keeps_up = !self.state.is_under_min_isr() || self.is_caught_up(remote, now, log);
+        let keeps_up = !self.state.is_under_min_isr()
+            || self.is_caught_up(remote, now, log)
+            || planted("isr.joins-without-the-epochs-records");
         if holds_committed && keeps_up && view.is_eligible(broker, progress.node_epoch) {
             let mut isr = self.state.isr.clone();
             isr.push(broker);
@@ -292,7 +294,7 @@ impl PartitionReplica {
             let stale = remote
                 .progress
                 .is_some_and(|p| current.is_some_and(|c| *c != p.node_epoch));
-            if stale {
+            if stale && !planted("isr.takes-overtaken-progress") {
                 // Another life of the broker: its log may be empty now (KIP-903).
                 remote.forget_progress();
             }

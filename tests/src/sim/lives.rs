@@ -1,0 +1,173 @@
+//! Lives of nodes: how they end, what they leave behind, and who starts them again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use rivven_core_types::{Durability, Offset, Vfs};
+use rivven_isr::ReplicaRole;
+
+use super::copies::{check_durable, durable_ends, may_lose_copies};
+use super::marks::Mark;
+use super::stage::Stage;
+
+/// Ends the life of node `n`, if it has one. The power goes only if what is not synced may go too.
+pub(super) fn crash(stage: &Stage, n: usize, power: bool) {
+    let power = power && (stage.durability == Durability::Fsync || may_lose_copies(stage, n));
+    let durable = if power {
+        durable_ends(stage, n)
+    } else {
+        Vec::new()
+    };
+    let mut cluster = stage.cluster();
+    if cluster.nodes[n].is_up() {
+        stage.count("crashes");
+    }
+    if power {
+        cluster.lose_power(n);
+    } else {
+        cluster.kill(n);
+    }
+    let disk = cluster.nodes[n].disk.clone();
+    drop(cluster);
+    check_durable(stage, n, &disk, &durable);
+    stage.tell(format!(
+        "node {} {}",
+        n + 1,
+        if power { "loses power" } else { "is killed" }
+    ));
+}
+
+/// Cuts the power of node `n` after `syncs` more syncs of its disk, and starts it again.
+pub(super) async fn lose_power_at(stage: Arc<Stage>, n: usize, syncs: u64) {
+    let disk = stage.cluster().nodes[n].disk.clone();
+    disk.blow_after_syncs(syncs);
+    let mut was_up = false;
+    // A start that the power cuts short fails at once, and ends the life.
+    while !(disk.is_blown() || was_up && !stage.cluster().nodes[n].is_up()) {
+        was_up |= stage.cluster().nodes[n].is_up();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stage.tell(format!("after {syncs} syncs"));
+    crash(&stage, n, true);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    start(&stage, n).await;
+}
+
+/// Removes the logs of node `n`, if others hold everything, and starts it again.
+pub(super) fn wipe(stage: &Arc<Stage>, n: usize, down: Duration) {
+    if !may_lose_copies(stage, n) {
+        return;
+    }
+    crash(stage, n, false);
+    let disk = stage.cluster().nodes[n].disk.clone();
+    if disk.remove_dir_all("/data/logs".as_ref()).is_ok() {
+        stage.mark(Mark::LogsWiped);
+        stage.tell(format!("the logs of node {} are removed", n + 1));
+    }
+    restart_after(stage, n, down);
+}
+
+/// A node with a replica that is not in sync though it has all that is committed, and its leader.
+pub(super) fn about_to_join(stage: &Stage) -> Option<(usize, Option<usize>)> {
+    let living = stage.living();
+    living.into_iter().find_map(|node| {
+        let broker = node.coordinator.session().local?.id;
+        let state = node.coordinator.cluster_state();
+        let statuses = node.coordinator.replication()?.statuses();
+        let joins = statuses.iter().find_map(|status| {
+            let record = state.partition(&status.partition)?;
+            let outside = record.is_replica(broker) && !record.isr.contains(&broker);
+            let committed = stage.history().seen(status.partition).committed;
+            let has_all = committed > Offset::ZERO && status.durable_end >= committed;
+            (outside && has_all).then_some(record.leader)
+        })?;
+        let leader = joins.and_then(|leader| stage.cluster().node_of(leader));
+        Some((node.number, leader))
+    })
+}
+
+pub(super) fn restart_after(stage: &Arc<Stage>, n: usize, down: Duration) {
+    let stage = Arc::clone(stage);
+    drop(tokio::spawn(async move {
+        tokio::time::sleep(down).await;
+        start(&stage, n).await;
+    }));
+}
+
+/// Starts node `n` if it is down. A start that fails is left to the supervisor.
+pub(super) async fn start(stage: &Stage, n: usize) {
+    let boot = {
+        let mut cluster = stage.cluster();
+        if cluster.nodes[n].is_up() {
+            return;
+        }
+        cluster.begin_boot(n)
+    };
+    let Ok(boot) = boot else {
+        return;
+    };
+    let life = boot.life;
+    match boot.run().await {
+        Ok(started) => {
+            if stage.cluster().end_boot(n, life, started) {
+                stage.tell(format!("node {} has started", n + 1));
+            }
+        }
+        Err(error) => {
+            stage.mark(Mark::StartFailed);
+            stage.tell(format!("node {} did not start: {error}", n + 1));
+            stage.cluster().give_up_boot(n, life);
+        }
+    }
+}
+
+/// As a service manager does: starts again what has failed or was never started.
+pub(super) async fn supervise(stage: Arc<Stage>) {
+    let mut rng = stage.fork_rng();
+    let nodes = stage.cluster().nodes.len();
+    let mut down_since: Vec<Option<u64>> = vec![None; nodes];
+    loop {
+        tokio::time::sleep(Duration::from_millis(100 + rng.below(200))).await;
+        for node in stage.living() {
+            let failure = node.coordinator.watch_failure().borrow().clone();
+            if let Some(failure) = failure {
+                stage.tell(format!("node {} gives up: {failure}", node.number + 1));
+                stage.mark(Mark::NodeGaveUp);
+                crash(&stage, node.number, false);
+            }
+        }
+        let healing = stage.healing.load(Ordering::Relaxed);
+        if healing {
+            restart_offline(&stage);
+        }
+        for (n, since) in down_since.iter_mut().enumerate() {
+            if stage.cluster().nodes[n].is_up() {
+                *since = None;
+                continue;
+            }
+            let now = stage.millis();
+            // Long enough that the faults decide how long a node is down, in most cases.
+            let patience = if healing { 0 } else { 10_000 };
+            if now >= *since.get_or_insert(now) + patience {
+                *since = None;
+                start(&stage, n).await;
+            }
+        }
+    }
+}
+
+/// A log that has failed stays offline until its process is restarted: a person's work, done here.
+fn restart_offline(stage: &Arc<Stage>) {
+    for node in stage.living() {
+        let statuses = node.coordinator.replication().map(|r| r.statuses());
+        let offline = statuses
+            .iter()
+            .flatten()
+            .any(|status| status.role == ReplicaRole::Offline);
+        if offline {
+            stage.mark(Mark::LogOffline);
+            crash(stage, node.number, false);
+        }
+    }
+}
