@@ -5,6 +5,6 @@ mod baseline;
 mod client;
 mod figure;
 
-pub use baseline::{loopback_bytes_per_second, synced_appends_per_second};
+pub use baseline::{loopback_bytes_per_second, processor_ticks, synced_appends_per_second};
 pub use client::{Load, LoadError, Loaded, create_topic, run_load};
 pub use figure::{Figure, percentile};

@@ -54,7 +54,7 @@ pub use planted::{PLANTED_BUGS, PlantedBug, planted};
 pub use planted::{PlantError, PlantedBugGuard, plant};
 pub use replica_log::{
     Appended, EpochEnd, FlushTicket, LogError, LogSlice, LogStore, OpenedLog, ReplicaLog,
-    ScrubOutcome, ScrubTicket, ScrubbedTo, TimestampedOffset,
+    ScrubOutcome, ScrubTicket, ScrubbedTo, SyncBy, TimestampedOffset,
 };
 pub use rpc::{
     BoxFuture, Datagram, HandshakeRefusal, IoExecutor, Lane, PeerIdentity, PeerRpc, Reply,
@@ -63,4 +63,4 @@ pub use rpc::{
 pub use state_machine::{
     CommittedEntry, FrozenState, ProposeError, Proposed, Proposer, RestoreError, StateMachine,
 };
-pub use vfs::{OpenMode, OsVfs, Vfs, VfsFile};
+pub use vfs::{OpenMode, OsVfs, Vfs, VfsDisk, VfsFile};

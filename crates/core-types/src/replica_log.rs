@@ -123,7 +123,17 @@ pub struct FlushTicket {
     /// Changes with every truncation, so that a flush of bytes that are gone is not counted.
     pub generation: u64,
     /// The blocking work.
-    pub job: Box<dyn FnOnce() -> io::Result<()> + Send>,
+    pub job: Box<dyn FnOnce(SyncBy) -> io::Result<()> + Send>,
+}
+
+/// Who makes the bytes of a [`FlushTicket`] durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncBy {
+    /// The job syncs the log's own files.
+    Job,
+    /// The caller has made the whole disk durable since the flush began ([`LogStore::sync_disk`]); the
+    /// job only says whether the log has failed before.
+    WholeDisk,
 }
 
 impl Debug for FlushTicket {
@@ -282,6 +292,12 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     /// Notes durably that every log was flushed and nothing writes any more (KIP-966's clean
     /// shutdown).
     fn mark_stopped(&self) -> Result<(), LogError>;
+    /// Makes durable what all logs of this store had written before the call, in one round: for the
+    /// group commit of many logs ([`SyncBy::WholeDisk`]). `false` if the disk has no such round; nothing
+    /// is done then. After an error nothing is known of any log: each is to be flushed by itself.
+    fn sync_disk(&self) -> Result<bool, LogError> {
+        Ok(false)
+    }
     /// Removes a partition's log.
     fn remove(&self, partition: PartitionId) -> Result<(), LogError>;
     /// The partitions that have a log here.

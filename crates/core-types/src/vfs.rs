@@ -45,6 +45,13 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// A handle of the whole disk that holds `path`, which syncs all of it at once; `None` if this disk
+    /// has no such call, or one that hides lost writes.
+    fn disk(&self, path: &Path) -> io::Result<Option<Arc<dyn VfsDisk>>> {
+        let _without = path;
+        Ok(None)
+    }
+
     /// Tells one run of the operating system from the next: completed writes survive the process
     /// while it is the same, since the page cache does. `None` if it is not known.
     fn boot_id(&self) -> Option<[u8; 16]> {
@@ -78,6 +85,13 @@ pub trait Vfs: Debug + Send + Sync + 'static {
         self.rename(&temporary, path)?;
         self.sync_dir(parent)
     }
+}
+
+/// A whole disk.
+pub trait VfsDisk: Debug + Send + Sync + 'static {
+    /// Makes every completed write, name and length on the disk durable. It fails if any write has been
+    /// lost since the handle was opened or since the last call, whoever made it.
+    fn sync_all(&self) -> io::Result<()>;
 }
 
 /// An open file with positional reads and writes.
@@ -189,9 +203,53 @@ impl Vfs for OsVfs {
         fs::File::open(path)?.sync_all()
     }
 
+    #[cfg(target_os = "linux")]
+    fn disk(&self, path: &Path) -> io::Result<Option<Arc<dyn VfsDisk>>> {
+        let dir = fs::File::open(path)?;
+        let kind = rustix::fs::fstatfs(&dir)?.f_type;
+        let sound = SYNCFS_KINDS
+            .iter()
+            .any(|known| i128::from(*known) == i128::from(kind));
+        if !sound || !kernel_reports_lost_writes(rustix::system::uname().release().to_bytes()) {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(OsDisk(dir))))
+    }
+
     fn boot_id(&self) -> Option<[u8; 16]> {
         let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         crate::ids::parse_uuid(text.trim())
+    }
+}
+
+/// File systems whose `syncfs` waits for the data and reports what was lost: ext2 to ext4, XFS, Btrfs.
+/// Others (overlays, network file systems) are synced file by file.
+#[cfg(target_os = "linux")]
+const SYNCFS_KINDS: [u32; 3] = [0xEF53, 0x5846_5342, 0x9123_683E];
+
+/// Before Linux 5.8 `syncfs` succeeded even when writes had been lost.
+#[cfg(target_os = "linux")]
+fn kernel_reports_lost_writes(release: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(release);
+    let mut numbers = text
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 8),
+        _ => false,
+    }
+}
+
+/// The directory through which a file system is synced. It stays open: the kernel reports to each open
+/// file what was lost since it was opened.
+#[cfg(target_os = "linux")]
+#[derive(Debug)]
+struct OsDisk(fs::File);
+
+#[cfg(target_os = "linux")]
+impl VfsDisk for OsDisk {
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.0)?)
     }
 }
 
@@ -222,5 +280,34 @@ impl VfsFile for OsFile {
             Err(fs::TryLockError::WouldBlock) => Ok(false),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn syncfs_is_trusted_only_where_it_reports_lost_writes() {
+        for (release, trusted) in [
+            ("5.8.0", true),
+            ("6.1.0-28-amd64", true),
+            ("5.7.19", false),
+            ("4.19", false),
+            ("5", false),
+            ("", false),
+            ("99999999999.1", false),
+        ] {
+            assert_eq!(
+                kernel_reports_lost_writes(release.as_bytes()),
+                trusted,
+                "{release}"
+            );
+        }
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(disk) = OsVfs.disk(dir.path()).unwrap() {
+            disk.sync_all().unwrap();
+        }
+        assert!(OsVfs.disk(Path::new("/proc")).unwrap().is_none());
     }
 }

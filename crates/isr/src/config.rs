@@ -50,6 +50,9 @@ pub struct ReplicationConfig {
     pub retention_interval: Duration,
     /// How often what a topic with `durability=replicated` has written is flushed in the background.
     pub lazy_flush_interval: Duration,
+    /// From how many logs on, whose writers wait at the same time, the disk is synced as a whole instead
+    /// of log by log. It writes out whatever else the file system has not written yet.
+    pub group_sync_from: usize,
     /// How many bytes of closed segments are verified per second in the background.
     pub scrub_bytes_per_second: u64,
     /// Pause before an in-sync-set proposal is sent again.
@@ -76,6 +79,7 @@ impl Default for ReplicationConfig {
             checkpoint_interval: Duration::from_secs(5),
             retention_interval: Duration::from_secs(30),
             lazy_flush_interval: Duration::from_secs(1),
+            group_sync_from: 16,
             scrub_bytes_per_second: 8 * 1024 * 1024,
             alter_retry: Duration::from_millis(100),
         }
@@ -88,7 +92,7 @@ impl ReplicationConfig {
     /// # Errors
     /// [`ReplicationError::InvalidConfig`] names the first field that is out of range.
     pub fn validate(&self) -> Result<(), ReplicationError> {
-        let checks: [(&'static str, bool, &'static str); 18] = [
+        let checks: [(&'static str, bool, &'static str); 19] = [
             ("min_isr", self.min_isr >= 1, "must be at least 1"),
             (
                 "replica_lag_max_time",
@@ -162,6 +166,11 @@ impl ReplicationConfig {
                 "lazy_flush_interval",
                 !self.lazy_flush_interval.is_zero(),
                 "must not be zero",
+            ),
+            (
+                "group_sync_from",
+                self.group_sync_from >= 2,
+                "must be at least 2",
             ),
             (
                 "scrub_bytes_per_second",

@@ -396,7 +396,7 @@ impl ReplicaLog for MemLog {
         (data.durable < data.end).then(|| FlushTicket {
             end: data.end,
             generation: data.generation,
-            job: Box::new(|| Ok(())),
+            job: Box::new(|_by| Ok(())),
         })
     }
 

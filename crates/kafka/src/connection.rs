@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
@@ -19,11 +19,14 @@ use tokio::time::{Instant, timeout};
 use crate::admission::LogGate;
 use crate::api::{ApiKey, Call, FixedHeader};
 use crate::config::KafkaConfig;
-use crate::frame::{EncodeError, Frame};
+use crate::frame::EncodeError;
 use crate::frame_reader::{FrameReader, ReadError, RequestFrame};
 use crate::handlers::{self, Context, Pending};
 use crate::metrics;
 use crate::wire::DecodeError;
+
+/// Up to so many bytes of answers are held back while the next one is already there.
+const HELD_BYTES: usize = 16 * 1024;
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -221,36 +224,74 @@ fn start(
     })
 }
 
-/// Awaits and writes the answers in order until no more come or one cannot be written.
+/// Awaits and writes the answers in order until no more come or one cannot be written. Short answers
+/// that are there together go out together: a pipeline of small requests costs one call for many.
 async fn write<W: AsyncWrite + Unpin>(
     config: &KafkaConfig,
     mut output: W,
     mut queue: mpsc::Receiver<Started>,
 ) -> Close {
-    while let Some(started) = queue.recv().await {
-        let Started {
+    let mut held = BytesMut::new();
+    loop {
+        let next = match queue.try_recv() {
+            Ok(started) => Some(started),
+            Err(_) => {
+                if let Err(close) = write_frame(config, &mut output, &mut held).await {
+                    return close;
+                }
+                queue.recv().await
+            }
+        };
+        let Some(Started {
             api,
             at,
-            answer,
+            mut answer,
             _memory,
             _place,
-        } = started;
-        let answer = match answer.await {
+        }) = next
+        else {
+            break;
+        };
+        let there = tokio::select! {
+            biased;
+            answer = &mut answer => Some(answer),
+            () = std::future::ready(()) => None,
+        };
+        let answer = match there {
+            Some(answer) => answer,
+            None => {
+                if let Err(close) = write_frame(config, &mut output, &mut held).await {
+                    return close;
+                }
+                answer.await
+            }
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) => {
                 metrics::request(api, "failed", at.elapsed());
+                let written = write_frame(config, &mut output, &mut held).await;
                 let api = api.name();
-                return Close::Encode { api, error };
+                return written.err().unwrap_or(Close::Encode { api, error });
             }
         };
         metrics::request(api, answer.outcome.name(), at.elapsed());
-        if let Some(frame) = answer.frame
-            && let Err(close) = write_frame(config, &mut output, frame).await
-        {
-            return close;
+        if let Some(mut frame) = answer.frame {
+            if held.len() + frame.remaining() <= HELD_BYTES {
+                held.put(frame);
+            } else {
+                let mut written = write_frame(config, &mut output, &mut held).await;
+                if written.is_ok() {
+                    written = write_frame(config, &mut output, &mut frame).await;
+                }
+                if let Err(close) = written {
+                    return close;
+                }
+            }
         }
         if answer.close {
-            return Close::Unacknowledged;
+            let written = write_frame(config, &mut output, &mut held).await;
+            return written.err().unwrap_or(Close::Unacknowledged);
         }
     }
     // The client reads the last answers to their end before it sees the connection close.
@@ -263,11 +304,14 @@ async fn write<W: AsyncWrite + Unpin>(
 async fn write_frame<W: AsyncWrite + Unpin>(
     config: &KafkaConfig,
     output: &mut W,
-    mut frame: Frame,
+    frame: &mut impl Buf,
 ) -> Result<(), Close> {
+    if !frame.has_remaining() {
+        return Ok(());
+    }
     metrics::bytes("out", frame.remaining());
     while frame.has_remaining() {
-        let written = timeout(config.write_timeout, output.write_buf(&mut frame))
+        let written = timeout(config.write_timeout, output.write_buf(frame))
             .await
             .map_err(|_| Close::SlowReader(config.write_timeout))?
             .map_err(Close::Write)?;

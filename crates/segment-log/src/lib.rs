@@ -31,7 +31,7 @@
 //! ```
 //! use std::sync::Arc;
 //! use rivven_core_types::{
-//!     BatchBuilder, LeaderEpoch, Offset, OsVfs, PartitionId, ReplicaLog, TopicId,
+//!     BatchBuilder, LeaderEpoch, Offset, OsVfs, PartitionId, ReplicaLog, SyncBy, TopicId,
 //! };
 //! use rivven_segment_log::{SegmentLogConfig, SegmentLogStore};
 //!
@@ -46,7 +46,7 @@
 //! let batch = BatchBuilder::new(0).record(0, None, Some(b"hello")).build()?;
 //! let appended = log.append_as_leader(epoch, &batch)?;
 //! if let Some(ticket) = log.begin_flush() {
-//!     log.finish_flush(ticket.end, ticket.generation, (ticket.job)())?;
+//!     log.finish_flush(ticket.end, ticket.generation, (ticket.job)(SyncBy::Job))?;
 //! }
 //! assert_eq!(log.durable_end(), appended.end);
 //! # Ok::<(), Box<dyn std::error::Error>>(())

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rivven_core_types::{
     Appended, BatchHeader, Durability, EpochEnd, FlushTicket, LeaderEpoch, LogConfig, LogError,
-    LogSlice, Offset, RecordBatch, ReplicaLog, ScrubOutcome, ScrubTicket, TimestampedOffset,
-    UnixMillis, planted,
+    LogSlice, Offset, RecordBatch, ReplicaLog, ScrubOutcome, ScrubTicket, SyncBy,
+    TimestampedOffset, UnixMillis, planted,
 };
 
 use crate::cut_record;
@@ -171,7 +171,7 @@ impl ReplicaLog for SegmentLog {
         }
         if start > self.durable_end {
             let end = self.end();
-            let synced = self.flush_job()();
+            let synced = self.flush_job()(SyncBy::Job);
             let readable = self.durable_end;
             self.guard(synced, readable)?;
             self.note_durable(end)?;
@@ -240,13 +240,16 @@ impl ReplicaLog for SegmentLog {
 
 impl SegmentLog {
     /// The blocking work that makes everything stored so far durable.
-    fn flush_job(&self) -> Box<dyn FnOnce() -> io::Result<()> + Send> {
+    fn flush_job(&self) -> Box<dyn FnOnce(SyncBy) -> io::Result<()> + Send> {
         let (files, names) = self.unsynced();
         let gate = self.gate.clone();
         let vfs = Arc::clone(&self.vfs);
         let dir = self.dir.clone();
-        Box::new(move || {
+        Box::new(move |by| {
             gate.run(|| {
+                if by == SyncBy::WholeDisk {
+                    return Ok(());
+                }
                 for file in &files {
                     if planted("segment-log.flush-does-not-sync") {
                         continue;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rivven_core_types::{LogError, LogStore, Offset, OpenedLog, PartitionId, Vfs};
+use rivven_core_types::{LogError, LogStore, Offset, OpenedLog, PartitionId, Vfs, VfsDisk};
 
 use crate::config::{SegmentLogConfig, SegmentLogError};
 use crate::cut_record;
@@ -28,6 +28,8 @@ pub struct SegmentLogStore {
     /// every log has been opened since: what was only in the page cache is gone. Until
     /// [`LogStore::mark_running`].
     after_unclean_stop: Arc<AtomicBool>,
+    /// The whole disk, if it can be synced at once.
+    disk: Option<Arc<dyn VfsDisk>>,
 }
 
 impl SegmentLogStore {
@@ -38,13 +40,16 @@ impl SegmentLogStore {
         config: SegmentLogConfig,
     ) -> Result<Self, SegmentLogError> {
         config.validate()?;
-        let store = Self {
+        let mut store = Self {
             dir: dir.into(),
             vfs,
             config,
             after_unclean_stop: Arc::default(),
+            disk: None,
         };
         store.prepare()?;
+        // Before anything is written, so that a lost write is reported to this handle.
+        store.disk = store.vfs.disk(&store.dir).map_err(LogError::from)?;
         Ok(store)
     }
 
@@ -133,6 +138,13 @@ impl LogStore for SegmentLogStore {
 
     fn mark_stopped(&self) -> Result<(), LogError> {
         Ok(shutdown::mark_stopped(self.vfs.as_ref(), &self.dir)?)
+    }
+
+    fn sync_disk(&self) -> Result<bool, LogError> {
+        match &self.disk {
+            Some(disk) => Ok(disk.sync_all().map(|()| true)?),
+            None => Ok(false),
+        }
     }
 
     fn remove(&self, partition: PartitionId) -> Result<(), LogError> {

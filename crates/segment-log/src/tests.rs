@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use rivven_core_types::test_util::MemVfs;
 use rivven_core_types::{
-    BatchBuilder, LeaderEpoch, LogError, Offset, PartitionId, RecordBatch, ReplicaLog, TopicId, Vfs,
+    BatchBuilder, LeaderEpoch, LogError, Offset, PartitionId, RecordBatch, ReplicaLog, SyncBy,
+    TopicId, Vfs,
 };
 
 use crate::{SegmentLog, SegmentLogConfig, SegmentLogStore};
@@ -76,7 +77,7 @@ fn fill(log: &mut SegmentLog, epoch: i32, count: usize) {
 
 fn flush(log: &mut SegmentLog) {
     if let Some(ticket) = log.begin_flush() {
-        let result = (ticket.job)();
+        let result = (ticket.job)(SyncBy::Job);
         log.finish_flush(ticket.end, ticket.generation, result)
             .unwrap();
     }

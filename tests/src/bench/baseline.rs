@@ -55,3 +55,17 @@ pub fn loopback_bytes_per_second(time: Duration) -> io::Result<f64> {
     let elapsed = started.elapsed().as_secs_f64();
     Ok(f64::from(u32::try_from(total >> 10).unwrap_or(u32::MAX)) * 1024.0 / elapsed)
 }
+
+/// The processor time that this machine has spent, and how much of it was not idle, in ticks.
+pub fn processor_ticks() -> io::Result<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/stat")?;
+    let first = text.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = first
+        .split_whitespace()
+        .filter_map(|t| t.parse().ok())
+        .collect();
+    let all = ticks.iter().take(8).sum();
+    // Idle, and idle with I/O under way.
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    Ok((all, all - idle))
+}

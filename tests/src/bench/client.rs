@@ -2,7 +2,7 @@
 //! requests are laid out by hand at versions that need no generated code.
 
 use std::collections::VecDeque;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, BufReader, Read, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ const CREATE_TOPICS: i16 = 19;
 const CREATE_TOPICS_VERSION: i16 = 2;
 const ACKS_ALL: i16 = -1;
 const TIMEOUT_MS: i32 = 10_000;
+/// Most bytes of small requests that go out in one write, as buffering clients do it.
+const WRITE_BYTES: usize = 32 << 10;
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -111,7 +113,7 @@ fn produce_frame(load: &Load) -> Result<Vec<u8>, LoadError> {
     Ok(frame(PRODUCE, PRODUCE_VERSION, &body))
 }
 
-fn read_frame(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
+fn read_frame(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<()> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = usize::try_from(i32::from_be_bytes(length)).unwrap_or(0);
@@ -172,7 +174,7 @@ struct Window {
 pub fn run_load(broker: SocketAddr, load: &Load) -> Result<Loaded, LoadError> {
     let request = produce_frame(load)?;
     let mut writing = connect(broker)?;
-    let mut reading = writing.try_clone()?;
+    let mut reading = BufReader::with_capacity(WRITE_BYTES, writing.try_clone()?);
     let window = Arc::new(Window::default());
     let code_offset = 4 + 4 + 2 + load.topic.len() + 4 + 4;
     let started = Instant::now();
@@ -201,6 +203,8 @@ pub fn run_load(broker: SocketAddr, load: &Load) -> Result<Loaded, LoadError> {
         })
     };
     let mut first = true;
+    let at_once = (WRITE_BYTES / request.len()).max(1);
+    let several = request.repeat(at_once.min(load.in_flight));
     while (first || started.elapsed() < load.time) && !reader.is_finished() {
         first = false;
         let mut sent = window.sent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -208,9 +212,13 @@ pub fn run_load(broker: SocketAddr, load: &Load) -> Result<Loaded, LoadError> {
             let waited = window.moved.wait_timeout(sent, Duration::from_millis(100));
             sent = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        sent.push_back(Instant::now());
+        // As many as the window and one write have room for.
+        let count = load.in_flight.saturating_sub(sent.len()).clamp(1, at_once);
+        let now = Instant::now();
+        sent.extend(std::iter::repeat_n(now, count));
         drop(sent);
-        writing.write_all(&request)?;
+        let bytes = several.get(..count * request.len()).unwrap_or(&request);
+        writing.write_all(bytes)?;
     }
     // All answers, then the end of the stream.
     while !reader.is_finished() {

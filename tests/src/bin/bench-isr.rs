@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rivven_tests::Failure;
 use rivven_tests::bench::{
-    Figure, Load, create_topic, loopback_bytes_per_second, percentile, run_load,
+    Figure, Load, create_topic, loopback_bytes_per_second, percentile, processor_ticks, run_load,
     synced_appends_per_second,
 };
 use rivven_tests::kafka::KafkaClient;
@@ -180,10 +180,14 @@ async fn measure(
             time,
         };
         eprintln!("{what}, {durability}, {} s", time.as_secs());
+        let before = processor_ticks()?;
         let loaded = tokio::task::spawn_blocking(move || run_load(leader, &load)).await;
         let loaded = loaded
             .map_err(|e| Failure::new(e.to_string()))?
             .map_err(|e| Failure::new(format!("{what}: {e}")))?;
+        let after = processor_ticks()?;
+        let busy = (after.1 - before.1) * 100 / (after.0 - before.0).max(1);
+        eprintln!("  the machine's processors were busy for {busy} % of the time");
         let case = format!("{what}, {durability}");
         if in_flight == 1 {
             let limit = if lazy {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::entropy::Rng;
-use crate::vfs::{OpenMode, Vfs, VfsFile};
+use crate::vfs::{OpenMode, Vfs, VfsDisk, VfsFile};
 
 /// Bytes that a disk writes as one unit; writes are torn at multiples of it.
 const SECTOR_BYTES: usize = 512;
@@ -357,6 +357,12 @@ impl Vfs for MemVfs {
         Ok(disk.names.contains_key(path) || disk.directories.contains(path))
     }
 
+    fn disk(&self, path: &Path) -> io::Result<Option<Arc<dyn VfsDisk>>> {
+        let _whole = path;
+        drop(self.alive()?);
+        Ok(Some(Arc::new(self.clone())))
+    }
+
     fn boot_id(&self) -> Option<[u8; 16]> {
         Some(u128::from(lock(&self.disk).boots + 1).to_be_bytes())
     }
@@ -375,6 +381,39 @@ impl Vfs for MemVfs {
         disk.digest(b'd', path, [0; 2]);
         disk.syncs += 1;
         Ok(())
+    }
+}
+
+impl VfsDisk for MemVfs {
+    fn sync_all(&self) -> io::Result<()> {
+        let mut disk = self.alive()?;
+        // Files that cannot be synced stay as they are, and the whole fails.
+        let mut failed = None;
+        let names: Vec<_> = disk.names.clone().into_iter().collect();
+        for (path, inode) in names {
+            if let Err(error) = disk.fault(&path, &[DiskFault::FailSync]) {
+                failed = Some(error);
+                continue;
+            }
+            if let Some(inode) = disk.inodes.get_mut(&inode) {
+                inode.sync();
+            }
+            disk.digest(b'a', &path, [0; 2]);
+            let _before = disk.durable_names.insert(path, inode);
+        }
+        let names = disk.names.clone();
+        disk.durable_names
+            .retain(|path, _| names.contains_key(path));
+        disk.syncs += 1;
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+impl Inode {
+    fn sync(&mut self) {
+        for change in std::mem::take(&mut self.since_sync) {
+            apply(&mut self.synced, &change, None);
+        }
     }
 }
 
@@ -443,9 +482,7 @@ impl VfsFile for MemFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.with(&[DiskFault::FailSync], |inode| {
-            for change in std::mem::take(&mut inode.since_sync) {
-                apply(&mut inode.synced, &change, None);
-            }
+            inode.sync();
             Ok(())
         })
     }
@@ -529,6 +566,26 @@ mod tests {
         assert!(after.is_blown() && file.write_all_at(b"f", 0).is_err());
         let after = after.lose_power(&mut Rng::new(1));
         assert!(!after.is_blown() && after.open(Path::new("/d/g"), OpenMode::Create).is_ok());
+    }
+
+    #[test]
+    fn a_sync_of_the_whole_disk_fails_if_one_file_does_and_syncs_the_others() {
+        for seed in 0..20 {
+            let vfs = MemVfs::new();
+            vfs.create_dir_all(Path::new("/d")).unwrap();
+            let disk = vfs.disk(Path::new("/d")).unwrap().unwrap();
+            write(&vfs, "/d/a", b"abc", false);
+            disk.sync_all().unwrap();
+            write(&vfs, "/d/a", b"ABC", false);
+            write(&vfs, "/d/b", b"xyz", false);
+            vfs.inject("/d/a", DiskFault::FailSync);
+            assert!(disk.sync_all().is_err());
+            let after = vfs.lose_power(&mut Rng::new(seed));
+            after.heal();
+            assert_eq!(after.read_file(Path::new("/d/b"), 100).unwrap(), b"xyz");
+            assert!(after.exists(Path::new("/d/a")).unwrap());
+            assert!(disk.sync_all().is_err(), "old handles are dead");
+        }
     }
 
     #[test]

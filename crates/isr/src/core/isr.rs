@@ -117,6 +117,20 @@ impl PartitionReplica {
         }
     }
 
+    /// Has the followers outside the in-sync set say anew where they stand. What they told earlier may
+    /// have been true then only: a damaged log is made anew within the life of its broker.
+    pub(crate) fn ask_joiners(&self, out: &mut Vec<Output>) {
+        if let Role::Leader(leader) = &self.role {
+            let mut joiners = leader.remotes.iter();
+            let known = joiners.any(|(broker, remote)| {
+                remote.progress.is_some() && !self.state.isr.contains(broker)
+            });
+            if known {
+                out.push(Output::Restate);
+            }
+        }
+    }
+
     /// Proposes to drop the members that have been behind for longer than the lag time.
     pub(crate) fn check_lag(
         &mut self,
@@ -257,10 +271,12 @@ impl PartitionReplica {
             {
                 leader.pending = None;
                 leader.expand_not_before = retry_at;
+                leader.restate_at = Some(retry_at);
             }
             Some(Err(AlterPartitionError::IneligibleReplica)) => {
                 pending.phase = Phase::RepeatAt(retry_at);
                 leader.expand_not_before = retry_at;
+                leader.restate_at = Some(retry_at);
                 self.withdraw(view, out);
             }
             None | Some(Err(AlterPartitionError::NotController)) => {
@@ -309,5 +325,6 @@ impl PartitionReplica {
         }
         self.advance_high_watermark(now, view, log, out);
         self.complete_trimmed(log, out);
+        self.ask_joiners(out);
     }
 }

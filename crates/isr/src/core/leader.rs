@@ -1,7 +1,8 @@
 //! The leader's side: writes, reads, followers' fetches and the high watermark.
 
 use rivven_core_types::{
-    BrokerId, EpochEnd, LeaderEpoch, MonoTime, Offset, ReplicaLog, TimestampedOffset, planted,
+    BrokerId, EpochEnd, LeaderEpoch, MonoTime, NodeEpoch, Offset, ReplicaLog, TimestampedOffset,
+    planted,
 };
 use std::ops::ControlFlow;
 
@@ -57,6 +58,23 @@ impl PartitionReplica {
                 Err(ReplicationError::UnknownLeaderEpoch { current, requested })
             }
             Some(_) | None => Ok(leader),
+        }
+    }
+
+    /// A follower fetched at `at` without naming this partition: it stood where it had last told. A
+    /// write that follows does not find it lagging because nothing had been written for long.
+    pub fn polled(
+        &mut self,
+        broker: BrokerId,
+        node_epoch: NodeEpoch,
+        at: MonoTime,
+        log: &dyn ReplicaLog,
+    ) {
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(remote) = leader.remotes.get_mut(&broker)
+            && remote.progress.is_some_and(|p| p.node_epoch == node_epoch)
+        {
+            remote.polled(at, log.log_end(), self.state.durability);
         }
     }
 
@@ -430,7 +448,7 @@ impl PartitionReplica {
         &self,
         broker: BrokerId,
         view: &ClusterView,
-    ) -> Result<rivven_core_types::NodeEpoch, ReplicationError> {
+    ) -> Result<NodeEpoch, ReplicationError> {
         let assigned = broker != self.me && self.state.is_replica(broker);
         let known = view.node_epochs.get(&broker).copied();
         known

@@ -27,6 +27,9 @@ pub(crate) struct Leader {
     /// No expansion is proposed before this, after one was refused.
     pub(crate) expand_not_before: MonoTime,
     pub(crate) next_lag_check: MonoTime,
+    /// When the followers outside the in-sync set are asked again where they stand, after an
+    /// expansion was refused.
+    pub(crate) restate_at: Option<MonoTime>,
     /// Writes that wait for the local durable end (acks=1).
     pub(crate) waiting_durable: Purgatory,
     /// Writes that wait for the high watermark (acks=all).
@@ -238,6 +241,7 @@ impl PartitionReplica {
             pending: None,
             expand_not_before: now,
             next_lag_check: now + self.lag_check_interval(),
+            restate_at: None,
             waiting_durable: Purgatory::default(),
             waiting_committed: Purgatory::default(),
             waiting_trimmed: Purgatory::default(),
@@ -377,7 +381,11 @@ impl PartitionReplica {
             });
         }
         let lag_check = now >= leader.next_lag_check;
+        let restate = leader.restate_at.take_if(|at| now >= *at).is_some();
         self.repeat_proposal(now, out);
+        if lag_check || restate {
+            self.ask_joiners(out);
+        }
         if lag_check {
             self.check_lag(now, view, log, out);
             // A replica outside the set that has fallen behind holds the high watermark no longer.
@@ -390,6 +398,7 @@ impl PartitionReplica {
         match &self.role {
             Role::Leader(leader) => {
                 leader.pending.is_some()
+                    || leader.restate_at.is_some()
                     || !leader.waiting_durable.is_empty()
                     || !leader.waiting_committed.is_empty()
                     || !leader.waiting_trimmed.is_empty()

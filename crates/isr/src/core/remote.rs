@@ -47,6 +47,17 @@ impl Remote {
         self.last_fetch = None;
     }
 
+    /// The follower fetched at `at` and stood where it had told. It still had everything then if it had
+    /// everything until now, which `leader_end` tells.
+    pub(crate) fn polled(&mut self, at: MonoTime, leader_end: Offset, durability: Durability) {
+        if self
+            .counted_end(durability)
+            .is_some_and(|end| end >= leader_end)
+        {
+            self.last_caught_up = self.last_caught_up.max(Some(at));
+        }
+    }
+
     /// Takes newer progress; `false` if it is older than what is known (delayed or repeated).
     /// `leader_end` is the leader's log end before the read that answers the fetch.
     pub(crate) fn update(

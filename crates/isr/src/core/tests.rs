@@ -3,5 +3,6 @@
 mod deletion;
 mod planted;
 mod rules;
+mod sessions;
 mod sim;
 mod support;

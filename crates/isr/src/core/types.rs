@@ -181,6 +181,8 @@ pub enum Output {
     HighWatermark,
     /// Role or leader epoch have changed: every long poll must be answered.
     RoleChanged,
+    /// A follower outside the in-sync set may be fit to join: it should say anew where it stands.
+    Restate,
     /// A follower's progress changed outside of a fetch: the leader should hear of it soon.
     Progress,
     /// There are bytes that should become durable: somebody waits for it.

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::api::{FetchPartition, Fetched, FetchedPartition, LocalLog, Produced};
 use super::protocol::FetchEntry;
+use super::session::Session;
 use crate::core::{
     Acks, AlterResult, ClusterView, FetchPosition, FetchReply, OffsetSpec, ReplicaFetched,
 };
@@ -51,14 +52,19 @@ pub(super) struct ScrubDone {
 pub(super) struct ReplicaRead {
     pub(super) broker: BrokerId,
     pub(super) node_epoch: NodeEpoch,
-    pub(super) session_epoch: u64,
-    /// Position in the request, and the entry.
-    pub(super) entries: Vec<(u32, FetchEntry)>,
+    pub(super) entries: Vec<Stand>,
     pub(super) max_bytes: usize,
     pub(super) partition_max_bytes: usize,
-    /// Woken when one of the logs grows.
-    pub(super) wake: Arc<Notify>,
-    pub(super) reply: oneshot::Sender<Vec<(u32, FetchEntry, ReplicaAnswer)>>,
+    /// Told when one of the logs grows; `None` for a fetch outside of any session.
+    pub(super) session: Option<Arc<Session>>,
+    pub(super) reply: oneshot::Sender<Vec<(FetchEntry, ReplicaAnswer)>>,
+}
+
+/// Where a follower stands with a partition, and the number of the fetch that said so.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stand {
+    pub(super) entry: FetchEntry,
+    pub(super) session_epoch: u64,
 }
 
 pub(super) type ReplicaAnswer = Result<ReplicaFetched, ReplicationError>;
@@ -80,6 +86,17 @@ pub(super) struct Positions {
     pub(super) entries: Vec<FetchEntry>,
     /// When the first refused partition may be fetched again.
     pub(super) retry_at: Option<MonoTime>,
+}
+
+/// Which positions a fetch names.
+#[derive(Debug, Clone)]
+pub(super) enum Wanted {
+    /// All of them: the session is new.
+    All,
+    /// Those that the session has not heard, and those of a fetch that was given up.
+    Session(Vec<PartitionId>),
+    /// Those that have moved since they were last told in whatever way.
+    Moved,
 }
 
 /// A metadata change, as far as it concerns one shard.
@@ -145,12 +162,14 @@ pub(super) enum Command {
     },
     Positions {
         leader: BrokerId,
-        /// Only those that have moved since they were last asked for.
-        only_moved: bool,
+        wanted: Wanted,
+        /// Most of them; the others come with the next fetch.
+        limit: usize,
         reply: oneshot::Sender<Positions>,
     },
     Fetched {
-        replies: Vec<(PartitionId, FetchPosition, FetchReply)>,
+        /// What the fetch had said if it was outside of any session, and the answer.
+        replies: Vec<(PartitionId, Option<FetchPosition>, FetchReply)>,
         reply: oneshot::Sender<()>,
     },
     AlterAnswered(Vec<(AlterPartitionProposal, Option<AlterResult>)>),

@@ -4,6 +4,10 @@
 //! nothing reports the progress at once; so the poll's wait never delays an acknowledgement, and data
 //! on its way is never thrown away. Both carry growing session epochs, and the leader ignores the
 //! progress of whichever was overtaken.
+//!
+//! The polls are an incremental session (KIP-227): each names the partitions that stand elsewhere than
+//! the leader was told or that were in its last answer, and no others. A failed poll ends the session; a
+//! poll that is given up does not, since each says which answer was the last to arrive.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,13 +15,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use rivven_core_types::{
-    BoxFuture, BrokerId, Clock, Lane, MonoTime, NodeEpoch, NodeName, PeerRpc, RpcError, RpcKind,
-    RpcRequest, RpcResponse,
+    BoxFuture, BrokerId, Clock, Lane, MonoTime, NodeEpoch, NodeName, PartitionId, PeerRpc,
+    RpcError, RpcKind, RpcRequest, RpcResponse,
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::command::{Command, Positions};
-use super::protocol::{self, Answer, FULL_FETCH, FetchEntry, FetchHeader};
+use super::command::{Command, Positions, Wanted};
+use super::protocol::{self, Answer, FetchEntry, FetchHeader, NO_SESSION};
 use crate::config::ReplicationConfig;
 use crate::core::{FetchReply, ReplicaFetched};
 
@@ -65,6 +69,20 @@ struct InFlight {
     call: BoxFuture<'static, Result<RpcResponse, RpcError>>,
 }
 
+/// The fetch session with the leader (KIP-227), as the follower sees it.
+#[derive(Debug, Default)]
+struct SessionState {
+    /// Its id, and the life of this broker in which it was opened; `None` before the first fetch and
+    /// after a failed one.
+    open: Option<(u64, NodeEpoch)>,
+    /// The number of the next fetch in it.
+    next: u64,
+    /// The last fetch whose answer has arrived.
+    answered: u64,
+    /// What a fetch that was given up had named.
+    again: Vec<PartitionId>,
+}
+
 /// Why a round of fetching ended.
 enum RoundEnd {
     /// Go on at once.
@@ -79,12 +97,14 @@ impl Fetcher {
     /// Runs until its task is aborted or the shards are gone.
     pub(super) async fn run(self) {
         let mut failures = 0u64;
-        let mut turn = 0usize;
+        let mut session = SessionState::default();
         loop {
-            match self.round(turn).await {
+            match self.round(&mut session).await {
                 RoundEnd::Again => failures = 0,
                 RoundEnd::Stopped => return,
                 RoundEnd::Failed(reason) => {
+                    // Nobody knows what the leader has heard.
+                    session = SessionState::default();
                     failures += 1;
                     metrics::counter!("rivven_isr_fetch_failures_total").increment(1);
                     if failures >= WARN_AFTER_FAILURES
@@ -96,21 +116,38 @@ impl Fetcher {
                     tokio::time::sleep(self.config.fetch_interval).await;
                 }
             }
-            turn = turn.wrapping_add(1);
         }
     }
 
-    async fn round(&self, turn: usize) -> RoundEnd {
-        let Some(positions) = self.positions(turn, false).await else {
+    async fn round(&self, session: &mut SessionState) -> RoundEnd {
+        let node_epoch = self.table().local_epoch;
+        let open = session.open.filter(|(_, epoch)| Some(*epoch) == node_epoch);
+        let wanted = if open.is_some() {
+            Wanted::Session(std::mem::take(&mut session.again))
+        } else {
+            Wanted::All
+        };
+        let Some(positions) = self.positions(&wanted).await else {
             return RoundEnd::Stopped;
         };
         let retry = positions.retry_at.map(|at| self.until(at));
-        if positions.entries.is_empty() {
-            self.wait_for_change(retry).await;
-            return RoundEnd::Again;
+        if open.is_none() {
+            if positions.entries.is_empty() {
+                self.wait_for_change(retry).await;
+                return RoundEnd::Again;
+            }
+            let Some(node_epoch) = node_epoch else {
+                return RoundEnd::Failed("this broker is not registered".to_owned());
+            };
+            *session = SessionState {
+                open: Some((self.next_epoch(), node_epoch)),
+                ..SessionState::default()
+            };
         }
         let wait = self.config.fetch_max_wait;
-        let mut poll = match self.send(positions.entries, self.config.fetch_max_bytes, wait) {
+        let sequence = session.next;
+        session.next += 1;
+        let mut poll = match self.send(positions.entries, Some((session, sequence)), wait) {
             Ok(poll) => poll,
             Err(reason) => return RoundEnd::Failed(reason),
         };
@@ -122,30 +159,37 @@ impl Fetcher {
             // ends the round, and there is one report at a time.
             tokio::select! {
                 biased;
-                answer = &mut poll.call => return self.take(&poll.entries, answer).await,
+                answer = &mut poll.call => {
+                    let end = self.take(None, answer).await;
+                    session.answered = sequence;
+                    return end;
+                }
                 answer = pending_call(&mut report) => {
                     let entries = report.take().map(|r| r.entries).unwrap_or_default();
-                    match self.take(&entries, answer).await {
+                    match self.take(Some(&entries), answer).await {
                         RoundEnd::Again => {}
                         end @ (RoundEnd::Failed(_) | RoundEnd::Stopped) => return end,
                     }
                 }
                 () = self.signals.progress.notified(), if report.is_none() => {
-                    let Some(positions) = self.positions(turn, true).await else {
+                    let Some(positions) = self.positions(&Wanted::Moved).await else {
                         return RoundEnd::Stopped;
                     };
                     if positions.entries.is_empty() {
                         continue;
                     }
-                    match self.send(positions.entries, 0, Duration::ZERO) {
+                    match self.send(positions.entries, None, Duration::ZERO) {
                         Ok(call) => report = Some(call),
                         Err(reason) => return RoundEnd::Failed(reason),
                     }
                 }
-                () = self.signals.changed.notified() => return RoundEnd::Again,
-                () = &mut retry => return RoundEnd::Again,
+                () = self.signals.changed.notified() => break,
+                () = &mut retry => break,
             }
         }
+        // Given up: whether the leader heard it is not known.
+        session.again = poll.entries.iter().map(|e| e.partition).collect();
+        RoundEnd::Again
     }
 
     fn until(&self, at: MonoTime) -> Duration {
@@ -164,21 +208,19 @@ impl Fetcher {
         }
     }
 
-    /// Where the followed partitions stand; `None` when a shard is gone. What was asked for and then
-    /// not sent goes with the next poll, which names every partition.
-    async fn positions(&self, turn: usize, only_moved: bool) -> Option<Positions> {
+    /// Where the followed partitions stand; `None` when a shard is gone.
+    async fn positions(&self, wanted: &Wanted) -> Option<Positions> {
         let mut all = Positions::default();
         for shard in &self.shards {
             let (reply, answer) = oneshot::channel();
-            let leader = self.leader;
-            shard
-                .send(Command::Positions {
-                    leader,
-                    only_moved,
-                    reply,
-                })
-                .await
-                .ok()?;
+            let limit = self.config.fetch_max_partitions - all.entries.len();
+            let command = Command::Positions {
+                leader: self.leader,
+                wanted: wanted.clone(),
+                limit,
+                reply,
+            };
+            shard.send(command).await.ok()?;
             let positions = answer.await.ok()?;
             all.entries.extend(positions.entries);
             all.retry_at = match (all.retry_at, positions.retry_at) {
@@ -186,36 +228,48 @@ impl Fetcher {
                 (a, b) => a.or(b),
             };
         }
-        // Every partition comes first in its turn, so that a busy one cannot starve the others.
-        let count = all.entries.len();
-        if count > 0 {
-            all.entries.rotate_left(turn % count);
-        }
-        all.entries.truncate(self.config.fetch_max_partitions);
         Some(all)
     }
 
+    fn table(&self) -> Arc<BrokerTable> {
+        let table = self.brokers.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&table)
+    }
+
+    fn next_epoch(&self) -> u64 {
+        self.session_epochs.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Sends a fetch of the session with this sequence, or a report outside of any.
     fn send(
         &self,
         entries: Vec<FetchEntry>,
-        max_bytes: usize,
+        session: Option<(&SessionState, u64)>,
         max_wait: Duration,
     ) -> Result<InFlight, String> {
-        let table = self
-            .brokers
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let table = self.table();
         let Some((name, _)) = table.brokers.get(&self.leader) else {
             return Err("the leader is not registered".to_owned());
         };
         let node_epoch = table
             .local_epoch
             .ok_or_else(|| "this broker is not registered".to_owned())?;
+        let opened = session.and_then(|(state, sequence)| Some((state, sequence, state.open?)));
+        let (session_id, sequence, answered, max_bytes) = match opened {
+            Some((_, _, (_, opened_in))) if opened_in != node_epoch => {
+                return Err("this broker has registered anew".to_owned());
+            }
+            Some((state, sequence, (id, _))) => {
+                (id, sequence, state.answered, self.config.fetch_max_bytes)
+            }
+            None => (NO_SESSION, 0, 0, 0),
+        };
         let header = FetchHeader {
             node_epoch,
-            session_id: FULL_FETCH,
-            session_epoch: self.session_epochs.fetch_add(1, Ordering::Relaxed),
+            session_id,
+            sequence,
+            answered,
+            session_epoch: self.next_epoch(),
             max_wait_ms: u32::try_from(max_wait.as_millis()).unwrap_or(u32::MAX),
             max_bytes: u32::try_from(max_bytes).unwrap_or(u32::MAX),
             partition_max_bytes: u32::try_from(self.config.fetch_partition_max_bytes)
@@ -235,21 +289,31 @@ impl Fetcher {
         })
     }
 
-    /// Hands an answer to the shards and waits until they have stored it.
+    /// Hands an answer to the shards and waits until they have stored it. `report` is what the fetch
+    /// said if it was outside of the session.
     async fn take(
         &self,
-        entries: &[FetchEntry],
+        report: Option<&[FetchEntry]>,
         answer: Result<RpcResponse, RpcError>,
     ) -> RoundEnd {
         let answers = match answer.and_then(|response| protocol::decode_answer(&response)) {
             Ok(answers) => answers,
             Err(error) => return RoundEnd::Failed(error.to_string()),
         };
+        let said: Option<BTreeMap<_, _>> =
+            report.map(|entries| entries.iter().map(|e| (e.partition, e.position)).collect());
         let mut by_shard: Vec<Vec<_>> = self.shards.iter().map(|_| Vec::new()).collect();
         for (answer, bytes) in answers {
-            let index = usize::try_from(answer.index).unwrap_or(usize::MAX);
-            let Some(entry) = entries.get(index) else {
-                return RoundEnd::Failed("the answer names a partition not asked for".to_owned());
+            let partition = answer.partition;
+            let asked = match &said {
+                None => None,
+                Some(said) => match said.get(&partition) {
+                    Some(position) => Some(*position),
+                    None => {
+                        let text = "the answer names a partition not asked for";
+                        return RoundEnd::Failed(text.to_owned());
+                    }
+                },
             };
             let reply = match answer.answer {
                 Answer::Data {
@@ -269,9 +333,9 @@ impl Fetcher {
                 }
                 Answer::Refused(_code) => FetchReply::Refused,
             };
-            let shard = super::manager::shard_of(entry.partition, self.shards.len());
+            let shard = super::manager::shard_of(partition, self.shards.len());
             if let Some(replies) = by_shard.get_mut(shard) {
-                replies.push((entry.partition, entry.position, reply));
+                replies.push((partition, asked, reply));
             }
         }
         for (shard, replies) in self.shards.iter().zip(by_shard) {

@@ -13,6 +13,7 @@ use super::api::ReplicationPorts;
 use super::command::Command;
 use super::fetcher::{BrokerTable, Fetcher, SignalTable, Signals};
 use super::flusher::FlushWork;
+use super::session::Sessions;
 use super::shard::{Mailbox, StatusTable};
 use crate::config::ReplicationConfig;
 
@@ -31,6 +32,8 @@ pub(super) struct Inner {
     pub(super) signals: SignalTable,
     pub(super) brokers: Arc<RwLock<Arc<BrokerTable>>>,
     pub(super) session_epochs: Arc<AtomicU64>,
+    /// The sessions of the brokers that follow this one.
+    pub(super) sessions: Sessions,
     pub(super) contact_until: Arc<AtomicU64>,
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) fetchers: Mutex<BTreeMap<BrokerId, JoinHandle<()>>>,

@@ -19,6 +19,7 @@ use super::fetcher::{BrokerTable, SignalTable};
 use super::flusher::FlushWork;
 use super::inner::{Inner, tick};
 use super::seed::{NoController, NoPeers, PartitionReplication, TokioExecutor};
+use super::session::Sessions;
 use super::shard::{Mailbox, Shard, ShardParts, StatusTable, signal};
 use super::{alter, flusher, scrubber, serve};
 use crate::config::ReplicationConfig;
@@ -144,7 +145,8 @@ impl ReplicationManager {
         }
         // Weak, so that the loops end when the manager is dropped.
         let weak = || shards.iter().map(mpsc::Sender::downgrade).collect();
-        let flushes = flusher::run(flush_rx, Arc::clone(&ports.logs), weak());
+        let group_from = config.group_sync_from;
+        let flushes = flusher::run(flush_rx, Arc::clone(&ports.logs), weak(), group_from);
         ports.flusher.spawn("isr-flusher", Box::pin(flushes));
         let runtime = tokio::runtime::Handle::current();
         let alters = alter::run(alter_rx, Arc::clone(&ports.controller), weak());
@@ -160,6 +162,7 @@ impl ReplicationManager {
             signals,
             brokers: Arc::default(),
             session_epochs: Arc::new(AtomicU64::new(1)),
+            sessions: Sessions::default(),
             contact_until,
             runtime,
             fetchers: Mutex::default(),

@@ -11,6 +11,7 @@ mod protocol;
 mod scrubber;
 mod seed;
 mod serve;
+mod session;
 mod shard;
 #[cfg(test)]
 mod tests;

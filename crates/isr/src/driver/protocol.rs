@@ -12,17 +12,22 @@ use serde::{Deserialize, Serialize};
 use crate::core::FetchPosition;
 
 /// Version of all messages here.
-const VERSION: u8 = 1;
-/// The session id of a full fetch, which names every partition. No other is served yet.
-pub(super) const FULL_FETCH: u32 = 0;
+const VERSION: u8 = 2;
+/// The session id of a fetch outside of any session: it reports progress and asks for nothing.
+pub(super) const NO_SESSION: u64 = 0;
 
 /// The message part of a fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FetchHeader {
     /// The life of the broker that fetches.
     pub(super) node_epoch: NodeEpoch,
-    /// The fetch session (KIP-227); [`FULL_FETCH`].
-    pub(super) session_id: u32,
+    /// The fetch session (KIP-227), numbered by the follower; grows with every session of this life.
+    pub(super) session_id: u64,
+    /// The fetch's number in its session; 0 opens it. Partitions that a later fetch does not name stand
+    /// where the last fetch that named them said.
+    pub(super) sequence: u64,
+    /// The last fetch of the session whose answer has arrived. What later ones were answered is lost.
+    pub(super) answered: u64,
     /// Grows with every fetch of this life; what a fetch says is ignored once a later one has spoken.
     pub(super) session_epoch: u64,
     /// How long the leader may hold the fetch, in milliseconds.
@@ -45,8 +50,7 @@ pub(crate) struct FetchEntry {
 /// One partition of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct AnswerEntry {
-    /// Position of the partition in the request.
-    pub(super) index: u32,
+    pub(super) partition: PartitionId,
     pub(super) answer: Answer,
 }
 
@@ -99,11 +103,9 @@ pub(super) fn decode_fetch(
             entries.len()
         )));
     }
-    if header.session_id != FULL_FETCH {
-        return Err(RpcError::Refused(format!(
-            "fetch session {} is not known",
-            header.session_id
-        )));
+    if header.session_id == NO_SESSION && header.max_bytes > 0 {
+        let text = "a fetch outside of any session asks for records".to_owned();
+        return Err(RpcError::Malformed(text));
     }
     Ok((header, entries))
 }
@@ -170,7 +172,7 @@ mod tests {
 
     fn data(bytes: u32) -> AnswerEntry {
         AnswerEntry {
-            index: 0,
+            partition: PartitionId::new(rivven_core_types::TopicId::from_bytes([1; 16]), 0),
             answer: Answer::Data {
                 high_watermark: Offset::ZERO,
                 log_start: Offset::ZERO,

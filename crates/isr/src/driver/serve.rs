@@ -6,16 +6,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    BrokerId, PeerIdentity, Reply, RpcError, RpcKind, RpcRequest, RpcResponse,
+    BrokerId, NodeEpoch, PartitionId, PeerIdentity, Reply, RpcError, RpcKind, RpcRequest,
+    RpcResponse,
 };
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::api::{Fetch, FetchPartition, FetchedPartition};
-use super::command::{Command, ConsumerFetch, ReplicaAnswer, ReplicaRead};
+use super::command::{Command, ConsumerFetch, ReplicaAnswer, ReplicaRead, Stand};
 use super::inner::Inner;
 use super::manager::shard_of;
-use super::protocol::{self, Answer, AnswerEntry, FetchEntry, FetchHeader};
+use super::protocol::{self, Answer, AnswerEntry, FetchEntry, FetchHeader, NO_SESSION};
+use super::session::{Session, SessionError};
 use crate::core::ReplicaFetched;
 use crate::error::ReplicationError;
 
@@ -58,57 +60,158 @@ async fn replica_fetch(
     header: FetchHeader,
     entries: Vec<FetchEntry>,
 ) -> Result<RpcResponse, RpcError> {
+    if header.session_id == NO_SESSION {
+        return report(&inner, broker, &header, entries).await;
+    }
+    let refused = |error: SessionError| RpcError::Refused(error.to_string());
+    let session = inner.sessions.of(broker, &header).map_err(refused)?;
+    let sequence = header.sequence;
+    let arrived = session.arrive(sequence, inner.ports.clock.now());
+    arrived.map_err(refused)?;
     let wait = Duration::from_millis(u64::from(header.max_wait_ms)).min(MAX_WAIT);
     let deadline = Instant::now() + wait;
-    let wake = Arc::new(Notify::new());
-    let groups = group(entries.into_iter().enumerate(), inner.shards.len(), |e| {
-        e.partition
-    });
+    let limit = inner.config.fetch_max_partitions;
+    let mut entries = Some(entries);
+    let mut named = Vec::new();
     loop {
-        let mut left = bytes_limit(header.max_bytes, inner.config.fetch_max_bytes);
-        let mut answers = Vec::new();
-        for (shard, entries) in &groups {
-            let (reply, answer) = oneshot::channel();
-            let command = Command::ReplicaRead(ReplicaRead {
-                broker,
-                node_epoch: header.node_epoch,
-                session_epoch: header.session_epoch,
-                entries: entries
-                    .iter()
-                    .map(|(i, e)| (u32::try_from(*i).unwrap_or(u32::MAX), *e))
-                    .collect(),
-                max_bytes: left,
-                partition_max_bytes: bytes_limit(
-                    header.partition_max_bytes,
-                    inner.config.fetch_max_bytes,
-                ),
-                wake: Arc::clone(&wake),
-                reply,
-            });
-            let shard = inner.shards.get(*shard).ok_or(RpcError::Shutdown)?;
-            shard.send(command).await.map_err(|_| RpcError::Shutdown)?;
-            for answer in answer.await.map_err(|_| RpcError::Shutdown)? {
-                if let Ok(ReplicaFetched::Data { bytes, .. }) = &answer.2 {
-                    left = left.saturating_sub(bytes.len());
-                }
-                answers.push(answer);
+        let mut table = session.table.lock().await;
+        if session.is_overtaken(sequence) {
+            // What woke this fetch was meant for the newer one.
+            session.wake.notify_one();
+            return Err(refused(SessionError::Overtaken));
+        }
+        if let Some(entries) = entries.take() {
+            named = table.take(&session, &header, entries).map_err(refused)?;
+        }
+        let over = Instant::now() >= deadline;
+        let stands = table.to_read(&session, &mut named, limit);
+        let max_bytes = bytes_limit(header.max_bytes, inner.config.fetch_max_bytes);
+        let answers = read_replicas(&inner, &session, &header, stands, max_bytes).await?;
+        let (mut answer, quiet) = news(answers, &NewsOf::Session(&session));
+        quiet.into_iter().for_each(|p| session.push_quiet(p));
+        let now = inner.ports.clock.now();
+        if over || !answer.table.is_empty() && table.is_quiet_due(now) {
+            table.told_quiet(now + inner.config.fetch_max_wait);
+            let stands = table.quiet(&session, limit);
+            let answers = read_replicas(&inner, &session, &header, stands, 0).await?;
+            answer.extend(news(answers, &NewsOf::HighWatermark).0);
+        }
+        table.has_read();
+        if over || !answer.table.is_empty() {
+            for entry in &answer.table {
+                let refused = matches!(entry.answer, Answer::Refused(_));
+                table.note_answer(entry.partition, refused);
             }
+            table.finish(sequence);
+            return protocol::encode_answer(&answer.table, &answer.records);
         }
-        let (table, records) = news(answers);
-        if !table.is_empty() || Instant::now() >= deadline {
-            return protocol::encode_answer(&table, &records);
-        }
+        drop(table);
         // Woken or not: what is there is read and answered, or the deadline has come.
-        let _elapsed = tokio::time::timeout_at(deadline, wake.notified()).await;
+        let _elapsed = tokio::time::timeout_at(deadline, session.wake.notified()).await;
     }
 }
 
-/// The answers that tell the follower something: records, a moved high watermark or log start, or
-/// that something is wrong.
-fn news(answers: Vec<(u32, FetchEntry, ReplicaAnswer)>) -> (Vec<AnswerEntry>, Vec<Bytes>) {
-    let mut table = Vec::new();
-    let mut records = Vec::new();
-    for (index, entry, answer) in answers {
+/// Takes a follower's progress outside of any session, and answers at once.
+async fn report(
+    inner: &Arc<Inner>,
+    broker: BrokerId,
+    header: &FetchHeader,
+    entries: Vec<FetchEntry>,
+) -> Result<RpcResponse, RpcError> {
+    let session_epoch = header.session_epoch;
+    let stand = |entry| Stand {
+        entry,
+        session_epoch,
+    };
+    let stands = entries.into_iter().map(stand).collect();
+    let who = (broker, header.node_epoch);
+    let answers = read_by_shard(inner, who, None, stands, [0, 0]).await?;
+    let (answer, _) = news(answers, &NewsOf::HighWatermark);
+    protocol::encode_answer(&answer.table, &answer.records)
+}
+
+async fn read_replicas(
+    inner: &Arc<Inner>,
+    session: &Arc<Session>,
+    header: &FetchHeader,
+    stands: Vec<Stand>,
+    max_bytes: usize,
+) -> Result<Vec<(FetchEntry, ReplicaAnswer)>, RpcError> {
+    let per_partition = bytes_limit(header.partition_max_bytes, inner.config.fetch_max_bytes);
+    let who = (session.broker, header.node_epoch);
+    let limits = [max_bytes, per_partition.min(max_bytes)];
+    read_by_shard(inner, who, Some(session), stands, limits).await
+}
+
+/// Has the shards read, within `limits` of bytes in all and per partition.
+async fn read_by_shard(
+    inner: &Arc<Inner>,
+    (broker, node_epoch): (BrokerId, NodeEpoch),
+    session: Option<&Arc<Session>>,
+    stands: Vec<Stand>,
+    [max_bytes, partition_max_bytes]: [usize; 2],
+) -> Result<Vec<(FetchEntry, ReplicaAnswer)>, RpcError> {
+    let mut left = max_bytes;
+    let mut answers = Vec::with_capacity(stands.len());
+    let groups = group(stands.into_iter().enumerate(), inner.shards.len(), |s| {
+        s.entry.partition
+    });
+    for (shard, stands) in groups {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::ReplicaRead(ReplicaRead {
+            broker,
+            node_epoch,
+            entries: stands.into_iter().map(|(_, stand)| stand).collect(),
+            max_bytes: left,
+            partition_max_bytes,
+            session: session.cloned(),
+            reply,
+        });
+        let shard = inner.shards.get(shard).ok_or(RpcError::Shutdown)?;
+        shard.send(command).await.map_err(|_| RpcError::Shutdown)?;
+        for answer in answer.await.map_err(|_| RpcError::Shutdown)? {
+            if let Ok(ReplicaFetched::Data { bytes, .. }) = &answer.1 {
+                left = left.saturating_sub(bytes.len());
+            }
+            answers.push(answer);
+        }
+    }
+    Ok(answers)
+}
+
+/// What an answer will say.
+#[derive(Default)]
+struct Told {
+    table: Vec<AnswerEntry>,
+    records: Vec<Bytes>,
+}
+
+impl Told {
+    fn extend(&mut self, more: Self) {
+        self.table.extend(more.table);
+        self.records.extend(more.records);
+    }
+}
+
+/// Whether a moved high watermark alone is worth an answer.
+enum NewsOf<'a> {
+    /// It waits for an occasion, since nobody waits for the follower to know it, unless the follower is
+    /// asked where it stands.
+    Session(&'a Session),
+    HighWatermark,
+}
+
+/// The answers that tell the follower something: records, a moved log start, or that something is
+/// wrong; and the partitions of which only the high watermark has moved, if that is to wait.
+fn news(answers: Vec<(FetchEntry, ReplicaAnswer)>, of: &NewsOf<'_>) -> (Told, Vec<PartitionId>) {
+    let mut told = Told::default();
+    let mut quiet = Vec::new();
+    for (entry, answer) in answers {
+        let partition = entry.partition;
+        let asked = match of {
+            NewsOf::Session(session) => session.take_asked(partition),
+            NewsOf::HighWatermark => false,
+        };
         let answer = match answer {
             Ok(ReplicaFetched::Data {
                 high_watermark,
@@ -120,12 +223,17 @@ fn news(answers: Vec<(u32, FetchEntry, ReplicaAnswer)>) -> (Vec<AnswerEntry>, Ve
                 let theirs = high_watermark
                     .min(position.fetch_offset)
                     .max(position.log_start);
-                let known = theirs == entry.high_watermark && log_start <= position.log_start;
-                if bytes.is_empty() && known {
-                    continue;
+                if bytes.is_empty() && log_start <= position.log_start && !asked {
+                    if theirs == entry.high_watermark {
+                        continue;
+                    }
+                    if matches!(of, NewsOf::Session(_)) {
+                        quiet.push(partition);
+                        continue;
+                    }
                 }
                 let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-                records.push(bytes);
+                told.records.push(bytes);
                 Answer::Data {
                     high_watermark,
                     log_start,
@@ -138,16 +246,16 @@ fn news(answers: Vec<(u32, FetchEntry, ReplicaAnswer)>) -> (Vec<AnswerEntry>, Ve
             }) => Answer::OutOfRange { log_start, log_end },
             Err(error) => Answer::Refused(error.kafka_code()),
         };
-        table.push(AnswerEntry { index, answer });
+        told.table.push(AnswerEntry { partition, answer });
     }
-    (table, records)
+    (told, quiet)
 }
 
 /// Groups requests by shard, shards in the order in which the request first names them.
 fn group<T>(
     items: impl Iterator<Item = (usize, T)>,
     shards: usize,
-    partition: impl Fn(&T) -> rivven_core_types::PartitionId,
+    partition: impl Fn(&T) -> PartitionId,
 ) -> Vec<(usize, Vec<(usize, T)>)> {
     let mut groups: Vec<(usize, Vec<(usize, T)>)> = Vec::new();
     for (index, item) in items {

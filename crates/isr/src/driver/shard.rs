@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rivven_core_types::{
     AlterPartitionProposal, BrokerId, Clock, LogStore, MonoTime, Offset, PartitionId, ReplicaLog,
+    SyncBy,
 };
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
@@ -15,6 +16,7 @@ use super::api::Produced;
 use super::command::{Answer, Command};
 use super::fetcher::SignalTable;
 use super::flusher::{FlushJob, FlushWork};
+use super::session::{Session, tell};
 use crate::config::ReplicationConfig;
 use crate::core::{
     AckId, ClusterView, FetchPosition, Flushed, Output, PartitionReplica, PartitionStatus,
@@ -70,10 +72,20 @@ struct Entry {
     cut_bytes: u64,
     /// Whether `cut_bytes` was reported before the registration.
     reported: bool,
-    /// What the leader was last told.
+    /// What the leader was last told, in whatever way.
     told: Option<FetchPosition>,
-    followers: Vec<Weak<Notify>>,
+    /// What it was told in the present session and has not answered.
+    session_told: Option<FetchPosition>,
+    /// The followers' sessions that wait for news of this log.
+    watchers: Vec<Weak<Session>>,
     consumers: Vec<Weak<Notify>>,
+}
+
+/// The partitions that may stand elsewhere than their leader knows.
+#[derive(Debug, Default)]
+struct Moved {
+    for_session: BTreeSet<PartitionId>,
+    for_report: BTreeSet<PartitionId>,
 }
 
 /// Why a log could not be opened.
@@ -105,6 +117,8 @@ pub(super) struct Shard {
     next_ack: AckId,
     next_instance: u64,
     outputs: Vec<Output>,
+    /// By leader, the followed partitions that may have moved.
+    moved: BTreeMap<BrokerId, Moved>,
     /// Partitions whose published state may be old.
     touched: BTreeSet<PartitionId>,
     /// Partitions with bytes that should become durable.
@@ -143,6 +157,7 @@ impl Shard {
             next_ack: 0,
             next_instance: 0,
             outputs: Vec::new(),
+            moved: BTreeMap::new(),
             touched: BTreeSet::new(),
             unflushed: BTreeSet::new(),
             held_flushes: VecDeque::new(),
@@ -215,19 +230,15 @@ impl Shard {
             }
             Command::Positions {
                 leader,
-                only_moved,
+                wanted,
+                limit,
                 reply,
             } => {
-                let positions = self.positions(leader, only_moved);
+                let positions = self.positions(leader, &wanted, limit);
                 let _gone = reply.send(positions);
             }
             Command::Fetched { replies, reply } => {
-                for (partition, asked, answer) in replies {
-                    // A partition that has gone meanwhile needs no answer.
-                    let _unknown = self.drive(partition, |core, log, _view, now, out| {
-                        core.fetched(now, &asked, answer, log, out);
-                    });
-                }
+                self.fetched(replies);
                 let _gone = reply.send(());
             }
             Command::AlterAnswered(answers) => {
@@ -317,10 +328,14 @@ impl Shard {
                         );
                     }
                 }
-                Output::Appended => wake(&mut entry.followers),
-                Output::HighWatermark => wake(&mut entry.consumers),
+                Output::Appended => tell(&mut entry.watchers, |s| s.push(partition)),
+                Output::HighWatermark => {
+                    wake(&mut entry.consumers);
+                    tell(&mut entry.watchers, |s| s.push_quiet(partition));
+                }
+                Output::Restate => tell(&mut entry.watchers, |s| s.ask(partition)),
                 Output::RoleChanged => {
-                    wake(&mut entry.followers);
+                    tell(&mut entry.watchers, |s| s.push(partition));
                     wake(&mut entry.consumers);
                 }
                 Output::Progress => {
@@ -338,6 +353,11 @@ impl Shard {
         }
         if entry.core.has_deadlines() {
             let _new = self.hot.insert(partition);
+        }
+        if let Some(leader) = entry.core.follows() {
+            let moved = self.moved.entry(leader).or_default();
+            let _new = moved.for_session.insert(partition);
+            let _new = moved.for_report.insert(partition);
         }
     }
 
@@ -371,7 +391,10 @@ impl Shard {
         let sweep = now >= self.next_sweep;
         let due: Vec<PartitionId> = if sweep {
             self.next_sweep = now + self.settings.lag_max_time / 4;
-            self.partitions.keys().copied().collect()
+            // Time alone changes nothing for a follower.
+            let all = self.partitions.iter();
+            let leading = all.filter(|(_, entry)| entry.core.follows().is_none());
+            leading.map(|(partition, _)| *partition).collect()
         } else {
             self.hot.iter().copied().collect()
         };
@@ -396,7 +419,7 @@ impl Shard {
         let max = self.parts.config.replica_lag_max_messages;
         let mut lagging = 0usize;
         for entry in self.partitions.values_mut() {
-            entry.followers.retain(|w| w.strong_count() > 0);
+            entry.watchers.retain(|w| w.strong_count() > 0);
             entry.consumers.retain(|w| w.strong_count() > 0);
             lagging += entry.core.lagging_followers(max, &*entry.log).len();
         }
@@ -471,7 +494,7 @@ impl Shard {
                 core.fail_waiting(&ReplicationError::Shutdown, out);
                 if let Some(ticket) = log.begin_flush() {
                     // The loop may block here: it is the last thing that it does.
-                    let result = (ticket.job)();
+                    let result = (ticket.job)(SyncBy::Job);
                     let flushed = Flushed {
                         end: ticket.end,
                         generation: ticket.generation,

@@ -1,4 +1,5 @@
 //! The driver, three managers in one process on paused time.
 
 mod cluster;
+mod sessions;
 mod support;

@@ -1,5 +1,5 @@
 use rivven_core_types::test_util::DiskFault;
-use rivven_core_types::{LogStore, OpenMode, Rng};
+use rivven_core_types::{LogStore, OpenMode, Rng, SyncBy};
 
 use super::*;
 
@@ -12,11 +12,11 @@ fn a_flush_covers_what_was_appended_before_it_began_and_a_roll_in_between() {
     fill(&mut log, 0, 10);
     let second = log.begin_flush().unwrap();
     assert_eq!((first.end, second.end), (o(4), o(24)));
-    let result = (first.job)();
+    let result = (first.job)(SyncBy::Job);
     log.finish_flush(first.end, first.generation, result)
         .unwrap();
     assert_eq!(log.durable_end(), o(4), "no further than the ticket");
-    let result = (second.job)();
+    let result = (second.job)(SyncBy::Job);
     log.finish_flush(second.end, second.generation, result)
         .unwrap();
     assert_eq!(log.durable_end(), o(24));
@@ -35,7 +35,7 @@ fn a_flush_of_bytes_that_were_cut_does_not_count() {
     fill(&mut log, 0, 10);
     let stale = log.begin_flush().unwrap();
     log.truncate_to(o(4)).unwrap();
-    let result = (stale.job)();
+    let result = (stale.job)(SyncBy::Job);
     fill(&mut log, 1, 5);
     log.finish_flush(stale.end, stale.generation, result)
         .unwrap();
@@ -97,10 +97,10 @@ fn a_failed_sync_poisons_the_log_and_is_never_tried_again() {
     let first = log.begin_flush().unwrap();
     let second = log.begin_flush().unwrap();
     vfs.inject(".log", DiskFault::FailSync);
-    let failed = (first.job)();
+    let failed = (first.job)(SyncBy::Job);
     vfs.heal();
     // The system reports a lost write once: a later sync that succeeds proves nothing.
-    let after = (second.job)();
+    let after = (second.job)(SyncBy::Job);
     assert!(after.is_err());
     assert!(
         log.finish_flush(first.end, first.generation, failed)
@@ -205,4 +205,50 @@ fn a_failed_read_is_an_error_and_no_data() {
     vfs.heal();
     assert!(vfs.open(&segment_files(&vfs)[0], OpenMode::Read).is_ok());
     log.verify().unwrap();
+}
+
+#[test]
+fn a_sync_of_the_whole_disk_makes_every_log_durable_at_once() {
+    let other = |index| PartitionId::new(TopicId::from_bytes([8; 16]), index);
+    for seed in 0..20 {
+        let vfs = MemVfs::new();
+        let logs = store(&vfs);
+        let mut all: Vec<SegmentLog> = (0..5)
+            .map(|index| logs.open_log(other(index)).unwrap().0)
+            .collect();
+        let mut tickets = Vec::new();
+        for log in &mut all {
+            fill(log, 0, 3);
+            tickets.push(log.begin_flush().unwrap());
+        }
+        assert!(logs.sync_disk().unwrap());
+        for (log, ticket) in all.iter_mut().zip(tickets) {
+            let result = (ticket.job)(SyncBy::WholeDisk);
+            log.finish_flush(ticket.end, ticket.generation, result)
+                .unwrap();
+            assert_eq!(log.durable_end(), o(6));
+        }
+        let vfs = vfs.lose_power(&mut Rng::new(seed));
+        for index in 0..5 {
+            let (log, cut) = store(&vfs).open_log(other(index)).unwrap();
+            assert_eq!((log.log_end(), cut), (o(6), 0));
+        }
+    }
+}
+
+#[test]
+fn a_log_that_failed_before_does_not_count_a_sync_of_the_whole_disk() {
+    let vfs = MemVfs::new();
+    let logs = store(&vfs);
+    let mut log = logs.open_log(partition()).unwrap().0;
+    fill(&mut log, 0, 1);
+    let first = log.begin_flush().unwrap();
+    let second = log.begin_flush().unwrap();
+    vfs.inject(".log", DiskFault::FailSync);
+    assert!(logs.sync_disk().is_err());
+    assert!((first.job)(SyncBy::Job).is_err());
+    vfs.heal();
+    assert!(logs.sync_disk().unwrap());
+    let result = (second.job)(SyncBy::WholeDisk);
+    assert!(result.is_err(), "the kernel reports a lost write once");
 }

@@ -1,4 +1,4 @@
-use rivven_core_types::{LogStore, Rng};
+use rivven_core_types::{LogStore, Rng, SyncBy};
 
 use super::*;
 
@@ -45,7 +45,9 @@ fn work(log: &mut SegmentLog, rng: &mut Rng, epoch: &mut i32) {
             5 => {
                 // A flush that has run, but whose end the log has not heard of.
                 let ticket = log.begin_flush();
-                ticket.map_or(Ok(()), |ticket| (ticket.job)()).unwrap();
+                ticket
+                    .map_or(Ok(()), |ticket| (ticket.job)(SyncBy::Job))
+                    .unwrap();
             }
             _ => {
                 let size = usize::try_from(rng.below(1500)).unwrap();

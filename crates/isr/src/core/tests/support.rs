@@ -6,7 +6,7 @@ use std::time::Duration;
 use rivven_core_types::{
     BatchBuilder, BrokerId, Durability, LeaderEpoch, LogStore, MonoTime, NodeEpoch, Offset,
     PartitionEpoch, PartitionId, PartitionState, ProducerEpoch, ProducerId, RecordBatch,
-    RecoveryState, ReplicaLog, TopicId, UnixMillis,
+    RecoveryState, ReplicaLog, SyncBy, TopicId, UnixMillis,
 };
 
 use crate::core::deletion::DeleteIn;
@@ -158,7 +158,7 @@ impl Node {
 
     pub(super) fn flush(&mut self) {
         if let Some(ticket) = self.log.begin_flush() {
-            let result = (ticket.job)();
+            let result = (ticket.job)(SyncBy::Job);
             self.core.flushed(
                 self.now,
                 Flushed {

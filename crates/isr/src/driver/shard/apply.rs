@@ -50,7 +50,8 @@ impl Shard {
             cut_bytes: opened.cut_bytes,
             reported: false,
             told: None,
-            followers: Vec::new(),
+            session_told: None,
+            watchers: Vec::new(),
             consumers: Vec::new(),
         })
     }
@@ -166,6 +167,8 @@ impl Shard {
         }
         let followed = self.partitions.values().filter_map(|e| e.core.follows());
         updated.followed = followed.collect();
+        self.moved
+            .retain(|leader, _| updated.followed.contains(leader));
         updated
     }
 

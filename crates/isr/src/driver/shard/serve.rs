@@ -4,17 +4,18 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use rivven_core_types::{
-    BrokerId, LeaderEpoch, MonoTime, Offset, PartitionId, RecordBatch, TimestampedOffset,
+    BrokerId, LeaderEpoch, MonoTime, NodeEpoch, Offset, PartitionId, RecordBatch, TimestampedOffset,
 };
 use tokio::sync::Notify;
 
 use super::Shard;
 use crate::core::{
-    Acks, DeleteIn, FetchPosition, OffsetSpec, ProduceIn, ReplicaFetch, ReplicaFetched,
+    Acks, DeleteIn, FetchPosition, FetchReply, OffsetSpec, ProduceIn, ReplicaFetch, ReplicaFetched,
 };
 use crate::driver::api::{Fetched, FetchedPartition, Produced};
-use crate::driver::command::{Answer, ConsumerFetch, Positions, ReplicaRead};
+use crate::driver::command::{Answer, ConsumerFetch, Positions, ReplicaRead, Wanted};
 use crate::driver::protocol::FetchEntry;
+use crate::driver::session;
 use crate::error::ReplicationError;
 
 impl Shard {
@@ -35,7 +36,12 @@ impl Shard {
         self.next_ack += 1;
         let _previous = self.acks.insert(id, reply);
         let contact = self.contact();
+        // What the followers' parked fetches say: they stand where they stood, and had everything.
+        let polls = self.polls(partition);
         let done = self.drive(partition, |core, log, view, now, out| {
+            for (broker, node_epoch, at) in polls {
+                core.polled(broker, node_epoch, at, log);
+            }
             let input = ProduceIn {
                 id,
                 batch,
@@ -50,6 +56,15 @@ impl Shard {
         {
             let _gone = reply.send(Err(error));
         }
+    }
+
+    /// When each follower of a partition last fetched.
+    fn polls(&self, partition: PartitionId) -> Vec<(BrokerId, NodeEpoch, MonoTime)> {
+        let watchers = self.partitions.get(&partition).map(|e| &e.watchers);
+        let sessions = watchers.into_iter().flatten().filter_map(Weak::upgrade);
+        sessions
+            .map(|s| (s.broker, s.node_epoch, s.polled_at()))
+            .collect()
     }
 
     pub(super) fn consumer_fetch(&mut self, fetch: ConsumerFetch) {
@@ -126,11 +141,12 @@ impl Shard {
     pub(super) fn replica_read(&mut self, read: ReplicaRead) {
         let mut answers = Vec::with_capacity(read.entries.len());
         let mut left = read.max_bytes;
-        for (index, entry) in read.entries {
+        for stand in read.entries {
+            let entry = stand.entry;
             let fetch = ReplicaFetch {
                 broker: read.broker,
                 node_epoch: read.node_epoch,
-                session_epoch: read.session_epoch,
+                session_epoch: stand.session_epoch,
                 position: entry.position,
                 max_bytes: read.partition_max_bytes.min(left),
             };
@@ -139,14 +155,21 @@ impl Shard {
                     core.replica_fetch(now, &fetch, view, log, out)
                 })
                 .and_then(|answer| answer);
+            let mut more = false;
             if let Ok(ReplicaFetched::Data { bytes, .. }) = &answer {
                 left = left.saturating_sub(bytes.len());
+                more = bytes.is_empty();
             }
-            let max_waiting = self.parts.config.max_waiting_fetches;
-            if let Some(partition) = self.partitions.get_mut(&entry.partition) {
-                park(&mut partition.followers, &read.wake, max_waiting);
+            if let Some(session) = &read.session
+                && let Some(partition) = self.partitions.get_mut(&entry.partition)
+            {
+                session::watch(&mut partition.watchers, session);
+                if more && entry.position.fetch_offset < partition.log.log_end() {
+                    // The answer is full; it is the next one's turn.
+                    session.queue(entry.partition);
+                }
             }
-            answers.push((index, entry, answer));
+            answers.push((entry, answer));
         }
         let _gone = read.reply.send(answers);
     }
@@ -194,31 +217,103 @@ impl Shard {
         let _gone = reply.send(answer.and_then(|answer| answer));
     }
 
-    /// Where the followers of `leader` stand, but for those whose fetch was just refused; with
-    /// `only_moved` those alone that have moved since the last call.
-    pub(super) fn positions(&mut self, leader: BrokerId, only_moved: bool) -> Positions {
+    /// Where the followers of `leader` stand, but for those whose fetch was just refused.
+    pub(super) fn positions(
+        &mut self,
+        leader: BrokerId,
+        wanted: &Wanted,
+        limit: usize,
+    ) -> Positions {
         let now = self.now();
         let mut positions = Positions::default();
-        for (partition, entry) in &mut self.partitions {
+        let mut moved = self.moved.remove(&leader).unwrap_or_default();
+        match wanted {
+            Wanted::All => {
+                let followers = self.partitions.iter_mut();
+                for (partition, entry) in
+                    followers.filter(|(_, e)| e.core.follows() == Some(leader))
+                {
+                    entry.session_told = None;
+                    let _new = moved.for_session.insert(*partition);
+                }
+            }
+            Wanted::Session(again) => {
+                for partition in again {
+                    if let Some(entry) = self.partitions.get_mut(partition) {
+                        entry.session_told = None;
+                        let _new = moved.for_session.insert(*partition);
+                    }
+                }
+            }
+            Wanted::Moved => {}
+        }
+        let report = matches!(wanted, Wanted::Moved);
+        let candidates = if report {
+            std::mem::take(&mut moved.for_report)
+        } else {
+            std::mem::take(&mut moved.for_session)
+        };
+        for partition in candidates {
+            let Some(entry) = self.partitions.get_mut(&partition) else {
+                continue;
+            };
             if entry.core.follows() != Some(leader) {
                 continue;
             }
             if let Some(at) = entry.core.fetch_not_before(now) {
                 positions.retry_at = Some(positions.retry_at.map_or(at, |r| r.min(at)));
+                let _new = !report && moved.for_session.insert(partition);
                 continue;
             }
             let position = entry.core.fetch_position(&*entry.log);
-            if only_moved && entry.told == Some(position) {
+            let told = if report {
+                entry.told
+            } else {
+                entry.session_told
+            };
+            if told == Some(position) {
+                continue;
+            }
+            if positions.entries.len() >= limit {
+                let _new = !report && moved.for_session.insert(partition);
                 continue;
             }
             entry.told = Some(position);
+            if !report {
+                entry.session_told = Some(position);
+            }
             positions.entries.push(FetchEntry {
-                partition: *partition,
+                partition,
                 position,
                 high_watermark: entry.core.high_watermark(),
             });
         }
+        let _none = self.moved.insert(leader, moved);
         positions
+    }
+
+    /// Takes the answers to a follower's fetch.
+    pub(super) fn fetched(
+        &mut self,
+        replies: Vec<(PartitionId, Option<FetchPosition>, FetchReply)>,
+    ) {
+        for (partition, asked, answer) in replies {
+            let told = self
+                .partitions
+                .get_mut(&partition)
+                .and_then(|entry| match asked {
+                    Some(asked) => Some(asked),
+                    // Whatever the answer was, the leader now waits until it hears of the partition.
+                    None => entry.session_told.take(),
+                });
+            // A partition that has gone meanwhile, or is another one now, needs no answer.
+            let Some(asked) = told else {
+                continue;
+            };
+            let _unknown = self.drive(partition, |core, log, _view, now, out| {
+                core.fetched(now, &asked, answer, log, out);
+            });
+        }
     }
 }
 

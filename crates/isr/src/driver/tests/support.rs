@@ -43,6 +43,10 @@ pub(super) struct World {
     pub(super) cut: BTreeSet<BrokerId>,
     pub(super) records: BTreeMap<PartitionId, PartitionState>,
     pub(super) fetches: u64,
+    /// Bytes of the fetches' tables of partitions.
+    pub(super) fetch_bytes: usize,
+    /// So many more answers are lost on their way, though the leader has given them.
+    pub(super) lose_answers: u32,
 }
 
 #[derive(Clone, Default)]
@@ -78,6 +82,7 @@ impl PeerRpc for Side {
             let target = {
                 let mut world = side.net.0.lock().unwrap();
                 world.fetches += 1;
+                world.fetch_bytes += request.body.len();
                 let found = world.nodes.iter().find(|(id, _)| name(**id) == peer);
                 found
                     .filter(|(id, _)| !world.cut.contains(id) && !world.cut.contains(&side.me))
@@ -104,7 +109,11 @@ impl PeerRpc for Side {
                 }
             };
             // A cut drops answers on their way as well.
-            let world = side.net.0.lock().unwrap();
+            let mut world = side.net.0.lock().unwrap();
+            if world.lose_answers > 0 {
+                world.lose_answers -= 1;
+                return Err(RpcError::ConnectionLost { peer });
+            }
             let cut = world
                 .cut
                 .iter()
@@ -273,6 +282,19 @@ impl Cluster {
             record.partition_epoch = record.partition_epoch.next().unwrap();
         }
         for id in (1..=3).filter(|id| *id != dead) {
+            self.apply(broker(id)).await;
+        }
+    }
+
+    /// The leader is elected again: a new leader epoch for everybody.
+    pub(super) async fn fail_over_to_itself(&self) {
+        {
+            let mut world = self.net.0.lock().unwrap();
+            let record = world.records.get_mut(&self.partition).unwrap();
+            record.leader_epoch = record.leader_epoch.next().unwrap();
+            record.partition_epoch = record.partition_epoch.next().unwrap();
+        }
+        for id in 1..=3 {
             self.apply(broker(id)).await;
         }
     }

@@ -1,0 +1,109 @@
+//! Fetch sessions between whole managers (KIP-227).
+
+use super::support::*;
+use std::time::Duration;
+
+use rivven_core_types::{Durability, PartitionId, PartitionState};
+
+use crate::core::Acks;
+use crate::driver::api::Produce;
+
+const PARTITIONS: u32 = 500;
+
+/// A cluster in which the first broker leads many partitions, all known to their followers.
+async fn with_many() -> (Cluster, Vec<PartitionId>) {
+    let cluster = Cluster::start(Durability::Fsync, 2).await;
+    let base = cluster.record();
+    let partition = |index| PartitionId::new(base.id.topic, index);
+    let many: Vec<PartitionState> = (1..=PARTITIONS)
+        .map(|index| PartitionState {
+            id: partition(index),
+            ..base.clone()
+        })
+        .collect();
+    cluster
+        .net
+        .0
+        .lock()
+        .unwrap()
+        .records
+        .extend(many.iter().map(|r| (r.id, r.clone())));
+    for id in 1..=3 {
+        let update = update(broker(id), many.clone());
+        cluster.node(id).apply(update).await.unwrap();
+    }
+    let ids: Vec<PartitionId> = (1..=PARTITIONS).map(partition).collect();
+    for id in &ids {
+        write(&cluster, *id).await;
+    }
+    (cluster, ids)
+}
+
+async fn write(cluster: &Cluster, partition: PartitionId) {
+    let written = cluster.node(1).produce(Produce {
+        partition,
+        batch: batch("x"),
+        acks: Acks::All,
+        timeout: WAIT,
+    });
+    let _offset = written.await.unwrap();
+}
+
+fn fetch_bytes(cluster: &Cluster) -> usize {
+    cluster.net.0.lock().unwrap().fetch_bytes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fetch_costs_what_has_changed_and_not_what_there_is() {
+    let (cluster, ids) = with_many().await;
+    // The last high watermarks are told with the next polls.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let before = fetch_bytes(&cluster);
+    for _ in 0..20 {
+        write(&cluster, ids[7]).await;
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let bytes = fetch_bytes(&cluster) - before;
+    // Twenty writes, two followers, two fetches each, and polls of an idle cluster in between. One
+    // fetch that names all partitions has about 17,000 bytes.
+    assert!(bytes < 12_000, "{bytes} bytes of positions");
+    assert!(bytes > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answers_lose_nothing_and_only_time() {
+    let (cluster, ids) = with_many().await;
+    for lost in 1..6 {
+        cluster.net.0.lock().unwrap().lose_answers = lost;
+        for id in ids.iter().step_by(50) {
+            write(&cluster, *id).await;
+        }
+    }
+    for id in ids.iter().step_by(50) {
+        for node in [2, 3] {
+            let node = cluster.node(node);
+            until("copied", || {
+                node.status(*id).is_some_and(|s| s.log_end == at(6))
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn metadata_that_breaks_polls_off_loses_nothing() {
+    let (cluster, ids) = with_many().await;
+    for round in 0..20 {
+        // A new epoch of one partition ends the polls of the moment.
+        cluster.fail_over_to_itself().await;
+        write(&cluster, ids[round * 3]).await;
+    }
+    let node = cluster.node(3);
+    for round in 0..20 {
+        until("copied", || {
+            let status = node.status(ids[round * 3]);
+            status.is_some_and(|s| s.log_end == at(2))
+        })
+        .await;
+    }
+}
