@@ -380,6 +380,17 @@ impl Simulation {
         Some(result)
     }
 
+    /// A stranger's datagram of that length which passes every check before the tag.
+    pub fn forgery(&self, length: usize) -> Vec<u8> {
+        let held = self.nodes.iter().flatten().next();
+        let envelope = held.map(|node| &node.detector.envelope);
+        let key = envelope.map_or(0, |e| e.key_for(e.keys()));
+        let mut bytes = vec![2, 1, key];
+        bytes.extend_from_slice(&self.config.cluster.short().to_be_bytes());
+        bytes.resize(length.max(bytes.len()), 0x5a);
+        bytes
+    }
+
     /// Delivers bytes of a stranger's making.
     pub fn inject(&mut self, to: u32, payload: &[u8]) {
         let from = SocketAddr::from(([192, 0, 2, 1], PORT));
