@@ -15,7 +15,7 @@ use rivven_core_types::{
     BatchBuilder, Offset, OpenMode, PartitionId, ProducerEpoch, ProducerId, Vfs,
 };
 use rivven_isr::{Acks, Fetch, FetchPartition, Produce};
-use rivven_tests::sim::{SimCluster, SwarmOptions, run_swarm};
+use rivven_tests::sim::{SimCluster, SwarmOptions, Weather, run_swarm};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -106,6 +106,27 @@ async fn formed(seed: u64) -> (SimCluster, Vec<PartitionId>) {
         cluster,
         (0..3).map(|index| PartitionId::new(id, index)).collect(),
     )
+}
+
+/// A firewall that lets no datagram through: the members ask each other over their connections.
+#[tokio::test(start_paused = true)]
+async fn without_a_single_datagram_no_running_member_is_taken_for_dead() {
+    let (mut cluster, _) = formed(3).await;
+    let firewall = Weather {
+        lost_datagrams: 1_000,
+        ..Weather::default()
+    };
+    cluster.network.set_weather(firewall);
+    let accused = |cluster: &SimCluster| {
+        let views = cluster.living().filter_map(|node| node.membership());
+        let mut views = views.map(|membership| membership.view());
+        views.any(|view| view.live().count() < view.members.len())
+    };
+    let ten_seconds = Duration::from_secs(10);
+    assert!(!cluster.wait(ten_seconds, accused).await, "false alarm");
+    // Who is gone is missed all the same.
+    cluster.kill(2);
+    assert!(cluster.wait(ten_seconds, accused).await, "not noticed");
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,7 +39,7 @@ enum Target {
 }
 
 /// Every bench, in the order of the crates' layers.
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 4] = [
     Bench {
         name: "placement",
         about: "placements and plans, against a hash ring and plain rendezvous hashing",
@@ -53,6 +53,13 @@ const BENCHES: [Bench; 3] = [
         package: "rivven-transport",
         target: Target::Bench("transport"),
         features: &["quic"],
+    },
+    Bench {
+        name: "swim",
+        about: "detection, false deaths, load and recovery in a simulated network, and real sockets",
+        package: "rivven-swim",
+        target: Target::Bench("swim"),
+        features: &["sim"],
     },
     Bench {
         name: "isr",

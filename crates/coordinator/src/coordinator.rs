@@ -27,6 +27,7 @@ use crate::error::CoordinatorError;
 use crate::formation::Former;
 use crate::groups::GroupService;
 use crate::health::ClusterHealth;
+use crate::member_probe::MemberProbe;
 use crate::members::Members;
 use crate::messages::FirstVoter;
 use crate::network::{BoundNetwork, NetworkFactory, NetworkIdentity};
@@ -261,6 +262,7 @@ impl ClusterCoordinator {
             recovery: Arc::clone(&recovery),
             state: inner.state.clone(),
             replication: Arc::clone(&inner.replication),
+            boot_id: boot,
         }));
         let raft = inner.raft.clone();
         self.spawn_control(async move { recovery.run(|| raft.is_leader()).await });
@@ -375,17 +377,15 @@ impl ClusterCoordinator {
             datagram: Arc::clone(&inner.network.datagram),
             clock: Arc::clone(&inner.ports.clock),
             entropy: Arc::clone(&inner.ports.entropy),
-            stream: None,
+            stream: Some(Arc::new(MemberProbe {
+                rpc: rpc_of(&inner.network),
+                deadline: config.ping_timeout,
+            })),
         };
         let shutdown = inner.swim_shutdown.subscribe();
         let node = inner.config.node.clone();
         let membership = Membership::with_ports(node, config, ports, shutdown).await?;
-        let seeds: Vec<_> = inner
-            .config
-            .members
-            .iter()
-            .map(|m| m.address.clone())
-            .collect();
+        let seeds = watchers::seeds(inner);
         let joining = membership.clone();
         self.spawn_control(async move {
             // The driver goes on contacting the seeds; failing to reach one now is no failure.

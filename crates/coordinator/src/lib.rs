@@ -26,6 +26,7 @@ mod formation;
 mod groups;
 mod health;
 mod layout;
+mod member_probe;
 mod members;
 mod messages;
 mod network;

@@ -11,6 +11,7 @@ use rivven_raft_store::{RaftHandle, raft_group_of};
 use crate::controller::Controller;
 use crate::formation::Former;
 use crate::groups::GroupService;
+use crate::member_probe;
 use crate::members::Members;
 use crate::proposals::MetadataProposer;
 use crate::recovery::Recovery;
@@ -27,6 +28,8 @@ pub(crate) struct Router {
     pub(crate) recovery: Arc<Recovery>,
     pub(crate) state: StateWatch,
     pub(crate) replication: Arc<OnceLock<ReplicationManager>>,
+    /// Which life of this node it is.
+    pub(crate) boot_id: u64,
 }
 
 impl RpcHandler for Router {
@@ -53,6 +56,7 @@ impl RpcHandler for Router {
             RpcKind::BROKER_HEARTBEAT => self.controller.answer(peer, &request.meta),
             RpcKind::CLUSTER_JOIN => self.members.answer_join(peer, &request.meta),
             RpcKind::CLUSTER_REMOVE => self.members.answer_remove(&request.meta),
+            RpcKind::MEMBER_PROBE => member_probe::answer(self.boot_id),
             RpcKind::LOG_CLAIMS => self.recovery.answer(&request.meta),
             RpcKind::RAFT_APPEND
             | RpcKind::RAFT_VOTE

@@ -181,8 +181,44 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         "recovery does not check the CRC of what lies above the durable mark",
     ),
     bug(
+        "swim.believes-hearsay",
+        "a death that another observer holds is believed without a suspicion of one's own",
+    ),
+    bug(
         "swim.does-not-refute",
         "SWIM section 4.2: a suspected member does not raise its incarnation",
+    ),
+    bug(
+        "swim.gives-up-the-lost",
+        "nobody looks for dead members and seeds: a partition never heals",
+    ),
+    bug(
+        "swim.never-compares",
+        "anti-entropy: what gossip missed stays missed",
+    ),
+    bug(
+        "swim.no-time-to-refute",
+        "SWIM section 4.2: a suspected member is dead at once",
+    ),
+    bug(
+        "swim.raises-anothers-incarnation",
+        "SWIM section 4.2: an accuser raises the incarnation of whom it accuses",
+    ),
+    bug(
+        "swim.rises-from-the-dead",
+        "SWIM section 4.2: alive overrides dead at the same incarnation",
+    ),
+    bug(
+        "swim.takes-replays",
+        "RFC 4303 section 3.4.3: a datagram counts as often as it comes",
+    ),
+    bug(
+        "swim.takes-wrong-tags",
+        "a datagram is taken although its tag is wrong",
+    ),
+    bug(
+        "swim.tells-for-ever",
+        "SWIM section 4.1: a piece of news is told without end",
     ),
 ];
 

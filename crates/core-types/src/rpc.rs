@@ -91,6 +91,8 @@ rpc_kinds! {
     CLUSTER_JOIN = 0x0306, "cluster_join";
     /// An operator has a node removed from the cluster.
     CLUSTER_REMOVE = 0x0307, "cluster_remove";
+    /// A member whose datagrams stay out is asked over a connection whether it is there.
+    MEMBER_PROBE = 0x0308, "member_probe";
     /// A node that does not follow Raft group 1 asks who leads it.
     GROUP_LEADER = 0x0401, "group_leader";
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use rivven_core_types::{Address, MonoTime};
+use rivven_core_types::{Address, MonoTime, planted};
 
 use crate::config::SharedSecret;
 use crate::detector::Detector;
@@ -18,8 +18,8 @@ use crate::probe::is_at;
 use crate::profile::{Destination, Endpoint, MAX_METADATA_BYTES, MemberId, Profile};
 use crate::registry::Slot;
 
-/// Most seeds.
-pub(crate) const MAX_SEEDS: usize = 64;
+/// Most seeds that [`crate::Membership::join`] takes.
+pub const MAX_SEEDS: usize = 64;
 /// Periods of silence before this node believes that it is not itself that is cut off.
 pub(crate) const MAX_SILENT_PERIODS: u64 = 10;
 /// Rounds in which a departure is told, half a period apart, unless enough have acknowledged it.
@@ -125,6 +125,9 @@ impl Detector {
     /// Asks one dead member and one seed that is no live member: the way back after a partition that
     /// outlasted the suspicions. A dead member hears what is held of it, and refutes.
     pub(crate) fn reach_for_the_lost(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if planted("swim.gives-up-the-lost") {
+            return;
+        }
         if let Some(slot) = self.table.random_dead(&mut self.rng) {
             self.ping(now, slot, out);
         }

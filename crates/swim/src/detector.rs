@@ -369,6 +369,7 @@ impl Detector {
             from,
             sender,
             key: opened.key,
+            slot: self.table.find(sender.id),
         };
         let Some(receiver_boot) = opened.receiver_boot else {
             return self.join_request(now, &mail, opened.body, out);
@@ -378,8 +379,7 @@ impl Detector {
             self.courteously(now, &mail, None, out)?;
             return Err(DropReason::StaleReceiver);
         }
-        let slot = self.table.find(sender.id);
-        self.accept(now, &mail, slot, &opened, out)?;
+        self.accept(now, &mail, &opened, out)?;
         self.heard_at = now;
         self.missed_refutation = false;
         let (message, introduce, news) = Message::read(opened.body)?;
@@ -400,12 +400,11 @@ impl Detector {
         &mut self,
         now: Micros,
         mail: &Mail,
-        slot: Option<Slot>,
         opened: &Opened<'_>,
         out: &mut Vec<Output>,
     ) -> Result<(), DropReason> {
         let (sender, sequence) = (mail.sender, opened.sequence);
-        let Some(slot) = slot else {
+        let Some(slot) = mail.slot else {
             let known = self.windows.stranger_boot(sender.id);
             if known > Some(sender.boot_id) {
                 return Err(DropReason::StaleSender);

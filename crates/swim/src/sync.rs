@@ -4,6 +4,8 @@
 //! the node asks for a comparison: it sends 256 sums, one per bucket of members; the peer answers with
 //! what it holds in the buckets that differ, and gets the same back.
 
+use rivven_core_types::planted;
+
 use crate::detector::Detector;
 use crate::event::{DropReason, Output};
 use crate::letter::{Mail, put_update, update_of};
@@ -58,7 +60,7 @@ impl Comparison {
 impl Detector {
     /// A peer's table sums up to `digest`.
     pub(crate) fn compare(&mut self, now: Micros, mail: &Mail, digest: u32, out: &mut Vec<Output>) {
-        if digest == self.table.digest() {
+        if digest == self.table.digest() || planted("swim.never-compares") {
             self.comparison.unequal = 0;
             return;
         }

@@ -4,5 +4,6 @@ mod peer;
 mod rotation;
 mod rules;
 mod scenarios;
+mod swarm;
 #[cfg(feature = "tokio")]
 mod udp;

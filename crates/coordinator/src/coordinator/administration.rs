@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rivven_core_types::{LogIndex, NodeName};
 use rivven_raft_store::RaftStoreError;
+use rivven_swim::Membership;
 
 use super::ClusterCoordinator;
 use crate::error::CoordinatorError;
@@ -11,6 +12,12 @@ use crate::members::{self, ClusterNode};
 use crate::messages::RemoveTarget;
 
 impl ClusterCoordinator {
+    /// The failure detector: `None` in a standalone node, and before the node belongs to a cluster.
+    /// What it believes is a hint.
+    pub fn membership(&self) -> Option<Membership> {
+        self.inner.membership.get().cloned()
+    }
+
     /// Every node that is a member or ever registered, by name, as this node has applied it.
     ///
     /// # Errors

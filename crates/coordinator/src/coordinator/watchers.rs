@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use rivven_core_types::FencedState;
+use rivven_core_types::{Address, FencedState};
 use rivven_raft_store::{RaftHandle, RaftState};
+use rivven_swim::MAX_SEEDS;
 
 use super::Inner;
 use crate::error::CoordinatorError;
@@ -91,4 +92,19 @@ pub(super) async fn watch_raft(inner: Arc<Inner>, raft: RaftHandle) {
         let error = rivven_core_types::ProposeError::Unavailable { reason };
         inner.failure.send_replace(Some(Arc::new(error.into())));
     }
+}
+
+/// Whom the failure detector asks first: the configured members, and after a restart also where the
+/// brokers were that the replicated metadata remembers.
+pub(super) fn seeds(inner: &Inner) -> Vec<Address> {
+    let state = inner.state.current();
+    let configured = inner.config.members.iter().map(|m| m.address.clone());
+    let remembered = state.brokers().map(|b| b.info.cluster_addr.clone());
+    let mut seeds: Vec<Address> = Vec::new();
+    for address in configured.chain(remembered) {
+        if seeds.len() < MAX_SEEDS && !seeds.contains(&address) {
+            seeds.push(address);
+        }
+    }
+    seeds
 }

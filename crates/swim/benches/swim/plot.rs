@@ -10,8 +10,11 @@ const HEIGHT: f64 = 360.0;
 const MARGIN: f64 = 60.0;
 const COLOURS: [&str; 4] = ["#1565c0", "#2e7d32", "#6a1b9a", "#c62828"];
 
+/// A label and its points.
+type Curve<'a> = (&'a str, &'a [(f64, f64)]);
+
 pub(crate) fn draw(dir: &str, curves: &Curves) {
-    let mut groups: BTreeMap<&str, Vec<(&str, &[(f64, f64)])>> = BTreeMap::new();
+    let mut groups: BTreeMap<&str, Vec<Curve<'_>>> = BTreeMap::new();
     for (name, points) in curves {
         let (group, label) = name.split_once(": ").unwrap();
         groups.entry(group).or_default().push((label, points));
@@ -31,12 +34,7 @@ pub(crate) fn draw(dir: &str, curves: &Curves) {
     }
 }
 
-fn chart(
-    title: &str,
-    x_label: &str,
-    logarithmic: bool,
-    curves: &[(&str, &[(f64, f64)])],
-) -> String {
+fn chart(title: &str, x_label: &str, logarithmic: bool, curves: &[Curve<'_>]) -> String {
     let all = || curves.iter().flat_map(|(_, points)| points.iter().copied());
     let scale_x = |x: f64| if logarithmic { x.log2() } else { x };
     let low = all().map(|(x, _)| scale_x(x)).fold(f64::INFINITY, f64::min);

@@ -8,15 +8,17 @@ use rivven_swim::{
 };
 use tokio::sync::watch;
 
-use crate::{Figure, computed_by_all};
+use crate::Figure;
+use crate::cost::computed_by_all;
 
-pub(crate) fn run(seconds: u64) {
+pub(crate) fn run(seconds: u64, members_alone: Option<usize>) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    for count in [3, 16, 64] {
+    let counts = members_alone.map_or_else(|| vec![3, 16, 64], |count| vec![count]);
+    for count in counts {
         eprintln!("swim: {count} members on sockets for {seconds} s");
         runtime.block_on(members(count, seconds));
     }

@@ -1,7 +1,7 @@
 //! The simulated network and its clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use rivven_core_types::{MonoTime, NodeInfo, NodeName, RackId, Rng};
 
+use super::faults::{Faults, Measured};
+use super::flight::{Flight, Kind};
 use crate::profile::Destination;
 use crate::{
-    Detector, Event, Input, MAX_SWIM_DATAGRAM_BYTES, MemberState, Output, ProbeOutcome, Registry,
-    SharedSecret, SwimConfig, SwimSecurity,
+    Detector, Event, Input, MAX_SWIM_DATAGRAM_BYTES, MemberState, Output, Registry, SharedSecret,
+    SwimConfig, SwimSecurity,
 };
 
 const PORT: u16 = 7946;
@@ -24,78 +26,12 @@ const SOCKET_BUFFER: usize = 256;
 /// Racks that the nodes are spread over.
 const RACKS: u32 = 3;
 
-/// What goes wrong on the way.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Faults {
-    /// Lost datagrams in a thousand, each for itself.
-    pub loss_per_mille: u64,
-    /// Bursts in which a node's incoming datagrams are all lost, per node and minute.
-    pub bursts_per_minute: u64,
-    /// How long a burst lasts, in milliseconds.
-    pub burst_ms: u64,
-    /// Duplicated datagrams in a thousand.
-    pub duplicates_per_mille: u64,
-    /// Datagrams in a thousand that come up to 30 ms late, behind later ones.
-    pub reordered_per_mille: u64,
-    /// Datagrams in a thousand that come again up to 5 s later.
-    pub replayed_per_mille: u64,
-    /// Datagrams in a thousand that lose their ends or have a bit flipped.
-    pub damaged_per_mille: u64,
-}
-
-/// What a run counted.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Measured {
-    /// Datagrams sent.
-    pub datagrams: u64,
-    /// Bytes of them.
-    pub bytes: u64,
-    /// The longest one.
-    pub longest: usize,
-    /// Datagrams that arrived.
-    pub delivered: u64,
-    /// Probes that failed.
-    pub failed_probes: u64,
-    /// Suspicions, each observer's counted.
-    pub suspicions: u64,
-    /// Times that an observer took a running node for dead.
-    pub false_deaths: u64,
-}
-
-struct Flight {
-    at: u64,
-    number: u64,
-    from: u32,
-    to: u32,
-    payload: Bytes,
-}
-
-impl PartialEq for Flight {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-
-impl Eq for Flight {}
-
-impl PartialOrd for Flight {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Flight {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-struct Node {
+pub(super) struct Node {
     detector: Detector,
     /// When its timer is due, in simulated time; stale entries of the heap differ from it.
     due: u64,
-    boot_id: u64,
-    incarnation: u64,
+    pub(super) boot_id: u64,
+    pub(super) incarnation: u64,
     paused_until: u64,
     buffered: usize,
     lossy_from: u64,
@@ -106,15 +42,15 @@ struct Node {
 
 type Cut = Box<dyn Fn(u32, u32) -> bool>;
 /// What an observer held of a member: boot id, incarnation, state.
-type Held = (u64, u64, MemberState);
+pub(super) type Held = (u64, u64, MemberState);
 
 /// Detectors and the datagrams between them, under virtual time.
 pub struct Simulation {
-    nodes: Vec<Option<Node>>,
+    pub(super) nodes: Vec<Option<Node>>,
     registry: Arc<Registry>,
     flights: BinaryHeap<Reverse<Flight>>,
     timers: BinaryHeap<Reverse<(u64, u32)>>,
-    now: u64,
+    pub(super) now: u64,
     number: u64,
     rng: Rng,
     /// What every node is configured with, but for its boot id.
@@ -122,15 +58,26 @@ pub struct Simulation {
     /// What goes wrong.
     pub faults: Faults,
     cut: Option<Cut>,
-    measured: Measured,
+    pub(super) measured: Measured,
     /// Changes of members: when, at whom, what. Cleared by the caller.
     pub trace: Vec<(Duration, u32, Event)>,
-    names: HashMap<NodeName, u32>,
-    held: BTreeMap<(u32, u32), Held>,
+    pub(super) names: HashMap<NodeName, u32>,
+    pub(super) held: BTreeMap<(u32, u32), Held>,
     out: Vec<Output>,
-    first_failed: Option<u64>,
+    pub(super) first_failed: Option<u64>,
     hash: u64,
+    /// Whether the datagram at hand was dropped.
+    pub(super) dropped: bool,
+    /// Of the datagrams that arrive several times, those that were taken.
+    pub(super) taken: BTreeSet<u64>,
+    pub(super) inputs: u64,
+    pub(super) tolerant: bool,
+    pub(super) broken: Option<String>,
+    recorded: BTreeMap<u32, Vec<Recorded>>,
 }
+
+/// What happened to one node: when on its clock, and the datagram if it was one.
+pub type Recorded = (MonoTime, Option<(SocketAddr, Bytes)>);
 
 impl std::fmt::Debug for Simulation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -191,6 +138,12 @@ impl Simulation {
             out: Vec::new(),
             first_failed: None,
             hash: 0,
+            dropped: false,
+            taken: BTreeSet::new(),
+            inputs: 0,
+            tolerant: false,
+            broken: None,
+            recorded: BTreeMap::new(),
         }
     }
 
@@ -215,6 +168,19 @@ impl Simulation {
 
     /// Starts a node that knows nobody.
     pub fn start(&mut self, node: u32, boot_id: u64) {
+        self.place(node, info(node), boot_id);
+    }
+
+    /// Starts another process under the name of node `original`, at the address of `node`, which asks
+    /// `seed`.
+    pub fn impersonate(&mut self, node: u32, original: u32, boot_id: u64, seed: u32) {
+        let address = address(node);
+        let info = NodeInfo::new(name(original), address.into(), address.into());
+        self.place(node, info, boot_id);
+        self.input(node, Input::Join(vec![self::address(seed).into()]));
+    }
+
+    fn place(&mut self, node: u32, info: NodeInfo, boot_id: u64) {
         let config = SwimConfig {
             boot_id: Some(boot_id),
             ..self.config.clone()
@@ -222,13 +188,13 @@ impl Simulation {
         let seed = self.rng.next_u64();
         let registry = Arc::clone(&self.registry);
         let now = at(self.now);
-        let detector = Detector::sharing(info(node), config, seed, now, registry)
+        let detector = Detector::sharing(info, config, seed, now, registry)
             .expect("the configuration of the simulation is valid");
         let index = usize::try_from(node).expect("a node number fits");
         if self.nodes.len() <= index {
             self.nodes.resize_with(index + 1, || None);
         }
-        self.names.insert(name(node), node);
+        self.names.entry(name(node)).or_insert(node);
         let place = self.nodes.get_mut(index).expect("it was made above");
         *place = Some(Node {
             detector,
@@ -327,7 +293,7 @@ impl Simulation {
         self.nodes.get(node as usize)?.as_ref().map(|n| &n.detector)
     }
 
-    fn node_mut(&mut self, node: u32) -> Option<&mut Node> {
+    pub(super) fn node_mut(&mut self, node: u32) -> Option<&mut Node> {
         self.nodes.get_mut(node as usize)?.as_mut()
     }
 
@@ -360,8 +326,27 @@ impl Simulation {
             running.detector.handle(local, input, &mut out);
         }
         self.carry_out(node, &mut out);
+        self.check_bounds(node);
         self.out = out;
         self.schedule(node);
+    }
+
+    /// Keeps what happens to this node from now on.
+    pub fn record(&mut self, node: u32) {
+        self.recorded.insert(node, Vec::new());
+    }
+
+    /// What happened to a node since [`Simulation::record`]: its timers and datagrams.
+    pub fn recorded(&self, node: u32) -> &[Recorded] {
+        self.recorded.get(&node).map_or(&[], Vec::as_slice)
+    }
+
+    fn keep(&mut self, node: u32, datagram: Option<(SocketAddr, Bytes)>) {
+        let now = self.now;
+        let local = self.node_mut(node).map(|node| at(node.local(now)));
+        if let (Some(local), Some(recorded)) = (local, self.recorded.get_mut(&node)) {
+            recorded.push((local, datagram));
+        }
     }
 
     /// Calls the detector itself, for what is no input.
@@ -410,6 +395,20 @@ impl Simulation {
         }
     }
 
+    /// Adds to the trace, eight bytes at a time: every datagram goes through here.
+    pub(super) fn mix(&mut self, bytes: &[u8]) {
+        let mut hash = self.hash ^ bytes.len() as u64;
+        let mut words = bytes.chunks_exact(8);
+        for word in &mut words {
+            let word = word.try_into().map_or(0, u64::from_le_bytes);
+            hash = crate::round::mix(hash ^ word);
+        }
+        let rest = words.remainder().iter();
+        self.hash = rest.fold(hash, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+        });
+    }
+
     fn chance(&mut self, per_mille: u64) -> bool {
         per_mille > 0 && self.rng.below(1000) < per_mille
     }
@@ -439,7 +438,7 @@ impl Simulation {
             payload.len() <= MAX_SWIM_DATAGRAM_BYTES,
             "a datagram is too long"
         );
-        self.hash = crate::config::fnv1a_from(self.hash, &payload);
+        self.mix(&payload);
         let faults = self.faults;
         let latency = self.latency();
         if self.cut.as_ref().is_some_and(|cut| cut(from, to)) || self.chance(faults.loss_per_mille)
@@ -450,36 +449,55 @@ impl Simulation {
         if self.chance(faults.reordered_per_mille) {
             at += self.rng.below(30_000);
         }
+        let sent = self.number;
+        let mut copies = Vec::new();
         if self.chance(faults.duplicates_per_mille) {
-            let again = at + self.latency();
-            self.fly(again, from, to, payload.clone());
+            copies.push(at + self.latency());
         }
         if self.chance(faults.replayed_per_mille) {
-            let again = at + self.rng.below(5_000_000);
-            self.fly(again, from, to, payload.clone());
+            copies.push(at + self.rng.below(5_000_000));
+        }
+        // A join request is bound to nobody and does nothing: it may come as often as it likes.
+        let bound = payload.get(1).is_some_and(|flags| flags & 2 == 0);
+        let kind = if copies.is_empty() || !bound {
+            Kind::Only
+        } else {
+            Kind::OneOfSeveral
+        };
+        let mut flight = Flight {
+            at,
+            number: 0,
+            sent,
+            from,
+            to,
+            payload,
+            kind,
+        };
+        for again in copies {
+            self.fly(Flight {
+                at: again,
+                payload: flight.payload.clone(),
+                ..flight
+            });
         }
         if self.chance(faults.damaged_per_mille) {
-            let mut bytes = payload.to_vec();
+            let mut bytes = flight.payload.to_vec();
             let place = usize::try_from(self.rng.below(bytes.len() as u64)).unwrap_or(0);
             if self.chance(500) {
                 bytes.truncate(place);
             } else if let Some(byte) = bytes.get_mut(place) {
                 *byte ^= 1 << self.rng.below(8);
             }
-            return self.fly(at, from, to, bytes.into());
+            flight.payload = bytes.into();
+            flight.kind = Kind::Damaged;
         }
-        self.fly(at, from, to, payload);
+        self.fly(flight);
     }
 
-    fn fly(&mut self, at: u64, from: u32, to: u32, payload: Bytes) {
+    fn fly(&mut self, flight: Flight) {
         self.number += 1;
-        self.flights.push(Reverse(Flight {
-            at,
-            number: self.number,
-            from,
-            to,
-            payload,
-        }));
+        let number = self.number;
+        self.flights.push(Reverse(Flight { number, ..flight }));
     }
 
     fn schedule(&mut self, node: u32) {
@@ -551,6 +569,9 @@ impl Simulation {
             return self.timers.push(Reverse((due, node)));
         }
         running.due = u64::MAX;
+        if !self.recorded.is_empty() {
+            self.keep(node, None);
+        }
         self.input(node, Input::Timeout);
     }
 
@@ -564,7 +585,7 @@ impl Simulation {
                 node.buffered += 1;
                 // Behind the timer that wakes the node.
                 let at = node.paused_until + 1;
-                self.fly(at, flight.from, flight.to, flight.payload);
+                self.fly(Flight { at, ..flight });
             }
             return;
         }
@@ -574,8 +595,13 @@ impl Simulation {
         }
         self.measured.delivered += 1;
         let from = address(flight.from);
+        if !self.recorded.is_empty() {
+            self.keep(flight.to, Some((from, flight.payload.clone())));
+        }
+        self.dropped = false;
         let payload = &flight.payload;
         self.input(flight.to, Input::Datagram { from, payload });
+        self.check_datagram(flight.to, flight.sent, flight.kind);
     }
 
     /// Bursts of loss begin at random, each node's for itself.
@@ -593,62 +619,6 @@ impl Simulation {
             node.lossy_until = node.lossy_from + faults.burst_ms * 1000;
         }
         node.lossy_from <= now
-    }
-
-    fn observe(&mut self, observer: u32, event: Event) {
-        match &event {
-            Event::ProbeFinished {
-                outcome: ProbeOutcome::Failed,
-            } => {
-                self.measured.failed_probes += 1;
-                self.first_failed.get_or_insert(self.now);
-            }
-            Event::Refuted { incarnation } => {
-                let raised = *incarnation;
-                if let Some(node) = self.node_mut(observer) {
-                    assert!(raised > node.incarnation, "an incarnation went back");
-                    node.incarnation = raised;
-                }
-            }
-            Event::MemberForgotten { name } => {
-                if let Some(subject) = self.names.get(name) {
-                    self.held.remove(&(observer, *subject));
-                }
-            }
-            Event::MemberChanged {
-                name,
-                state,
-                boot_id,
-                incarnation,
-            } => {
-                let subject = self.names.get(name).copied();
-                let subject = subject.expect("every member is a node that was started");
-                self.check(observer, subject, (*boot_id, *incarnation, *state));
-                self.hash = crate::config::fnv1a_from(self.hash, &self.now.to_be_bytes());
-                self.trace.push((self.now(), observer, event));
-            }
-            _ => {}
-        }
-    }
-
-    /// The invariants that a change of what is held can break.
-    fn check(&mut self, observer: u32, subject: u32, held: Held) {
-        let before = self.held.insert((observer, subject), held);
-        assert!(
-            before < Some(held),
-            "{observer} held {before:?} of {subject} and now {held:?}"
-        );
-        if let Some(Some(node)) = self.nodes.get(subject as usize)
-            && node.boot_id == held.0
-        {
-            assert!(
-                held.1 <= node.incarnation,
-                "{observer} holds {held:?} of {subject}, which is at {}",
-                node.incarnation
-            );
-            self.measured.suspicions += u64::from(held.2 == MemberState::Suspect);
-            self.measured.false_deaths += u64::from(held.2 == MemberState::Dead);
-        }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::network::{Faults, Measured, Simulation};
+use super::faults::{Faults, Measured};
+use super::network::Simulation;
 use crate::{Event, Input, MemberState, SwimConfig};
 
 const STEP: Duration = Duration::from_millis(5);
@@ -52,7 +53,7 @@ pub fn crash(seed: u64, count: u32, faults: Faults, limit: Duration) -> Crash {
     result
 }
 
-fn is_death_of(event: &Event, node: u32) -> bool {
+pub(super) fn is_death_of(event: &Event, node: u32) -> bool {
     matches!(event, Event::MemberChanged { name, state: MemberState::Dead, .. }
         if *name == super::network::name(node))
 }

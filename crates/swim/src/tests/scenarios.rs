@@ -80,6 +80,34 @@ fn members_who_do_not_refute_are_taken_for_dead() {
     assert!(run.measured.false_deaths > 0, "{run:?}");
 }
 
+/// CI's share of what `cargo xtask bench swim loss --long` runs: 50 node-hours.
+#[test]
+fn nobody_dies_in_fifty_node_hours_at_a_loss_of_one_in_twenty() {
+    const NODES: u32 = 128;
+    for seed in 0..6 {
+        let span = secs(50 * 3600 / u64::from(NODES) / 6 + 1);
+        let run = false_alarms(100 + seed, NODES, lossy(50), span, |_| {});
+        assert_eq!(run.measured.false_deaths, 0, "seed {seed}: {run:?}");
+    }
+}
+
+/// Nearly a third of all datagrams: a probe and its answer come through every second time.
+#[test]
+fn at_three_tenths_loss_the_cluster_stays_together() {
+    for (count, span) in [(3, 60), (32, 15)] {
+        let run = false_alarms(1, count, lossy(300), secs(span), |_| {});
+        assert!(run.known_at_the_end > f64::from(count) - 1.5, "{run:?}");
+        assert!(run.measured.false_deaths <= 2, "{run:?}");
+    }
+}
+
+#[test]
+fn a_crash_among_two_thousand_is_known_everywhere_at_once() {
+    let run = crash(1, 2048, Faults::default(), secs(5));
+    let (first, all) = (run.first_dead.unwrap(), run.all_dead.unwrap());
+    assert!(all - first <= millis(50), "{run:?}");
+}
+
 #[test]
 fn bursts_of_loss_shorter_than_the_window_kill_nobody() {
     let bursts = Faults {
@@ -228,6 +256,44 @@ fn of_two_nodes_with_one_name_the_newer_life_wins_and_the_older_learns_it() {
         );
     }
     assert_eq!(network.measured().false_deaths, 0);
+}
+
+/// The older process still runs, elsewhere: it learns that it was replaced, and disturbs nobody.
+#[test]
+fn of_two_running_processes_with_one_name_the_newer_life_is_the_member() {
+    let mut network = Simulation::acquainted(14, 8, |_| {});
+    network.run(secs(1));
+    network.impersonate(20, 1, 2, 0);
+    network.run(secs(5));
+    for observer in (0..8).filter(|node| *node != 1) {
+        let view = network.detector(observer).unwrap().view();
+        let held = view
+            .members
+            .iter()
+            .find(|m| m.info.name.as_str() == "node-1");
+        let held = held.map(|m| (m.boot_id, m.state));
+        assert_eq!(held, Some((2, MemberState::Alive)), "{observer}");
+    }
+    let old = network.detector(1).unwrap().view();
+    assert_eq!(old.superseded_by, Some(2));
+    assert_eq!(network.measured().false_deaths, 0);
+}
+
+/// A copied machine: the same name and the same boot id twice. Nothing can tell them apart; but the
+/// others must not pay for it.
+#[test]
+fn two_processes_with_one_name_and_one_boot_id_harm_nobody_else() {
+    let mut network = Simulation::acquainted(15, 8, |_| {});
+    network.tolerate();
+    network.run(secs(1));
+    network.impersonate(20, 1, 1, 0);
+    network.run(secs(20));
+    for observer in (0..8).filter(|node| *node != 1) {
+        for node in (0..8).filter(|node| ![1, observer].contains(node)) {
+            let held = network.state(observer, node);
+            assert_eq!(held, Some(MemberState::Alive), "{observer} of {node}");
+        }
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ struct Found {
     bug: PlantedBug,
     /// Seeds that were played, and whether the last one broke an invariant.
     seeds: u64,
-    invariant: Option<&'static str>,
+    invariant: Option<String>,
     hits: u64,
     wall_millis: u128,
 }
@@ -46,7 +46,7 @@ pub(crate) fn hunt(arguments: &Arguments) -> Result<bool, String> {
         drop(sender);
         for result in results {
             let result = result?;
-            let verdict = match result.invariant {
+            let verdict = match &result.invariant {
                 Some(invariant) => format!("found after {} seeds: {invariant}", result.seeds),
                 None => format!("NOT FOUND in {} seeds", result.seeds),
             };
@@ -82,7 +82,7 @@ pub(crate) fn hunt(arguments: &Arguments) -> Result<bool, String> {
                     f.bug.name,
                     f.invariant.is_some(),
                     f.seeds,
-                    f.invariant.unwrap_or(""),
+                    f.invariant.as_deref().unwrap_or(""),
                     f.hits
                 )
             })
@@ -111,13 +111,23 @@ fn seek(bug: PlantedBug, arguments: &Arguments) -> Result<Found, String> {
     };
     for seed in arguments.first..arguments.first.saturating_add(arguments.count) {
         found.seeds += 1;
-        let report = run_swarm(seed, &arguments.options).map_err(|e| e.to_string())?;
-        if let Some(violation) = report.violation {
-            found.invariant = Some(violation.invariant);
+        if let Some(invariant) = play(bug, seed, arguments)? {
+            found.invariant = Some(invariant);
             break;
         }
     }
     found.hits = planted.hits();
     found.wall_millis = begun.elapsed().as_millis();
     Ok(found)
+}
+
+/// The rule that the bug breaks in this seed, if it does.
+fn play(bug: PlantedBug, seed: u64, arguments: &Arguments) -> Result<Option<String>, String> {
+    // Whole clusters have three nodes and mend most of what their failure detector does wrong: its
+    // mistakes are sought in a network of detectors alone.
+    if bug.name.starts_with("swim.") {
+        return Ok(rivven_swim::sim::swarm(seed).broken);
+    }
+    let report = run_swarm(seed, &arguments.options).map_err(|e| e.to_string())?;
+    Ok(report.violation.map(|v| v.invariant.to_owned()))
 }

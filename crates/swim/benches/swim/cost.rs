@@ -1,0 +1,238 @@
+//! What the protocol costs: CPU for each message, memory for each member.
+
+use std::time::{Duration, Instant};
+
+use rivven_swim::Input;
+use rivven_swim::sim::Simulation;
+
+use crate::{Figure, millis, secs};
+
+/// What this process has computed so far: on a busy machine the clock on the wall measures the
+/// neighbours.
+pub(crate) fn computed() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|n| n.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
+/// The same for all threads, to 10 ms.
+pub(crate) fn computed_by_all() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = text.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let fields: Vec<u64> = after_name
+        .split(' ')
+        .filter_map(|f| f.parse().ok())
+        .collect();
+    // The letter before them is no number: user and system time are the 11th and 12th.
+    let ticks = fields.get(10).unwrap_or(&0) + fields.get(11).unwrap_or(&0);
+    Duration::from_millis(ticks * 10)
+}
+
+/// Memory of this process that is in use, in bytes.
+fn resident() -> f64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = text.split(' ').nth(1).and_then(|n| n.parse::<f64>().ok());
+    pages.unwrap_or(0.0) * 4096.0
+}
+
+pub(crate) fn run(long: bool) {
+    memory();
+    quiet();
+    if long {
+        ten_thousand();
+    }
+}
+
+fn figure(case: &str, metric: &str, value: f64, unit: &str, target: Option<f64>) {
+    Figure {
+        case,
+        metric,
+        value,
+        unit,
+        target,
+        baseline: None,
+    }
+    .print();
+}
+
+/// Memory once every member has heard every other, so that each has its replay window.
+fn memory() {
+    const NODES: u32 = 512;
+    eprintln!("swim: memory of {NODES} nodes that have all heard each other");
+    let before = resident();
+    let mut network = Simulation::acquainted(2, NODES, |_| {});
+    network.run(secs(120));
+    let pairs = f64::from(NODES) * f64::from(NODES - 1);
+    let each = (resident() - before) / pairs;
+    let case = format!("{NODES} nodes that have heard each other, with the simulator");
+    figure(
+        &case,
+        "memory per observer and member",
+        each,
+        "B",
+        Some(96.0),
+    );
+}
+
+/// CPU of a quiet cluster, the simulator's own included.
+fn quiet() {
+    const NODES: u32 = 2048;
+    eprintln!("swim: CPU and memory of {NODES} nodes");
+    let before = resident();
+    let mut network = Simulation::acquainted(1, NODES, |_| {});
+    network.run(secs(1));
+    let pairs = f64::from(NODES) * f64::from(NODES - 1);
+    let memory = (resident() - before) / pairs;
+    network.reset();
+    let start = computed();
+    network.run(secs(10));
+    let took = computed().saturating_sub(start);
+    let messages = network.measured().delivered as f64;
+    let per_message = took.as_secs_f64() * 1e6 / messages;
+    let case = format!("quiet, {NODES} nodes, authenticated, with the simulator");
+    figure(&case, "CPU per message", per_message, "us", None);
+    figure(
+        &case,
+        "memory per observer and member",
+        memory,
+        "B",
+        Some(96.0),
+    );
+    forged(&mut network);
+    drop(network);
+    alone(NODES);
+}
+
+/// One detector by itself, as in production: what happened to some nodes of a simulation happens again
+/// to detectors that begin as theirs did, without the simulator and the other 2,000 tables in between.
+fn alone(count: u32) {
+    const WATCHED: u32 = 32;
+    eprintln!("swim: CPU of single members among {count}");
+    let mut network = Simulation::acquainted(1, count, |_| {});
+    for node in 0..WATCHED {
+        network.record(node);
+    }
+    network.run(secs(30));
+    let mut again = Simulation::acquainted(1, count, |_| {});
+    let mut messages = 0usize;
+    let start = computed();
+    for node in 0..WATCHED {
+        let inputs = network.recorded(node);
+        let datagrams = inputs.iter().filter(|(_, datagram)| datagram.is_some());
+        messages += datagrams.count();
+        again.with_detector(node, |detector, _, out| {
+            for (now, datagram) in inputs {
+                let input = match datagram {
+                    Some((from, payload)) => Input::Datagram {
+                        from: *from,
+                        payload,
+                    },
+                    None => Input::Timeout,
+                };
+                detector.handle(*now, input, out);
+                out.clear();
+            }
+        });
+    }
+    let took = computed().saturating_sub(start).as_secs_f64() * 1e6;
+    let case = format!("quiet, one of {count} nodes by itself, authenticated");
+    let each = took / messages as f64;
+    figure(&case, "CPU per message", each, "us", Some(0.7));
+}
+
+/// What a datagram of a stranger costs before it is dropped.
+fn forged(network: &mut Simulation) {
+    for (case, length) in [("junk of 46 B", 46), ("junk of 1,200 B", 1_200)] {
+        let mut datagram = network.forgery(length);
+        let start = computed();
+        let count = 100_000u32;
+        for number in 0..count {
+            if let Some(last) = datagram.last_mut() {
+                *last = number.to_be_bytes()[3];
+            }
+            network.inject(0, &datagram);
+        }
+        let each = computed().saturating_sub(start).as_secs_f64() * 1e6 / f64::from(count);
+        Figure {
+            case,
+            metric: "verification",
+            value: each,
+            unit: "us",
+            target: None,
+            baseline: None,
+        }
+        .print();
+    }
+}
+
+fn ten_thousand() {
+    const NODES: u32 = 10_000;
+    eprintln!("swim: {NODES} nodes");
+    let before = resident();
+    let mut network = Simulation::acquainted(1, NODES, |_| {});
+    network.run(secs(1));
+    let (start, wall) = (computed(), Instant::now());
+    network.run(secs(10));
+    let took = computed().saturating_sub(start).as_secs_f64();
+    eprintln!("swim: 10 s took {:?} on the wall", wall.elapsed());
+    let pairs = f64::from(NODES) * f64::from(NODES - 1);
+    for (metric, value, unit, target) in [
+        ("CPU per simulated second", took / 10.0, "s", 1.0),
+        (
+            "memory per observer and member",
+            (resident() - before) / pairs,
+            "B",
+            96.0,
+        ),
+    ] {
+        Figure {
+            case: "quiet, 10,000 nodes, authenticated, with the simulator",
+            metric,
+            value,
+            unit,
+            target: Some(target),
+            baseline: None,
+        }
+        .print();
+    }
+    network.reset();
+    network.kill(77);
+    let crashed = network.now();
+    network.run(secs(5));
+    let failed = network.first_failed_probe().map(|at| millis(at - crashed));
+    let deaths: Vec<_> = network
+        .trace
+        .iter()
+        .filter(|(_, _, event)| {
+            matches!(event, rivven_swim::Event::MemberChanged { state, .. }
+                if *state == rivven_swim::MemberState::Dead)
+        })
+        .map(|(at, ..)| millis(*at - crashed))
+        .collect();
+    let all = deaths.len() == NODES as usize - 1;
+    for (metric, value) in [
+        ("first failed probe", failed.unwrap_or(f64::INFINITY)),
+        (
+            "first dead",
+            deaths.first().copied().unwrap_or(f64::INFINITY),
+        ),
+        (
+            "all dead",
+            if all {
+                deaths[deaths.len() - 1]
+            } else {
+                f64::INFINITY
+            },
+        ),
+    ] {
+        Figure {
+            case: "crash, 10,000 nodes",
+            metric,
+            value,
+            unit: "ms",
+            target: None,
+            baseline: None,
+        }
+        .print();
+    }
+}
