@@ -68,6 +68,13 @@ const BENCHES: [Bench; 4] = [
         target: Target::Program("bench-isr"),
         features: &[],
     },
+    Bench {
+        name: "raft",
+        about: "durable proposals, linearizable reads, failover, restart, catch-up of real processes",
+        package: "rivven-tests",
+        target: Target::Program("bench-raft"),
+        features: &[],
+    },
 ];
 
 fn run(args: &Args) -> Result<Report, Failure> {

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod placement;
+pub mod raft;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ rivven-node - one node of a Rivven cluster; Kafka clients are its clients
 
 Usage: rivven-node --config FILE [--check]
        rivven-node cluster COMMAND ...   Show and change a running cluster; see `cluster --help`
+       rivven-node raft COMMAND ...      Look at the Raft store of a stopped node; see `raft --help`
        rivven-node certs --out DIR --cluster NAME --node NAME [--node NAME]... [--days N]
        rivven-node log inspect|verify DATA_DIR
        rivven-node COMMAND --admin HOST:PORT [--json]
@@ -68,6 +70,8 @@ pub enum Request {
     },
     /// Show or change a running cluster.
     Cluster(cluster::ClusterCommand),
+    /// Look at the Raft store of a stopped node.
+    Raft(raft::RaftCommand),
     /// Make certificates.
     Certs(CertsOptions),
     /// Ask a running node about replicas and leaders, or have it move them.
@@ -86,6 +90,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, Str
     if arguments.next_if_eq("cluster").is_some() {
         let command = cluster::parse(arguments)?;
         return Ok(command.map_or(Request::Help(cluster::HELP), Request::Cluster));
+    }
+    if arguments.next_if_eq("raft").is_some() {
+        let command = raft::parse(arguments)?;
+        return Ok(command.map_or(Request::Help(raft::HELP), Request::Raft));
     }
     if arguments.next_if(|word| word == "certs").is_some() {
         return certs(arguments);

@@ -8,6 +8,14 @@ use rivven_node::cli::{self, Request};
 fn main() -> ExitCode {
     match cli::parse(std::env::args().skip(1)) {
         Ok(Request::Help(text)) => say(text),
+        Ok(Request::Raft(command)) => match cli::raft::run(&command) {
+            Ok(outcome) if outcome.is_sound => say(&outcome.text),
+            Ok(outcome) => {
+                say(&outcome.text);
+                ExitCode::from(3)
+            }
+            Err(error) => complain(&error, 1),
+        },
         Ok(Request::Cluster(command)) => match cli::cluster::run(&command) {
             Ok(text) => say(&text),
             Err(error) => complain(&error, 1),

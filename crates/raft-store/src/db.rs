@@ -4,9 +4,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend as _, TableDefinition,
+};
 use rivven_core_types::wire;
-use rivven_core_types::{Incarnation, OpenMode, RaftGroupId, Vfs, limits, planted};
+use rivven_core_types::{Incarnation, OpenMode, RaftGroupId, Vfs, VfsFile, limits, planted};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +25,9 @@ const FORMAT: u32 = 1;
 const MAX_RECORD_BYTES: usize = limits::MAX_COMMAND_BYTES + 64 * 1024;
 /// Memory that redb may use for pages; recent entries are served from the tail cache instead.
 const PAGE_CACHE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes that are copied at once.
+const COPY_BYTES: usize = 1024 * 1024;
 
 const LOG: TableDefinition<'_, (u32, u64), &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("meta");
@@ -171,6 +177,40 @@ impl Db {
         group: RaftGroupId,
     ) -> Result<Self, RaftStoreError> {
         Self::open_file(vfs, path, OpenMode::ReadWrite, group)
+    }
+
+    /// Opens a copy in memory: whatever redb repairs, the file stays as it is.
+    pub(crate) fn open_copy(
+        file: &dyn VfsFile,
+        path: &Path,
+        group: RaftGroupId,
+    ) -> Result<Self, RaftStoreError> {
+        let copy = InMemoryBackend::new();
+        let run = || {
+            let length = file.len()?;
+            copy.set_len(length)?;
+            let mut buffer = vec![0; COPY_BYTES];
+            let mut offset = 0;
+            while offset < length {
+                let left = usize::try_from(length - offset).unwrap_or(usize::MAX);
+                let part = buffer.get_mut(..left.min(COPY_BYTES)).unwrap_or_default();
+                file.read_exact_at(part, offset)?;
+                copy.write(offset, part)?;
+                offset += part.len() as u64;
+            }
+            Ok(())
+        };
+        run().map_err(RaftStoreError::io("read", path))?;
+        let database = Database::builder()
+            .set_cache_size(PAGE_CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(copy)
+            .map_err(|e| RaftStoreError::corrupt(path, "database", e))?;
+        Ok(Self {
+            database,
+            group: group.get(),
+            path: path.to_owned(),
+        })
     }
 
     fn open_file(

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
 use rivven_core_types::limits::MAX_COMMAND_BYTES;
 use rivven_core_types::{
@@ -319,7 +320,15 @@ impl RpcHandler for RaftHandle {
             return Reply::Now(Err(RpcError::UnknownKind { kind: request.kind }));
         }
         match self.answer(peer, request) {
-            Ok(answer) => Reply::Later(Box::pin(answer)),
+            Ok(answer) => {
+                let mut answer: BoxFuture<'static, RaftAnswer> = Box::pin(answer);
+                // Begun here and now: the core must get what a lane delivers in the order in which it
+                // came, and tasks start in any order.
+                match answer.as_mut().now_or_never() {
+                    Some(done) => Reply::Now(done),
+                    None => Reply::Later(answer),
+                }
+            }
             Err(error) => Reply::Now(Err(error)),
         }
     }

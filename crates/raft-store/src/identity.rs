@@ -104,6 +104,15 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Reads the identity of `data_dir` without making one. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`RaftStoreError::Io`] when there is none; [`RaftStoreError::Corrupt`],
+    /// [`RaftStoreError::FormatTooNew`].
+    pub fn read(vfs: &Arc<dyn Vfs>, data_dir: &Path) -> Result<Self, RaftStoreError> {
+        Self::load(vfs, &data_dir.join(FILE_NAME))
+    }
+
     /// Sets the cluster, durably. Setting the same one again does nothing.
     ///
     /// # Errors

@@ -228,12 +228,13 @@ impl Context {
         let network = Network {
             group: self.group(),
             rpc: Arc::clone(&self.rpc),
-            entropy: Arc::clone(&self.options.entropy),
             dir: store.machine.dir().clone(),
             files: store.files.clone(),
             chunk_bytes: limits.snapshot_chunk_bytes,
             append_deadline: Duration::from_millis(self.config.election_timeout_max_ms),
             chunk_deadline: CHUNK_DEADLINE,
+            install_deadline: limits.install_snapshot_timeout,
+            own_id: self.raft_id(),
         };
         let (log, machine) = (store.log.clone(), store.machine.clone());
         let id = self.raft_id();

@@ -56,6 +56,7 @@ mod messages;
 mod network;
 mod node;
 mod observe;
+pub mod offline;
 mod receiver;
 mod runtime;
 mod snapshot;

@@ -54,7 +54,8 @@ pub(crate) struct SnapshotMessage {
     pub(crate) vote: VoteRecord,
     pub(crate) last: Option<LogIdRecord>,
     pub(crate) membership: LastMembershipRecord,
-    /// Tells transfers apart.
+    /// Names the snapshot that is sent, the same in every attempt, so that an attempt goes on where
+    /// the last one stopped.
     pub(crate) transfer: u64,
     pub(crate) offset: u64,
     pub(crate) total: u64,
@@ -62,8 +63,8 @@ pub(crate) struct SnapshotMessage {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum SnapshotAnswer {
-    /// Send what follows.
-    Continue,
+    /// Send what follows from here.
+    Continue { next: u64 },
     /// The snapshot is installed and durable, or was not needed.
     Installed(VoteRecord),
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use rivven_core_types::{
-    Entropy, Lane, NodeName, PeerRpc, RaftGroupId, RpcError, RpcKind, RpcRequest,
-};
+use rivven_core_types::{Lane, NodeName, PeerRpc, RaftGroupId, RpcError, RpcKind, RpcRequest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,7 +22,7 @@ use crate::messages::{
     AppendAnswer, AppendMessage, SnapshotAnswer, SnapshotMessage, TransferAnswer, TransferMessage,
     VoteAnswer, VoteMessage, decode_answer, encode_entries, encode_request,
 };
-use crate::runtime::timeout;
+use crate::runtime::{sleep, timeout};
 use crate::snapshot::{SnapshotDir, SnapshotFile};
 use crate::types::{PeerNode, TypeConfig, Vote};
 use crate::worker::Worker;
@@ -30,12 +30,21 @@ use crate::worker::Worker;
 /// First and greatest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// How often a snapshot chunk is sent again before the attempt is given up.
+const CHUNK_RETRIES: u32 = 5;
+
+/// AppendEntries requests on the way to one peer at once. While it syncs one batch the next ones arrive,
+/// and it syncs those together.
+const APPENDS_IN_FLIGHT: usize = 8;
+
+type AppendResponse = Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>>;
+type AppendResult = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
+
 /// What every connection of a node shares.
 #[derive(Clone)]
 pub(crate) struct Network {
     pub(crate) group: RaftGroupId,
     pub(crate) rpc: Arc<dyn PeerRpc>,
-    pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) dir: SnapshotDir,
     pub(crate) files: Worker<()>,
     pub(crate) chunk_bytes: usize,
@@ -43,9 +52,14 @@ pub(crate) struct Network {
     /// well exceed the heartbeat interval that openraft offers.
     pub(crate) append_deadline: Duration,
     pub(crate) chunk_deadline: Duration,
+    /// How long the peer may take to check and install what it was sent.
+    pub(crate) install_deadline: Duration,
+    /// This node's Raft id.
+    pub(crate) own_id: u64,
 }
 
 /// The way to one peer.
+#[derive(Clone)]
 pub(crate) struct Peer {
     network: Network,
     target: u64,
@@ -71,6 +85,17 @@ fn failure(error: &RpcError) -> RPCError<TypeConfig> {
     } else {
         RPCError::Unreachable(Unreachable::new(error))
     }
+}
+
+/// Whether sending the same chunk again may help.
+const fn is_passing(error: &RpcError) -> bool {
+    matches!(
+        error,
+        RpcError::Timeout { .. }
+            | RpcError::Unreachable { .. }
+            | RpcError::ConnectionLost { .. }
+            | RpcError::Overloaded { .. }
+    )
 }
 
 struct Call {
@@ -122,6 +147,40 @@ impl Peer {
         }
     }
 
+    async fn append(
+        &self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: &RPCOption,
+    ) -> AppendResponse {
+        let body = encode_entries(&rpc.entries).map_err(|e| failure(&e))?;
+        let deadline = if body.is_empty() {
+            option.hard_ttl()
+        } else {
+            option.hard_ttl().max(self.network.append_deadline)
+        };
+        let message = AppendMessage {
+            target: self.target,
+            vote: (&rpc.vote).into(),
+            prev: rpc.prev_log_id.map(Into::into),
+            commit: rpc.leader_commit.map(Into::into),
+        };
+        let call = Call {
+            kind: RpcKind::RAFT_APPEND,
+            lane: Lane::Control,
+            body,
+            deadline,
+        };
+        let answer: AppendAnswer = self.call(call, &message).await.map_err(|e| failure(&e))?;
+        Ok(match answer {
+            AppendAnswer::Success => AppendEntriesResponse::Success,
+            AppendAnswer::PartialSuccess(last) => {
+                AppendEntriesResponse::PartialSuccess(last.map(Into::into))
+            }
+            AppendAnswer::Conflict => AppendEntriesResponse::Conflict,
+            AppendAnswer::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
+        })
+    }
+
     async fn ask_vote(
         &self,
         kind: RpcKind,
@@ -144,44 +203,83 @@ impl Peer {
         ))
     }
 
-    /// Sends a snapshot file, chunk by chunk.
+    /// Sends a snapshot file, chunk by chunk. A chunk that is lost is sent again; an attempt that
+    /// fails as a whole is taken up by the next one where the receiver says.
     async fn send(
         &self,
         vote: Vote,
         snapshot: MachineSnapshot,
     ) -> Result<SnapshotResponse<TypeConfig>, RpcError> {
-        let transfer = self.network.entropy.next_u64();
-        let total = snapshot.snapshot.bytes;
-        let mut offset = 0;
+        let mut message = SnapshotMessage {
+            target: self.target,
+            vote: (&vote).into(),
+            last: snapshot.meta.last_log_id.map(Into::into),
+            membership: (&snapshot.meta.last_membership).into(),
+            transfer: self.transfer_id(&snapshot),
+            offset: 0,
+            total: snapshot.snapshot.bytes,
+        };
+        let mut failures = 0;
         loop {
-            let bytes = self.read_chunk(snapshot.snapshot.clone(), offset).await?;
-            let length = bytes.len() as u64;
-            let message = SnapshotMessage {
-                target: self.target,
-                vote: (&vote).into(),
-                last: snapshot.meta.last_log_id.map(Into::into),
-                membership: (&snapshot.meta.last_membership).into(),
-                transfer,
-                offset,
-                total,
-            };
-            let call = Call {
-                kind: RpcKind::RAFT_SNAPSHOT,
-                lane: Lane::Bulk,
-                body: bytes,
-                deadline: self.network.chunk_deadline,
-            };
-            offset += length;
-            match self.call(call, &message).await? {
-                SnapshotAnswer::Installed(vote) => return Ok(SnapshotResponse::new(vote.into())),
-                SnapshotAnswer::Continue if offset < total => {}
-                SnapshotAnswer::Continue => {
-                    return Err(RpcError::Malformed(
-                        "the peer wants more than there is".into(),
-                    ));
+            let bytes = self
+                .read_chunk(snapshot.snapshot.clone(), message.offset)
+                .await?;
+            match self.send_chunk(&message, bytes).await {
+                Ok(SnapshotAnswer::Installed(vote)) => {
+                    return Ok(SnapshotResponse::new(vote.into()));
                 }
+                Ok(SnapshotAnswer::Continue { next }) if next < message.total => {
+                    if next != message.offset {
+                        failures = 0;
+                    }
+                    message.offset = next;
+                }
+                Ok(SnapshotAnswer::Continue { next }) => {
+                    let text = format!("the peer wants byte {next} of {}", message.total);
+                    return Err(RpcError::Malformed(text));
+                }
+                Err(error) if failures < CHUNK_RETRIES && is_passing(&error) => {
+                    failures += 1;
+                    tracing::debug!(peer = %self.name, %error, failures, "a snapshot chunk is sent again");
+                    sleep(BACKOFF.0 * failures).await;
+                }
+                Err(error) => return Err(error),
             }
         }
+    }
+
+    async fn send_chunk(
+        &self,
+        message: &SnapshotMessage,
+        bytes: Bytes,
+    ) -> Result<SnapshotAnswer, RpcError> {
+        // The answer to the last one comes when the snapshot is checked and installed.
+        let is_last = message.offset + bytes.len() as u64 >= message.total;
+        let call = Call {
+            kind: RpcKind::RAFT_SNAPSHOT,
+            lane: Lane::Bulk,
+            body: bytes,
+            deadline: if is_last {
+                self.network.install_deadline
+            } else {
+                self.network.chunk_deadline
+            },
+        };
+        self.call(call, message).await
+    }
+
+    /// Equal for equal files: who wrote it, what it covers, how long it is. Should it ever be equal
+    /// for others, the checksum at the end tells, and the next attempt starts over.
+    fn transfer_id(&self, snapshot: &MachineSnapshot) -> u64 {
+        let (term, index) = snapshot
+            .meta
+            .last_log_id
+            .map_or((0, 0), |id| (id.leader_id.term, id.index));
+        let words = [self.network.own_id, term, index, snapshot.snapshot.bytes];
+        let bytes = words.map(u64::to_le_bytes).concat();
+        let high = u64::from(crc32c::crc32c(&bytes));
+        let low = u64::from(crc32c::crc32c_append(crc32c::crc32c(b"transfer"), &bytes));
+        high << 32 | low
     }
 
     async fn read_chunk(&self, file: SnapshotFile, offset: u64) -> Result<Bytes, RpcError> {
@@ -211,34 +309,55 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         &mut self,
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
-    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        let body = encode_entries(&rpc.entries).map_err(|e| failure(&e))?;
-        let deadline = if body.is_empty() {
-            option.hard_ttl()
-        } else {
-            option.hard_ttl().max(self.network.append_deadline)
-        };
-        let message = AppendMessage {
-            target: self.target,
-            vote: (&rpc.vote).into(),
-            prev: rpc.prev_log_id.map(Into::into),
-            commit: rpc.leader_commit.map(Into::into),
-        };
-        let call = Call {
-            kind: RpcKind::RAFT_APPEND,
-            lane: Lane::Control,
-            body,
-            deadline,
-        };
-        let answer: AppendAnswer = self.call(call, &message).await.map_err(|e| failure(&e))?;
-        Ok(match answer {
-            AppendAnswer::Success => AppendEntriesResponse::Success,
-            AppendAnswer::PartialSuccess(last) => {
-                AppendEntriesResponse::PartialSuccess(last.map(Into::into))
+    ) -> AppendResponse {
+        self.append(rpc, &option).await
+    }
+
+    /// Pipelined. A lane keeps the order of requests while its connection lives; beyond that one may
+    /// overtake another, and its conflict then speaks of a log that the other has completed since.
+    /// openraft would take it for a follower that has lost what it acknowledged.
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, AppendResult>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let peer: &'s Self = self;
+        let calls = input.map(move |rpc| {
+            let prev = rpc.prev_log_id;
+            let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
+            let option = option.clone();
+            async move { (prev, last, peer.append(rpc, &option).await) }
+        });
+        let calls = Box::pin(calls.buffered(APPENDS_IN_FLIGHT));
+        let results = stream::unfold((Some(calls), None), move |(calls, matched)| async move {
+            let mut calls = calls?;
+            let (prev, last, response) = calls.next().await?;
+            let response = match response {
+                Ok(response) => response,
+                Err(error) => return Some((Err(error), (None, matched))),
+            };
+            let is_whole = match &response {
+                AppendEntriesResponse::PartialSuccess(upto) => *upto == last,
+                _ => true,
+            };
+            if response.is_conflict() && prev <= matched {
+                tracing::debug!(peer = %peer.name, ?matched, "an append overtook the one before it");
+                let lost = RpcError::ConnectionLost {
+                    peer: peer.name.clone(),
+                };
+                return Some((Err(failure(&lost)), (None, matched)));
             }
-            AppendAnswer::Conflict => AppendEntriesResponse::Conflict,
-            AppendAnswer::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
-        })
+            let result = response.into_stream_result(prev, last);
+            let matched = result.as_ref().map_or(matched, |upto| *upto);
+            // What was sent behind a request that failed, or was taken in part, builds on what is
+            // not there.
+            let goes_on = result.is_ok() && is_whole;
+            Some((Ok(result), (goes_on.then_some(calls), matched)))
+        });
+        Box::pin(async move { Ok(Box::pin(results) as BoxStream<'s, _>) })
     }
 
     async fn vote(

@@ -23,7 +23,7 @@ use crate::messages::{
 };
 use crate::runtime::timeout;
 use crate::snapshot::SnapshotFile;
-use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote};
+use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote, VoteRecord};
 
 /// Longest time that a follower's read may keep this node busy.
 const MAX_READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -37,11 +37,25 @@ struct Incoming {
     at: SnapshotFile,
 }
 
+/// The snapshot that was installed last, for a sender that has not heard of it: its answer was lost.
+struct Installed {
+    transfer: u64,
+    total: u64,
+    /// Under which vote it was sent, and what was answered.
+    votes: (VoteRecord, VoteRecord),
+}
+
+#[derive(Default)]
+struct Transfers {
+    incoming: Option<Incoming>,
+    installed: Option<Installed>,
+}
+
 /// Answers requests for one life of the core.
 #[derive(Clone)]
 pub(crate) struct Receiver {
     machine: Machine,
-    incoming: Arc<Mutex<Option<Incoming>>>,
+    transfers: Arc<Mutex<Transfers>>,
 }
 
 /// A request together with what checks it.
@@ -79,7 +93,7 @@ impl Receiver {
     pub(crate) fn new(machine: Machine) -> Self {
         Self {
             machine,
-            incoming: Arc::new(Mutex::new(None)),
+            transfers: Arc::default(),
         }
     }
 
@@ -105,16 +119,33 @@ impl Receiver {
     ) -> Result<RpcResponse, RpcError> {
         let message: SnapshotMessage = decode_request(&request)?;
         call.check(message.target, message.vote.node)?;
-        let mut incoming = self.incoming.lock().await;
-        if message.offset == 0 {
-            self.begin(&mut incoming, &message).await?;
+        let mut transfers = self.transfers.lock().await;
+        let Transfers {
+            incoming,
+            installed,
+        } = &mut *transfers;
+        if let Some(done) = installed
+            && (done.transfer, done.total) == (message.transfer, message.total)
+            && done.votes.0 == message.vote
+        {
+            return encode_answer(&SnapshotAnswer::Installed(done.votes.1));
         }
-        let Some(state) = incoming.as_mut().filter(|s| s.transfer == message.transfer) else {
-            return Err(refused("this snapshot transfer was replaced by another"));
+        let known = |s: &&mut Incoming| s.transfer == message.transfer && s.total == message.total;
+        if message.offset == 0 && incoming.as_mut().filter(known).is_none() {
+            self.begin(incoming, &message).await?;
+        }
+        let Some(state) = incoming.as_mut().filter(known) else {
+            // This life knows nothing of what was sent before.
+            return encode_answer(&SnapshotAnswer::Continue { next: 0 });
         };
         let length = request.body.len() as u64;
-        if message.offset != state.offset || state.offset + length > state.total {
-            let text = format!("chunk at {}, expected {}", message.offset, state.offset);
+        if message.offset != state.offset {
+            // Sent again, or a new attempt: it goes on where the last one stopped.
+            let next = state.offset;
+            return encode_answer(&SnapshotAnswer::Continue { next });
+        }
+        if length == 0 || state.offset + length > state.total {
+            let text = format!("{length} bytes at {} of {}", state.offset, state.total);
             return Err(refused(text));
         }
         let (file, offset, body) = (Arc::clone(&state.file), state.offset, request.body);
@@ -126,12 +157,20 @@ impl Receiver {
         written.and_then(|done| done).map_err(refused)?;
         state.offset += length;
         if state.offset < state.total {
-            return encode_answer(&SnapshotAnswer::Continue);
+            let next = state.offset;
+            return encode_answer(&SnapshotAnswer::Continue { next });
         }
         let Some(done) = incoming.take() else {
             return Err(refused("no transfer"));
         };
-        self.install(call, message, done).await
+        let (transfer, total, vote) = (message.transfer, message.total, message.vote);
+        let answer = self.install(call, message, done).await?;
+        *installed = Some(Installed {
+            transfer,
+            total,
+            votes: (vote, answer),
+        });
+        encode_answer(&SnapshotAnswer::Installed(answer))
     }
 
     async fn begin(
@@ -170,7 +209,7 @@ impl Receiver {
         call: &Incall<'_>,
         message: SnapshotMessage,
         done: Incoming,
-    ) -> Result<RpcResponse, RpcError> {
+    ) -> Result<VoteRecord, RpcError> {
         let membership = message.membership.decode().map_err(refused)?;
         let meta = SnapshotMeta {
             last_log_id: message.last.map(LogId::from),
@@ -212,7 +251,7 @@ impl Receiver {
             call.log.barrier().await.map_err(refused)?;
         }
         self.discard(done.at).await;
-        encode_answer(&SnapshotAnswer::Installed((&answer.vote).into()))
+        Ok((&answer.vote).into())
     }
 
     /// Removes a received file that was not adopted (an adopted one has another name by now).

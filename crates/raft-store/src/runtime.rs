@@ -19,7 +19,7 @@ use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 
 pub use scope::{NodeScope, RuntimeHooks};
 pub(crate) use scope::{carry, spawn, sync_delay};
-pub(crate) use time::{RaftInstant, timeout, timeout_at};
+pub(crate) use time::{RaftInstant, sleep, timeout, timeout_at};
 pub(crate) use watch::{FifoWatch, WatchReceiver, WatchSender};
 
 /// openraft's runtime. A value of it exists only in openraft's own test suite; a node runs on the

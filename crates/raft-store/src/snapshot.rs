@@ -85,6 +85,39 @@ impl SnapshotDir {
         })
     }
 
+    /// The directory as it is, for one who only reads.
+    pub(crate) fn existing(
+        vfs: Arc<dyn Vfs>,
+        data_dir: &Path,
+        group: RaftGroupId,
+        max_bytes: u64,
+    ) -> Self {
+        Self {
+            vfs,
+            dir: data_dir.join("raft").join("snapshots"),
+            group,
+            max_bytes,
+        }
+    }
+
+    /// The finished snapshots of this group.
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, RaftStoreError> {
+        let (prefix, suffix) = (format!("{}-", self.group), ".snap");
+        let exists = self.vfs.exists(&self.dir);
+        if !exists.map_err(RaftStoreError::io("look for", &self.dir))? {
+            return Ok(Vec::new());
+        }
+        let mut paths = self
+            .vfs
+            .read_dir(&self.dir)
+            .map_err(RaftStoreError::io("list", &self.dir))?;
+        paths.retain(|path| {
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
+            name.is_some_and(|n| n.starts_with(&prefix) && n.ends_with(suffix))
+        });
+        Ok(paths)
+    }
+
     /// Where the snapshot up to `last` belongs.
     pub(crate) fn path(&self, last: Option<LogIdRecord>) -> PathBuf {
         let (term, index) = last.map_or((0, 0), |id| (id.term, id.index));

@@ -6,5 +6,6 @@ mod conformance;
 mod determinism;
 mod membership;
 mod node;
+mod offline;
 mod store;
 mod world;

@@ -104,6 +104,11 @@ impl Sleep {
     }
 }
 
+/// Sleeps on the node's clock.
+pub(crate) fn sleep(duration: Duration) -> Sleep {
+    Sleep::after(duration)
+}
+
 impl Future for Sleep {
     type Output = ();
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use rivven_core_types::test_util::MemVfs;
 use rivven_core_types::{LogIndex, NodeName, ProposeError, Proposer, RaftGroupId, Rng};
 
@@ -81,6 +82,29 @@ impl Cluster {
                 self.acked.insert(key, value);
             }
         }
+    }
+
+    /// Waits until at most so many entries are left in `node`'s log.
+    async fn purged_up_to_the_last(&self, node: &NodeName, most: u64) {
+        let shared = self.nodes[node].node.shared_for_tests();
+        let instance = shared.instance.load_full().unwrap();
+        let mut metrics = instance.raft.metrics();
+        let purge = async {
+            loop {
+                let (last, purged) = {
+                    let metrics = metrics.borrow_watched();
+                    let purged = metrics.purged.map_or(0, |id| id.index);
+                    (metrics.last_log_index.unwrap(), purged)
+                };
+                if last - purged <= most {
+                    return;
+                }
+                metrics.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(DEADLINE, purge)
+            .await
+            .expect("the log is purged");
     }
 
     async fn power_loss(&mut self, name: &NodeName, seed: u64) -> MemVfs {
@@ -219,6 +243,7 @@ async fn a_node_that_was_away_too_long_gets_a_snapshot_in_chunks() {
         config.snapshot_threshold = 20;
         options.limits.logs_kept_behind_snapshot = 5;
         options.limits.snapshot_chunk_bytes = 100;
+        options.limits.purge_batch_entries = 10;
     })
     .await;
     let leader = cluster.leader(None).await;
@@ -317,4 +342,51 @@ async fn a_wiped_node_does_not_answer_for_its_former_life() {
     cluster.write(&leader, 20).await;
     assert_eq!(blank.handle().status().state, RaftState::AwaitingMembers);
     assert_eq!(blank.handle().status().last_log, None);
+}
+
+/// One lost chunk costs one chunk, not the transfer; and while a follower is away the log is purged all
+/// the same, or it would grow without end.
+#[tokio::test(start_paused = true)]
+async fn the_log_is_purged_while_a_follower_is_away_and_a_lossy_transfer_brings_it_back() {
+    let mut cluster = Cluster::form(|config, options| {
+        config.snapshot_threshold = 20;
+        options.limits.logs_kept_behind_snapshot = 5;
+        options.limits.snapshot_min_log_bytes = 0;
+        options.limits.snapshot_chunk_bytes = 100;
+        options.limits.purge_batch_entries = 10;
+    })
+    .await;
+    let leader = cluster.leader(None).await;
+    let away = cluster
+        .nodes
+        .keys()
+        .find(|n| **n != leader)
+        .cloned()
+        .unwrap();
+    let others: Vec<_> = cluster
+        .nodes
+        .keys()
+        .filter(|n| **n != away)
+        .cloned()
+        .collect();
+    cluster.write(&leader, 5).await;
+    cluster.net.isolate(&away, &others);
+    for _ in 0..6 {
+        cluster.write(&leader, 100).await;
+        cluster.purged_up_to_the_last(&leader, 150).await;
+    }
+    cluster
+        .net
+        .lose_chunks
+        .store(4, std::sync::atomic::Ordering::Relaxed);
+    cluster.net.heal();
+    cluster.check().await;
+    assert!(cluster.net.installed() > 0, "it was not sent a snapshot");
+    let bytes = cluster.acked.len() as u64 * 8;
+    let chunks = bytes / 100;
+    assert!(
+        cluster.net.chunks() < chunks * 40,
+        "{} messages for about {chunks} chunks",
+        cluster.net.chunks()
+    );
 }

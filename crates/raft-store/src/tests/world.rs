@@ -56,6 +56,9 @@ pub(super) struct Net {
     cut: Arc<Mutex<std::collections::BTreeSet<Key>>>,
     seed: u64,
     installed: Arc<AtomicU64>,
+    /// Every so many snapshot chunks one is lost, and as many answers; 0 loses none.
+    pub(super) lose_chunks: Arc<AtomicU64>,
+    chunks: Arc<AtomicU64>,
     chaos: Option<Arc<Mutex<Chaos>>>,
 }
 
@@ -127,6 +130,11 @@ impl Net {
         self.installed.load(Ordering::Relaxed)
     }
 
+    /// How many snapshot chunks and answers to them were on the way.
+    pub(super) fn chunks(&self) -> u64 {
+        self.chunks.load(Ordering::Relaxed)
+    }
+
     /// From now on nothing is lost.
     pub(super) fn calm(&self) {
         guard(self.chaos.as_ref().unwrap()).calm = true;
@@ -150,6 +158,14 @@ impl Net {
     /// One hop: its latency, or nothing when the message is lost.
     async fn hop(&self, kind: u64, way: (&NodeName, &NodeName), parts: [&[u8]; 2]) -> Option<()> {
         let (from, to) = way;
+        let snapshot = u64::from(RpcKind::RAFT_SNAPSHOT.0);
+        let lose = self.lose_chunks.load(Ordering::Relaxed);
+        if lose > 0 && (kind == snapshot || kind == !snapshot) {
+            let number = self.chunks.fetch_add(1, Ordering::Relaxed);
+            if number % lose == lose - 1 {
+                return None;
+            }
+        }
         let fate = match &self.chaos {
             None => Some(Duration::from_millis(1)),
             Some(chaos) => guard(chaos).fate(),

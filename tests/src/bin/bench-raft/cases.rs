@@ -1,0 +1,345 @@
+//! The figures, with their targets and the peer's figures on a machine of this size (etcd 3.4.23, three
+//! processes on loopback, 256-byte values, gRPC clients on the same two cores).
+
+use std::time::{Duration, Instant};
+
+use rivven_core_types::{NodeName, PeerRpc, RpcKind};
+use rivven_tests::{Failure, wait};
+
+use crate::Options;
+use crate::cluster::{Cluster, request};
+use crate::load::{Load, Seen, Transport2, command};
+use crate::node::{READ, runtime};
+
+/// Entries in the log for the figures of restarts and newcomers.
+const ENTRIES: u64 = 100_000;
+const FOREVER: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A figure and what it is held against.
+struct Figure<'a> {
+    case: &'a str,
+    metric: &'a str,
+    value: f64,
+    unit: &'a str,
+    target: f64,
+    /// Whether more is better.
+    more: bool,
+    baseline: Option<f64>,
+}
+
+impl Figure<'_> {
+    fn print(&self) {
+        let ok = if self.more {
+            self.value >= self.target
+        } else {
+            self.value <= self.target
+        };
+        let baseline = self.baseline.map_or_else(String::new, |baseline| {
+            let ratio = self.value / baseline;
+            format!(",\"baseline\":{baseline},\"ratio\":{ratio:.2}")
+        });
+        println!(
+            "{{\"case\":\"{}\",\"metric\":\"{}\",\"value\":{:.3},\"unit\":\"{}\",\"target\":{}{baseline},\"ok\":{ok}}}",
+            self.case, self.metric, self.value, self.unit, self.target
+        );
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<(), Failure> {
+    runtime("load", 2)?.block_on(async {
+        let wanted = |case: &str| options.only.as_deref().is_none_or(|only| only == case);
+        if wanted("single") {
+            single(options).await?;
+        }
+        if wanted("three") {
+            three(options).await?;
+        }
+        if wanted("reads") {
+            reads(options).await?;
+        }
+        if wanted("failover") {
+            failover(options, "default", 650.0).await?;
+            failover(options, "fast", 374.0).await?;
+        }
+        if wanted("restart") {
+            restart().await?;
+        }
+        if wanted("catchup") {
+            catchup(options).await?;
+        }
+        Ok(())
+    })
+}
+
+fn load(
+    cluster: &Cluster,
+    targets: &[usize],
+    kind: RpcKind,
+    clients: usize,
+    time: Duration,
+) -> Load {
+    let name = |at: &usize| cluster.nodes[*at].name.clone();
+    Load {
+        transport: Transport2(cluster.transport.clone()),
+        targets: targets.iter().map(name).collect(),
+        kind,
+        clients,
+        time,
+        requests: u64::MAX,
+        pace: None,
+    }
+}
+
+fn check(seen: &Seen) -> Result<(), Failure> {
+    if seen.errors > 0 {
+        return Err(Failure::new(format!("{} requests failed", seen.errors)));
+    }
+    Ok(())
+}
+
+async fn single(options: &Options) -> Result<(), Failure> {
+    eprintln!("one node, 64 clients");
+    let cluster = Cluster::start(1, "default").await?;
+    let seen = load(&cluster, &[0], RpcKind::PROPOSE, 64, options.seconds)
+        .run()
+        .await?;
+    check(&seen)?;
+    Figure {
+        case: "one node, 64 clients",
+        metric: "durable proposals",
+        value: seen.per_second(),
+        unit: "1/s",
+        target: 20_000.0,
+        more: true,
+        baseline: Some(2_222.0),
+    }
+    .print();
+    Ok(())
+}
+
+async fn three(options: &Options) -> Result<(), Failure> {
+    let cluster = Cluster::start(3, "default").await?;
+    let leader = cluster.leader().await?;
+    // Clients, target throughput, etcd's, target latency (quantile, ms), etcd's.
+    let rows = [
+        (1, 849.0, 849.0, (50, 0.8), 1.07),
+        (16, 3_334.0, 3_334.0, (99, 11.4), 11.4),
+        (64, 19_920.0, 6_640.0, (99, 12.0), 22.7),
+        (256, 26_376.0, 8_792.0, (99, 30.0), 63.5),
+    ];
+    for (clients, target, peer, (percent, most), peer_millis) in rows {
+        eprintln!("three nodes, {clients} clients");
+        let run = load(
+            &cluster,
+            &[leader],
+            RpcKind::PROPOSE,
+            clients,
+            options.seconds,
+        );
+        let seen = run.run().await?;
+        check(&seen)?;
+        let case = format!("three nodes, {clients} clients");
+        Figure {
+            case: &case,
+            metric: "durable proposals",
+            value: seen.per_second(),
+            unit: "1/s",
+            target,
+            more: true,
+            baseline: Some(peer),
+        }
+        .print();
+        Figure {
+            case: &case,
+            metric: &format!("latency p{percent}"),
+            value: seen.millis(percent),
+            unit: "ms",
+            target: most,
+            more: false,
+            baseline: Some(peer_millis),
+        }
+        .print();
+    }
+    Ok(())
+}
+
+async fn reads(options: &Options) -> Result<(), Failure> {
+    let cluster = Cluster::start(3, "default").await?;
+    let leader = cluster.leader().await?;
+    fill(&cluster, leader, 10_000).await?;
+    let followers: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
+    for (case, targets, target) in [
+        (
+            "linearizable reads at the leader, 64 clients",
+            vec![leader],
+            29_226.0,
+        ),
+        (
+            "linearizable reads at the followers, 64 clients",
+            followers,
+            9_742.0,
+        ),
+    ] {
+        eprintln!("{case}");
+        let seen = load(&cluster, &targets, READ, 64, options.seconds)
+            .run()
+            .await?;
+        check(&seen)?;
+        Figure {
+            case,
+            metric: "reads",
+            value: seen.per_second(),
+            unit: "1/s",
+            target,
+            more: true,
+            baseline: Some(9_742.0),
+        }
+        .print();
+    }
+    Ok(())
+}
+
+async fn fill(cluster: &Cluster, leader: usize, entries: u64) -> Result<(), Failure> {
+    let mut fill = load(cluster, &[leader], RpcKind::PROPOSE, 256, FOREVER);
+    fill.requests = entries;
+    check(&fill.run().await?)
+}
+
+/// Writes once to whoever takes it; each attempt is short, since nothing is known of who leads.
+async fn first_write(cluster: &Cluster) -> Result<Duration, Failure> {
+    let started = Instant::now();
+    let (nodes, transport) = (cluster.running(), &cluster.transport);
+    wait::until("a write is acknowledged", LIMIT, async || {
+        let mut attempts = tokio::task::JoinSet::new();
+        for at in &nodes {
+            let (name, transport): (NodeName, _) =
+                (cluster.nodes[*at].name.clone(), transport.clone());
+            let write = request(RpcKind::PROPOSE, command(1)?, Duration::from_secs(2));
+            attempts.spawn(async move { transport.call(&name, write).await });
+        }
+        while let Some(done) = attempts.join_next().await {
+            if matches!(done, Ok(Ok(_))) {
+                return Ok(());
+            }
+        }
+        Err(Failure::new("nobody takes it"))
+    })
+    .await?;
+    Ok(started.elapsed())
+}
+
+async fn failover(options: &Options, preset: &'static str, target: f64) -> Result<(), Failure> {
+    let mut cluster = Cluster::start(3, preset).await?;
+    let mut millis = Vec::new();
+    for kill in 1..=options.kills {
+        let leader = cluster.leader().await?;
+        fill(&cluster, leader, 200).await?;
+        let (_, applied) = cluster.status(leader).await?;
+        for node in cluster.running() {
+            cluster.applied(node, applied).await?;
+        }
+        cluster.nodes[leader].kill();
+        let took = first_write(&cluster).await?;
+        eprintln!("{preset} settings, kill {kill}: {took:?}");
+        millis.push(took.as_secs_f64() * 1000.0);
+        cluster.spawn(leader)?;
+        cluster.applied(leader, applied).await?;
+    }
+    millis.sort_by(f64::total_cmp);
+    let median = millis.get(millis.len() / 2).copied().unwrap_or_default();
+    let case = format!("failover after kill -9, {preset} settings");
+    for (metric, value, target) in [
+        ("median of the time to the next write", median, target),
+        (
+            "longest",
+            millis.last().copied().unwrap_or_default(),
+            target * 2.0,
+        ),
+    ] {
+        Figure {
+            case: &case,
+            metric,
+            value,
+            unit: "ms",
+            target,
+            more: false,
+            baseline: Some(374.0),
+        }
+        .print();
+    }
+    Ok(())
+}
+
+async fn restart() -> Result<(), Failure> {
+    eprintln!("restart of all three with {ENTRIES} entries");
+    let mut cluster = Cluster::start(3, "default").await?;
+    let leader = cluster.leader().await?;
+    fill(&cluster, leader, ENTRIES).await?;
+    for node in 0..3 {
+        cluster.nodes[node].kill();
+    }
+    let started = Instant::now();
+    for node in 0..3 {
+        cluster.spawn(node)?;
+    }
+    first_write(&cluster).await?;
+    Figure {
+        case: "restart of three nodes with 100,000 entries",
+        metric: "time to the first write",
+        value: started.elapsed().as_secs_f64() * 1000.0,
+        unit: "ms",
+        target: 1_000.0,
+        more: false,
+        baseline: Some(2_431.0),
+    }
+    .print();
+    Ok(())
+}
+
+async fn catchup(options: &Options) -> Result<(), Failure> {
+    eprintln!("an empty node joins under load");
+    let mut cluster = Cluster::start(3, "default").await?;
+    let leader = cluster.leader().await?;
+    fill(&cluster, leader, ENTRIES).await?;
+    let mut paced = load(&cluster, &[leader], RpcKind::PROPOSE, 10, options.seconds);
+    paced.pace = Some(Duration::from_millis(10));
+    let calm = paced.run().await?;
+    check(&calm)?;
+    let node = cluster.add()?;
+    paced.time = options.seconds.max(Duration::from_secs(5));
+    let running = tokio::spawn(async move { paced.run().await });
+    let (_, index) = cluster.status(leader).await?;
+    let started = Instant::now();
+    cluster.admit(leader, node).await?;
+    cluster.applied(node, index).await?;
+    let took = started.elapsed();
+    let busy = running.await.map_err(|e| Failure::new(e.to_string()))??;
+    check(&busy)?;
+    for (metric, value, unit, target) in [
+        (
+            "time until it has 100,000 entries",
+            took.as_secs_f64(),
+            "s",
+            3.0,
+        ),
+        (
+            "p99 of the leader, against calm",
+            busy.millis(99) / calm.millis(99).max(0.001),
+            "x",
+            2.0,
+        ),
+    ] {
+        Figure {
+            case: "an empty node joins at 1,000 writes/s",
+            metric,
+            value,
+            unit,
+            target,
+            more: false,
+            baseline: None,
+        }
+        .print();
+    }
+    Ok(())
+}
