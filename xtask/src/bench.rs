@@ -39,12 +39,19 @@ enum Target {
 }
 
 /// Every bench, in the order of the crates' layers.
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     Bench {
         name: "placement",
         about: "placements and plans, against a hash ring and plain rendezvous hashing",
         package: "rivven-placement",
         target: Target::Bench("placement"),
+        features: &[],
+    },
+    Bench {
+        name: "metadata",
+        about: "snapshot and apply of 300,000 partitions, and the memory they take",
+        package: "rivven-metadata",
+        target: Target::Bench("metadata"),
         features: &[],
     },
     Bench {

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use rivven_core_types::{CommittedEntry, FrozenState, RestoreError, StateMachine};
+use rivven_core_types::{
+    Admission, ApplyStop, CommittedEntry, FrozenState, RestoreError, StateMachine,
+};
 
 use crate::command::{Batch, encode_results};
 use crate::image;
@@ -55,21 +57,25 @@ impl GroupsStateMachine {
 }
 
 impl StateMachine for GroupsStateMachine {
-    fn apply(&mut self, batch: &[CommittedEntry]) -> Vec<Bytes> {
+    fn apply(&mut self, batch: &[CommittedEntry]) -> Result<Vec<Bytes>, ApplyStop> {
         let mut results = Vec::with_capacity(batch.len());
         for entry in batch {
-            // An entry that cannot be read changes nothing and has no results: the proposer finds
-            // fewer than it has operations.
-            let outcome = Batch::decode(&entry.command)
-                .map(|batch| self.state.apply(batch))
-                .unwrap_or_default();
+            let batch = Batch::decode(&entry.command).map_err(|error| ApplyStop {
+                index: entry.index,
+                reason: error.to_string(),
+            })?;
+            let outcome = self.state.apply(batch);
             self.state.applied = entry.index;
             results.push(encode_results(&outcome).unwrap_or_default());
         }
         if !batch.is_empty() {
             self.publish();
         }
-        results
+        Ok(results)
+    }
+
+    fn admission(&self) -> Admission {
+        |command| Batch::decode(command).map(drop).map_err(|e| e.to_string())
     }
 
     fn freeze(&self) -> Arc<dyn FrozenState> {

@@ -148,6 +148,7 @@ pub(crate) enum ProposeReply {
     Unknown { reason: String },
     Unavailable { reason: String },
     Forbidden { reason: String },
+    NotUnderstood { reason: String },
 }
 
 impl ProposeReply {

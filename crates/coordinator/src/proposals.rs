@@ -68,7 +68,9 @@ impl MetadataProposer {
             let left = deadline.saturating_sub(self.clock.now().since(started));
             let error = match self.propose_once(bytes.clone(), left).await {
                 Ok(proposed) => return self.applied_here(proposed, left).await,
-                Err(error @ ProposeError::TooLarge { .. }) => return Err(error.into()),
+                Err(
+                    error @ (ProposeError::TooLarge { .. } | ProposeError::NotUnderstood { .. }),
+                ) => return Err(error.into()),
                 Err(error) => error,
             };
             if self.clock.now().since(started) + RETRY_PAUSE >= deadline {
@@ -151,6 +153,7 @@ impl MetadataProposer {
                 length: usize::try_from(length).unwrap_or(usize::MAX),
                 max: usize::try_from(max).unwrap_or(usize::MAX),
             }),
+            ProposeReply::NotUnderstood { reason } => Err(ProposeError::NotUnderstood { reason }),
             ProposeReply::Unknown { reason } => Err(ProposeError::Unknown { reason }),
             ProposeReply::Unavailable { reason } | ProposeReply::Forbidden { reason } => {
                 Err(ProposeError::Unavailable { reason })
@@ -201,6 +204,7 @@ fn refusal(error: ProposeError) -> ProposeReply {
             length: length as u64,
             max: max as u64,
         },
+        ProposeError::NotUnderstood { reason } => ProposeReply::NotUnderstood { reason },
         ProposeError::Unknown { reason } => ProposeReply::Unknown { reason },
         ProposeError::Unavailable { reason } => ProposeReply::Unavailable { reason },
         other => ProposeReply::Unavailable {

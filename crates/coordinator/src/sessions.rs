@@ -179,7 +179,7 @@ mod tests {
                 term: Term::new(1),
                 command: command.encode().unwrap(),
             };
-            self.machine.apply(&[entry]);
+            self.machine.apply(&[entry]).unwrap();
         }
 
         fn register(&mut self) {

@@ -61,6 +61,7 @@ pub use rpc::{
     RpcError, RpcHandler, RpcKind, RpcRequest, RpcResponse, SharedIoExecutor,
 };
 pub use state_machine::{
-    CommittedEntry, FrozenState, ProposeError, Proposed, Proposer, RestoreError, StateMachine,
+    Admission, ApplyStop, CommittedEntry, FrozenState, ProposeError, Proposed, Proposer,
+    RestoreError, StateMachine,
 };
 pub use vfs::{OpenMode, OsVfs, Vfs, VfsDisk, VfsFile};

@@ -27,7 +27,18 @@ pub struct CommittedEntry {
 /// never a panic.
 pub trait StateMachine: Send + 'static {
     /// Applies committed entries in order and returns one result for each.
-    fn apply(&mut self, batch: &[CommittedEntry]) -> Vec<Bytes>;
+    ///
+    /// # Errors
+    /// [`ApplyStop`] at an entry that this build does not understand. To skip it, or to refuse it,
+    /// would be to differ from nodes that do understand it: the caller stops the node and uses this
+    /// state no more.
+    fn apply(&mut self, batch: &[CommittedEntry]) -> Result<Vec<Bytes>, ApplyStop>;
+
+    /// Tells whether a command is one that this build can apply. The leader asks before it proposes,
+    /// so that no proposer can stop the nodes with bytes that none of them understands.
+    fn admission(&self) -> Admission {
+        |_| Ok(())
+    }
 
     /// An immutable image of the state, in O(1); it is written out while applying goes on.
     fn freeze(&self) -> Arc<dyn FrozenState>;
@@ -41,6 +52,24 @@ pub trait StateMachine: Send + 'static {
 
     /// A hash of the state, comparable across nodes at equal index.
     fn hash(&self) -> u64;
+}
+
+/// Whether a command can be applied; the error says why not.
+pub type Admission = fn(&[u8]) -> Result<(), String>;
+
+/// A committed command cannot be applied: it is of a later version, or its bytes are damaged. The state
+/// as of this entry is not known, and retrying cannot help: the node needs a build that understands
+/// the command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the committed command at index {index} cannot be applied: {reason}; \
+     run the version that the other nodes run"
+)]
+pub struct ApplyStop {
+    /// Where the command is in the log.
+    pub index: LogIndex,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// Port: an immutable image of a state machine.
@@ -90,6 +119,12 @@ pub enum ProposeError {
         length: usize,
         /// Limit, in bytes.
         max: usize,
+    },
+    /// The leader's state machine does not understand the command. Not proposed; not retriable.
+    #[error("the leader does not understand the command: {reason}")]
+    NotUnderstood {
+        /// What is wrong with it.
+        reason: String,
     },
     /// Too many proposals wait. Not proposed; retry later.
     #[error("too many proposals in flight")]

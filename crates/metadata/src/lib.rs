@@ -14,7 +14,7 @@
 //! let mut machine = MetadataStateMachine::new(Arc::new(|_published| {}));
 //! let command = Command::FormCluster { cluster_id: ClusterId::from_bytes([7; 16]) }.encode()?;
 //! let entry = CommittedEntry { index: LogIndex::new(1), term: Term::new(1), command };
-//! let results = machine.apply(&[entry]);
+//! let results = machine.apply(&[entry])?;
 //! assert!(matches!(CommandResult::decode(&results[0])?, CommandResult::ClusterFormed { .. }));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

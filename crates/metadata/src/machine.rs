@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use rivven_core_types::{CommittedEntry, FrozenState, RestoreError, StateMachine};
+use rivven_core_types::{
+    Admission, ApplyStop, CommittedEntry, FrozenState, RestoreError, StateMachine,
+};
 
 use crate::apply;
 use crate::command::Command;
 use crate::image;
-use crate::rejection::Rejection;
 use crate::result::CommandResult;
 use crate::state::ClusterState;
 
@@ -22,7 +23,7 @@ pub type Publisher = Arc<dyn Fn(Arc<ClusterState>) + Send + Sync>;
 /// The metadata state machine of Raft group 0.
 ///
 /// Equal entries give equal states, results and hashes on every node; whatever the bytes of an
-/// entry, it never panics.
+/// entry, it never panics. One that it does not understand stops it.
 #[derive(Clone)]
 pub struct MetadataStateMachine {
     state: ClusterState,
@@ -58,16 +59,15 @@ impl MetadataStateMachine {
 }
 
 impl StateMachine for MetadataStateMachine {
-    fn apply(&mut self, batch: &[CommittedEntry]) -> Vec<Bytes> {
+    fn apply(&mut self, batch: &[CommittedEntry]) -> Result<Vec<Bytes>, ApplyStop> {
         let mut results = Vec::with_capacity(batch.len());
         for entry in batch {
-            let result = match Command::decode(&entry.command) {
-                Ok(command) => apply::apply(&mut self.state, entry.index, command)
-                    .unwrap_or_else(CommandResult::Rejected),
-                Err(error) => CommandResult::Rejected(Rejection::Malformed {
-                    reason: error.to_string(),
-                }),
-            };
+            let command = Command::decode(&entry.command).map_err(|error| ApplyStop {
+                index: entry.index,
+                reason: error.to_string(),
+            })?;
+            let result = apply::apply(&mut self.state, entry.index, command)
+                .unwrap_or_else(CommandResult::Rejected);
             self.state.applied = entry.index;
             // Every list in a result is bounded well below the limit of an encoded one. Were it not
             // to fit, the proposer would find an empty result, which is a decoding error.
@@ -76,7 +76,15 @@ impl StateMachine for MetadataStateMachine {
         if !batch.is_empty() {
             self.publish();
         }
-        results
+        Ok(results)
+    }
+
+    fn admission(&self) -> Admission {
+        |command| {
+            Command::decode(command)
+                .map(drop)
+                .map_err(|e| e.to_string())
+        }
     }
 
     fn freeze(&self) -> Arc<dyn FrozenState> {

@@ -11,12 +11,6 @@ use rivven_core_types::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// The bytes are no command of this version. (UNKNOWN_SERVER_ERROR)
-    #[error("malformed command: {reason}")]
-    Malformed {
-        /// What the decoder found.
-        reason: String,
-    },
     /// The cluster has no id yet. Retriable. (COORDINATOR_NOT_AVAILABLE)
     #[error("the cluster is not formed yet")]
     NotFormed,

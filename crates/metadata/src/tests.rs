@@ -3,6 +3,7 @@
 mod brokers;
 mod bytes;
 mod elr;
+mod golden;
 mod isr_changes;
 mod model;
 mod model_world;

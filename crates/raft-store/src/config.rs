@@ -169,6 +169,9 @@ pub struct RaftLimits {
     pub snapshot_chunk_bytes: usize,
     /// Deadline of one snapshot transfer.
     pub install_snapshot_timeout: Duration,
+    /// Whether a commit of the log is two fsyncs, the second of which makes it current. One alone
+    /// relies on checksums to tell a torn commit after a crash; `docs/decisions/0009` has the figures.
+    pub two_phase_commit: bool,
     /// Restarts of a failed Raft core within a minute before the node gives up.
     pub max_restarts_per_minute: u32,
 }
@@ -186,6 +189,7 @@ impl Default for RaftLimits {
             max_snapshot_bytes: 8 * 1024 * 1024 * 1024,
             snapshot_chunk_bytes: 1024 * 1024,
             install_snapshot_timeout: Duration::from_secs(60),
+            two_phase_commit: true,
             max_restarts_per_minute: 3,
         }
     }

@@ -86,6 +86,7 @@ pub(crate) struct Db {
     database: Database,
     group: u32,
     path: PathBuf,
+    two_phase: bool,
 }
 
 fn seal<T: Serialize>(context: &[u8], value: &T) -> Result<Vec<u8>, String> {
@@ -179,6 +180,11 @@ impl Db {
         Self::open_file(vfs, path, OpenMode::ReadWrite, group)
     }
 
+    /// Sets whether commits are two fsyncs; they are unless told otherwise.
+    pub(crate) fn two_phase(self, two_phase: bool) -> Self {
+        Self { two_phase, ..self }
+    }
+
     /// Opens a copy in memory: whatever redb repairs, the file stays as it is.
     pub(crate) fn open_copy(
         file: &dyn VfsFile,
@@ -210,6 +216,7 @@ impl Db {
             database,
             group: group.get(),
             path: path.to_owned(),
+            two_phase: true,
         })
     }
 
@@ -236,6 +243,7 @@ impl Db {
             database,
             group: group.get(),
             path: path.to_owned(),
+            two_phase: true,
         })
     }
 
@@ -410,7 +418,7 @@ impl Db {
                 Durability::Immediate
             };
             txn.set_durability(durability)?;
-            txn.set_two_phase_commit(true);
+            txn.set_two_phase_commit(self.two_phase);
             edit(&txn)?;
             txn.commit()?;
             Ok::<(), redb::Error>(())

@@ -239,6 +239,8 @@ impl RaftHandle {
         }
         let instance = self.instance().map_err(unavailable)?;
         self.check_initialized()?;
+        (self.shared.context.admission)(&command)
+            .map_err(|reason| ProposeError::NotUnderstood { reason })?;
         let _permit = self
             .shared
             .proposals

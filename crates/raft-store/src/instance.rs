@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use openraft::{Config, Raft, SnapshotPolicy};
-use rivven_core_types::{FrozenState, OpenMode, PeerRpc, RaftGroupId, StateMachine, Vfs, planted};
+use rivven_core_types::{
+    Admission, FrozenState, OpenMode, PeerRpc, RaftGroupId, StateMachine, Vfs, planted,
+};
 use tokio::sync::mpsc;
 
 use crate::config::{RaftNodeConfig, RaftNodeOptions};
@@ -38,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) identity: Mutex<Identity>,
     pub(crate) prototype: Prototype,
     pub(crate) genesis: Arc<dyn FrozenState>,
+    pub(crate) admission: Admission,
     pub(crate) rpc: Arc<dyn PeerRpc>,
 }
 
@@ -120,7 +123,8 @@ impl Context {
         } else if !exists {
             Db::create(vfs, &path, self.group(), incarnation)?;
         }
-        let db = Db::open(vfs, &path, self.group())?;
+        let db =
+            Db::open(vfs, &path, self.group())?.two_phase(self.options.limits.two_phase_commit);
         match db.incarnation()? {
             Some(found) if found == incarnation => {}
             Some(found) => return Err(lost(&format!("it belongs to incarnation {found}"))),

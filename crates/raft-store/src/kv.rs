@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use rivven_core_types::wire::{self, WireError};
-use rivven_core_types::{CommittedEntry, FrozenState, RestoreError, StateMachine};
+use rivven_core_types::{
+    Admission, ApplyStop, CommittedEntry, FrozenState, RestoreError, StateMachine,
+};
 use serde::{Deserialize, Serialize};
 
 /// Version byte of commands, results and images.
@@ -51,8 +53,6 @@ pub enum KvResult {
     Value(Option<Bytes>),
     /// A bound was reached; the state is unchanged.
     TooLarge,
-    /// The command could not be decoded; the state is unchanged.
-    Malformed,
 }
 
 impl KvCommand {
@@ -199,17 +199,21 @@ impl KvStateMachine {
 }
 
 impl StateMachine for KvStateMachine {
-    fn apply(&mut self, batch: &[CommittedEntry]) -> Vec<Bytes> {
+    fn apply(&mut self, batch: &[CommittedEntry]) -> Result<Vec<Bytes>, ApplyStop> {
         let mut map = self.live.lock();
-        let run = |entry: &CommittedEntry| match wire::decode::<KvCommand>(
-            VERSION,
-            &entry.command,
-            MAX_MESSAGE_BYTES,
-        ) {
-            Ok(command) => map.run(command).encode(),
-            Err(_) => KvResult::Malformed.encode(),
+        let run = |entry: &CommittedEntry| {
+            let stop = |reason: String| ApplyStop {
+                index: entry.index,
+                reason,
+            };
+            let command = decode_command(&entry.command).map_err(stop)?;
+            Ok(map.run(command).encode())
         };
         batch.iter().map(run).collect()
+    }
+
+    fn admission(&self) -> Admission {
+        |command| decode_command(command).map(drop)
     }
 
     fn freeze(&self) -> Arc<dyn FrozenState> {
@@ -244,6 +248,10 @@ impl StateMachine for KvStateMachine {
             .as_ref()
             .map_or_else(|| self.live.lock().hash, |map| map.hash)
     }
+}
+
+fn decode_command(bytes: &[u8]) -> Result<KvCommand, String> {
+    wire::decode(VERSION, bytes, MAX_MESSAGE_BYTES).map_err(|e| e.to_string())
 }
 
 fn read_bytes(image: &mut dyn Read, max: usize) -> Result<Bytes, RestoreError> {
@@ -284,7 +292,7 @@ mod tests {
             term: Term::new(1),
             command: command.encode().unwrap(),
         };
-        KvResult::decode(&machine.apply(&[entry])[0]).unwrap()
+        KvResult::decode(&machine.apply(&[entry]).unwrap()[0]).unwrap()
     }
 
     #[test]
@@ -311,18 +319,18 @@ mod tests {
     }
 
     #[test]
-    fn bad_commands_change_nothing_and_say_so() {
+    fn a_command_beyond_the_limits_is_refused_and_one_not_understood_stops() {
         let mut machine = KvStateMachine::new();
         let before = machine.hash();
         let long = KvCommand::put(vec![0; MAX_KV_KEY_BYTES + 1], "v");
         assert_eq!(apply(&mut machine, &long), KvResult::TooLarge);
-        let junk = CommittedEntry {
-            index: LogIndex::new(1),
+        let later = CommittedEntry {
+            index: LogIndex::new(7),
             term: Term::new(1),
             command: Bytes::from_static(b"\xff\xff"),
         };
-        let answer = machine.apply(&[junk]);
-        assert_eq!(KvResult::decode(&answer[0]), Ok(KvResult::Malformed));
+        assert!((machine.admission())(&later.command).is_err());
+        assert_eq!(machine.apply(&[later]).unwrap_err().index, LogIndex::new(7));
         assert_eq!(machine.hash(), before);
     }
 }

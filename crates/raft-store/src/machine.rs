@@ -38,6 +38,8 @@ pub(crate) struct Core {
     /// Set when the supervisor has given this state up: a straggling task must not touch what its
     /// successor publishes.
     closed: bool,
+    /// Why this build cannot go on with this log, if so. The state is worth nothing then.
+    stopped: Option<String>,
 }
 
 /// A shared handle to the applied state. Clones are the same state.
@@ -71,7 +73,15 @@ impl Core {
             membership: meta.last_membership,
             snapshot,
             closed: false,
+            stopped: None,
         }
+    }
+
+    /// Gives this state up for a reason that a new core over the same log would meet again.
+    fn stop(&mut self, reason: String) -> io::Error {
+        self.closed = true;
+        self.stopped = Some(reason.clone());
+        io::Error::other(reason)
     }
 
     fn apply(&mut self, chunk: &mut Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
@@ -82,12 +92,15 @@ impl Core {
             .iter()
             .filter_map(|(entry, _)| committed(entry))
             .collect();
-        let results = self.machine.apply(&commands);
-        if results.len() != commands.len() {
-            let (want, got) = (commands.len(), results.len());
-            let text = format!("the state machine gave {got} results for {want} commands");
-            return Err(io::Error::other(text));
-        }
+        let results = match self.machine.apply(&commands) {
+            Ok(results) if results.len() == commands.len() => results,
+            Ok(results) => {
+                let (want, got) = (commands.len(), results.len());
+                let text = format!("the state machine gave {got} results for {want} commands");
+                return Err(self.stop(text));
+            }
+            Err(stop) => return Err(self.stop(stop.to_string())),
+        };
         let mut results = results.into_iter();
         for (entry, responder) in chunk.drain(..) {
             self.last_applied = Some(entry.log_id);
@@ -140,6 +153,11 @@ impl Machine {
     /// Stops this state from changing.
     pub(crate) fn close(&self) {
         guard(&self.core).closed = true;
+    }
+
+    /// Why this build cannot go on with this log, if so.
+    pub(crate) fn stopped(&self) -> Option<String> {
+        guard(&self.core).stopped.clone()
     }
 
     /// The state's hash and the last applied index, taken together.
@@ -286,7 +304,9 @@ impl RaftStateMachine<TypeConfig> for Machine {
             Ok((header, verified.restore(&**guard(&prototype))?))
         });
         let restored: Result<_, RaftStoreError> = restored.await?;
-        let (header, machine) = restored.map_err(RaftStoreError::into_io)?;
+        // Its checksums were right: it is an image that this build does not understand.
+        let restored = restored.map_err(|error| guard(&self.core).stop(error.to_string()));
+        let (header, machine) = restored?;
         if header.meta().as_ref() != Ok(meta) {
             return Err(io::Error::other(
                 "the snapshot's header is not what was announced",

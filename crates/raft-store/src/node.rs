@@ -124,6 +124,7 @@ impl RaftNode {
             options,
             identity: Mutex::new(identity),
             genesis: state_machine.freeze(),
+            admission: state_machine.admission(),
             prototype: Arc::new(Mutex::new(state_machine)),
             rpc,
         });

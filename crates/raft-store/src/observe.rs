@@ -47,6 +47,7 @@ pub(crate) fn proposal<T>(group: RaftGroupId, outcome: &Result<T, ProposeError>)
         Err(ProposeError::NotLeader { .. }) => "not_leader",
         Err(ProposeError::NotInitialized) => "not_initialized",
         Err(ProposeError::TooLarge { .. }) => "too_large",
+        Err(ProposeError::NotUnderstood { .. }) => "not_understood",
         Err(ProposeError::Overloaded) => "overloaded",
         Err(ProposeError::Unknown { .. }) => "unknown",
         Err(_) => "unavailable",

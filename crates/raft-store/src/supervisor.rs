@@ -184,7 +184,8 @@ impl Shared {
                 self.set_state(RaftState::Stopped, None);
                 return;
             }
-            let failure = instance.store.log.failure();
+            let store = &instance.store;
+            let failure = store.log.failure().or_else(|| store.machine.stopped());
             drop(instance);
             if let Err(reason) = self.restart(failure, &mut restarts).await {
                 self.fail(reason);

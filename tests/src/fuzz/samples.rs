@@ -227,11 +227,14 @@ pub(super) fn commands() -> Samples {
 pub(super) fn metadata() -> Result<MetadataStateMachine, Failure> {
     let mut machine = MetadataStateMachine::new(Arc::new(|_| ()));
     for (command, index) in commands()?.into_iter().take(8).zip(1..) {
-        machine.apply(&[CommittedEntry {
+        let entry = CommittedEntry {
             index: LogIndex::new(index),
             term: Term::new(1),
             command: command.into(),
-        }]);
+        };
+        machine
+            .apply(&[entry])
+            .doing(|| "applying the sample commands".to_owned())?;
     }
     Ok(machine)
 }

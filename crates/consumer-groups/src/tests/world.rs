@@ -171,8 +171,8 @@ impl World {
             term: Term::new(1),
             command,
         };
-        let results = self.machine.apply(std::slice::from_ref(&entry));
-        assert_eq!(results, self.replica.apply(&[entry]));
+        let results = self.machine.apply(std::slice::from_ref(&entry)).unwrap();
+        assert_eq!(results, self.replica.apply(&[entry]).unwrap());
         assert_eq!(self.machine.hash(), self.replica.hash());
         decode_results(&results[0]).unwrap()
     }

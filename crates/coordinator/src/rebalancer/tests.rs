@@ -63,7 +63,7 @@ impl World {
             term: Term::new(1),
             command: command.encode().unwrap(),
         };
-        CommandResult::decode(&self.machine.apply(&[entry])[0]).unwrap()
+        CommandResult::decode(&self.machine.apply(&[entry]).unwrap()[0]).unwrap()
     }
 
     fn place(&mut self, command: PlacementCommand) {

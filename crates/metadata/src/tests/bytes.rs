@@ -8,7 +8,7 @@ use rivven_core_types::{CommittedEntry, LogIndex, StateMachine, Term};
 
 use super::support::{Cluster, machine, registration};
 use crate::image;
-use crate::{Command, CommandResult, Rejection};
+use crate::{Command, CommandResult};
 
 fn busy_cluster() -> Cluster {
     let mut c = Cluster::with_brokers(3);
@@ -31,22 +31,29 @@ fn image_of(c: &Cluster) -> Vec<u8> {
 }
 
 #[test]
-fn a_command_of_another_version_is_named() {
+fn a_command_of_a_later_version_stops_the_machine_and_is_never_proposed() {
     let mut c = Cluster::with_brokers(1);
-    let mut bytes = registration(1, 1, &[]).encode().unwrap().to_vec();
-    bytes[0] = 2;
-    let results = c.machine.apply(&[CommittedEntry {
-        index: LogIndex::new(50),
-        term: Term::new(1),
-        command: Bytes::from(bytes),
-    }]);
-    let CommandResult::Rejected(Rejection::Malformed { reason }) =
-        CommandResult::decode(&results[0]).unwrap()
-    else {
-        panic!("not rejected");
-    };
-    assert!(reason.contains("version 2"), "{reason}");
-    assert_eq!(c.state().applied().get(), 50);
+    let (before, published) = (c.machine.hash(), c.published.lock().unwrap().len());
+    let known = registration(1, 1, &[]).encode().unwrap().to_vec();
+    let mut of_version_2 = known.clone();
+    of_version_2[0] = 2;
+    let mut unknown_variant = known.clone();
+    unknown_variant[1] = 100;
+    let mut longer = known;
+    longer.push(0);
+    for bytes in [of_version_2, unknown_variant, longer] {
+        assert!((c.machine.admission())(&bytes).is_err());
+        let stop = c.machine.apply(&[CommittedEntry {
+            index: LogIndex::new(50),
+            term: Term::new(1),
+            command: Bytes::from(bytes),
+        }]);
+        let stop = stop.unwrap_err();
+        assert_eq!(stop.index, LogIndex::new(50));
+        assert!(stop.to_string().contains("index 50"), "{stop}");
+        assert_eq!(c.machine.hash(), before);
+    }
+    assert_eq!(c.published.lock().unwrap().len(), published);
 }
 
 #[test]
@@ -64,6 +71,7 @@ fn an_image_gives_back_the_state_and_its_behaviour() {
     let entry = super::support::entry(c.index + 1, &command);
     let theirs = restored.apply(std::slice::from_ref(&entry));
     assert_eq!(theirs, c.machine.apply(&[entry]));
+    assert!(theirs.is_ok());
     assert_eq!(restored.hash(), c.machine.hash());
     let mut again = Vec::new();
     restored.freeze().write_to(&mut again).unwrap();
@@ -101,24 +109,30 @@ fn a_cut_or_flipped_image_is_never_taken_for_a_whole_one() {
     assert!(refused + 4 >= bytes.len(), "{refused} of {}", bytes.len());
 }
 
-fn apply_raw(c: &mut Cluster, bytes: Vec<u8>) -> CommandResult {
+/// Applies bytes as a command; whether they changed nothing.
+fn apply_raw(c: &mut Cluster, bytes: Vec<u8>) -> bool {
     c.index += 1;
+    let admitted = (c.machine.admission())(&bytes);
     let results = c.machine.apply(&[CommittedEntry {
         index: LogIndex::new(c.index),
         term: Term::new(1),
         command: Bytes::from(bytes),
     }]);
-    CommandResult::decode(&results[0]).unwrap()
+    assert_eq!(results.is_ok(), admitted.is_ok());
+    results.map_or(true, |results| {
+        let result = CommandResult::decode(&results[0]).unwrap();
+        matches!(result, CommandResult::Rejected(_))
+    })
 }
 
 proptest! {
     #[test]
-    fn arbitrary_bytes_are_a_refusal(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+    fn arbitrary_bytes_are_a_stop_or_a_refusal(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let mut c = busy_cluster();
         let before = c.state().clone();
-        let result = apply_raw(&mut c, bytes);
+        let is_refused = apply_raw(&mut c, bytes);
         super::support::check(&before, c.state());
-        if matches!(result, CommandResult::Rejected(_)) {
+        if is_refused {
             prop_assert_eq!(before.hash(), c.state().hash());
         }
     }
@@ -132,9 +146,9 @@ proptest! {
         let before = c.state().clone();
         let mut bytes = vec![1, variant];
         bytes.extend(content);
-        let result = apply_raw(&mut c, bytes);
+        let is_refused = apply_raw(&mut c, bytes);
         super::support::check(&before, c.state());
-        if matches!(result, CommandResult::Rejected(_)) {
+        if is_refused {
             prop_assert_eq!(before.hash(), c.state().hash());
         }
     }

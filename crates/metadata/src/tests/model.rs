@@ -360,7 +360,7 @@ fn committed_records_stay_with_whoever_may_lead() {
 fn apply_all(machine: &mut dyn StateMachine, entries: &[CommittedEntry]) -> Vec<Bytes> {
     let mut results = Vec::new();
     for batch in entries.chunks(7) {
-        results.extend(machine.apply(batch));
+        results.extend(machine.apply(batch).unwrap());
     }
     results
 }

@@ -101,7 +101,7 @@ impl Cluster {
         self.index += 1;
         let before = self.machine.state().clone();
         let entry = entry(self.index, command);
-        let results = self.machine.apply(std::slice::from_ref(&entry));
+        let results = self.machine.apply(std::slice::from_ref(&entry)).unwrap();
         let result = CommandResult::decode(&results[0]).unwrap();
         self.history.push(entry);
         self.results.extend(results);

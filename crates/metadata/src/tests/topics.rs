@@ -198,8 +198,8 @@ fn one_state_is_published_for_each_batch_and_at_installation() {
     c.published.lock().unwrap().clear();
     let batch = [create("a", 1, &[&[1]], 1), create("b", 2, &[&[1]], 1)];
     let entries: Vec<_> = (100..).zip(&batch).map(|(i, cmd)| entry(i, cmd)).collect();
-    assert_eq!(c.machine.apply(&entries).len(), 2);
-    assert!(c.machine.apply(&[]).is_empty());
+    assert_eq!(c.machine.apply(&entries).unwrap().len(), 2);
+    assert!(c.machine.apply(&[]).unwrap().is_empty());
     c.machine.installed();
     let published = c.published.lock().unwrap();
     assert_eq!(published.len(), 2);

@@ -63,6 +63,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, Option<tempfile::TempDir>> for 
             config,
             options,
             identity: std::sync::Mutex::new(identity),
+            admission: |_| Ok(()),
             genesis: machine.freeze(),
             prototype: Arc::new(std::sync::Mutex::new(machine)),
             rpc: world::Net::default().from(&name),

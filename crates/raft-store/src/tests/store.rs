@@ -15,7 +15,7 @@ use crate::instance::{Context, Store};
 use crate::types::{Command, Entry, LogId, Vote};
 use crate::{Identity, KvStateMachine, RaftStoreError};
 
-fn context(vfs: &MemVfs) -> Result<Arc<Context>, RaftStoreError> {
+pub(super) fn context(vfs: &MemVfs) -> Result<Arc<Context>, RaftStoreError> {
     let config = world::config("node-1");
     let options = world::options(vfs, 1);
     let identity = Identity::load_or_create(
@@ -29,13 +29,14 @@ fn context(vfs: &MemVfs) -> Result<Arc<Context>, RaftStoreError> {
         config,
         options,
         identity: std::sync::Mutex::new(identity),
+        admission: |_| Ok(()),
         genesis: machine.freeze(),
         prototype: Arc::new(std::sync::Mutex::new(machine)),
         rpc: world::Net::default().from(&name("node-1")),
     }))
 }
 
-async fn open(vfs: &MemVfs) -> Result<Store, RaftStoreError> {
+pub(super) async fn open(vfs: &MemVfs) -> Result<Store, RaftStoreError> {
     context(vfs)?.open().await
 }
 
@@ -112,6 +113,7 @@ async fn a_limited_read_stops_at_the_byte_limit_but_gives_at_least_one_entry() {
             options,
             config: context.config.clone(),
             identity: std::sync::Mutex::new(identity),
+            admission: |_| Ok(()),
             genesis: Arc::clone(&context.genesis),
             prototype: Arc::clone(&context.prototype),
             rpc: Arc::clone(&context.rpc),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rivven_core_types::test_util::{MemVfs, SeededEntropy};
 use rivven_core_types::{
     Address, BoxFuture, Incarnation, NodeName, PeerIdentity, PeerRpc, Reply, Rng, RpcError,
-    RpcHandler, RpcKind, RpcRequest, RpcResponse,
+    RpcHandler, RpcKind, RpcRequest, RpcResponse, StateMachine,
 };
 use tokio::time::Instant;
 
@@ -289,6 +289,18 @@ impl TestNode {
         scope: NodeScope,
         edit: impl Fn(&mut RaftNodeConfig, &mut RaftNodeOptions),
     ) -> Result<Self, RaftStoreError> {
+        Self::start_machine(net, node, vfs, scope, edit, |kv| Box::new(kv)).await
+    }
+
+    /// Starts a node whose state machine is made of the built-in one.
+    pub(super) async fn start_machine(
+        net: &Net,
+        node: &str,
+        vfs: MemVfs,
+        scope: NodeScope,
+        edit: impl Fn(&mut RaftNodeConfig, &mut RaftNodeOptions),
+        wrap: impl FnOnce(KvStateMachine) -> Box<dyn StateMachine>,
+    ) -> Result<Self, RaftStoreError> {
         let name = name(node);
         let seed = net.seed * 1000 + u64::from(node.bytes().last().unwrap());
         let (mut config, mut options) = (config(node), options(&vfs, seed));
@@ -305,7 +317,7 @@ impl TestNode {
         let machine = KvStateMachine::new();
         let kv = machine.reader();
         let rpc = net.from(&name);
-        let mut node = RaftNode::open(config, identity, options, Box::new(machine), rpc).await?;
+        let mut node = RaftNode::open(config, identity, options, wrap(machine), rpc).await?;
         node.start().await?;
         net.attach(&name, node.handle(), scope.clone());
         Ok(Self {

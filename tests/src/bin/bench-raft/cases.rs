@@ -14,6 +14,8 @@ use crate::node::{READ, runtime};
 /// Entries in the log for the figures of restarts and newcomers.
 const ENTRIES: u64 = 100_000;
 const FOREVER: Duration = Duration::from_secs(600);
+/// Between two attempts at the first write.
+const RETRY: Duration = Duration::from_millis(5);
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A figure and what it is held against.
@@ -54,6 +56,9 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
         }
         if wanted("three") {
             three(options).await?;
+        }
+        if options.only.as_deref() == Some("one-phase") {
+            phases(options).await?;
         }
         if wanted("reads") {
             reads(options).await?;
@@ -164,6 +169,44 @@ async fn three(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
+/// One fsync per commit against two, in turns.
+async fn phases(options: &Options) -> Result<(), Failure> {
+    for (nodes, clients) in [(1, 1), (1, 64), (3, 1), (3, 64)] {
+        let mut rates = [Vec::new(), Vec::new()];
+        for _ in 0..3 {
+            for (preset, rates) in ["default", "one-phase"].into_iter().zip(&mut rates) {
+                let cluster = Cluster::start(nodes, preset).await?;
+                let leader = cluster.leader().await?;
+                let run = load(
+                    &cluster,
+                    &[leader],
+                    RpcKind::PROPOSE,
+                    clients,
+                    options.seconds,
+                );
+                let seen = run.run().await?;
+                check(&seen)?;
+                rates.push(seen.per_second());
+            }
+        }
+        let [two, one] = rates.map(|mut rates| {
+            rates.sort_by(f64::total_cmp);
+            rates.get(rates.len() / 2).copied().unwrap_or_default()
+        });
+        Figure {
+            case: &format!("{nodes} nodes, {clients} clients, one fsync per commit against two"),
+            metric: "durable proposals",
+            value: one,
+            unit: "1/s",
+            target: two,
+            more: true,
+            baseline: Some(two),
+        }
+        .print();
+    }
+    Ok(())
+}
+
 async fn reads(options: &Options) -> Result<(), Failure> {
     let cluster = Cluster::start(3, "default").await?;
     let leader = cluster.leader().await?;
@@ -210,7 +253,8 @@ async fn fill(cluster: &Cluster, leader: usize, entries: u64) -> Result<(), Fail
 async fn first_write(cluster: &Cluster) -> Result<Duration, Failure> {
     let started = Instant::now();
     let (nodes, transport) = (cluster.running(), &cluster.transport);
-    wait::until("a write is acknowledged", LIMIT, async || {
+    let limit = started + LIMIT;
+    while Instant::now() < limit {
         let mut attempts = tokio::task::JoinSet::new();
         for at in &nodes {
             let (name, transport): (NodeName, _) =
@@ -220,13 +264,12 @@ async fn first_write(cluster: &Cluster) -> Result<Duration, Failure> {
         }
         while let Some(done) = attempts.join_next().await {
             if matches!(done, Ok(Ok(_))) {
-                return Ok(());
+                return Ok(started.elapsed());
             }
         }
-        Err(Failure::new("nobody takes it"))
-    })
-    .await?;
-    Ok(started.elapsed())
+        wait::pause(RETRY).await;
+    }
+    Err(Failure::new("nobody takes a write"))
 }
 
 async fn failover(options: &Options, preset: &'static str, target: f64) -> Result<(), Failure> {

@@ -22,7 +22,8 @@ Usage: bench-raft [--seconds N] [--kills N] [--only CASE]
 
   --seconds N  how long each load runs (default 3)
   --kills N    leaders that are killed for the failover figure (default 10)
-  --only CASE  one of: single, three, reads, failover, restart, catchup
+  --only CASE  one of: single, three, reads, failover, restart, catchup; or one-phase, which is not among
+               those that run without this option
 ";
 
 /// What was asked for.

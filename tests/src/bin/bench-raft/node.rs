@@ -98,10 +98,11 @@ async fn serve(
     if preset == "fast" {
         config = config.fast();
     }
+    let mut options = RaftNodeOptions::default();
+    options.limits.two_phase_commit = preset != "one-phase";
     let machine = KvStateMachine::new();
     let reader = machine.reader();
     let rpc = Arc::new(transport.clone());
-    let options = RaftNodeOptions::default();
     let node = RaftNode::open(config, identity, options, Box::new(machine), rpc);
     let mut node = node.await.map_err(fail)?;
     node.start().await.map_err(fail)?;

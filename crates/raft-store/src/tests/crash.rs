@@ -1,0 +1,304 @@
+//! The power goes at every single write and sync of a store's life; the disk fills up at every step; any
+//! bit turns over.
+
+use futures_util::{FutureExt, stream};
+use openraft::EntryPayload;
+use openraft::storage::{
+    RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine,
+};
+use rivven_core_types::test_util::{DiskFault, MemVfs};
+use rivven_core_types::{CommittedEntry, LogIndex, Rng, StateMachine, Term, Vfs};
+
+use super::store::{context, open};
+use crate::instance::Store;
+use crate::snapshot::SnapshotHeader;
+use crate::types::{Command, Entry, LogId, SnapshotMeta, Vote};
+use crate::{KvCommand, KvStateMachine, RaftStoreError};
+
+/// One step of a store's life: it is on the disk whole or not at all.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Vote(u64),
+    /// Term and indexes.
+    Append(u64, u64, u64),
+    /// The last entry that stays.
+    Truncate(u64, u64),
+    Purge(u64, u64),
+    /// Applies up to here and builds.
+    Snapshot(u64),
+    Install(u64, u64),
+}
+
+/// All kinds of steps, in the orders in which Raft takes them.
+const LIFE: [Step; 24] = [
+    Step::Vote(1),
+    Step::Append(1, 0, 20),
+    Step::Append(1, 20, 21),
+    Step::Append(1, 21, 40),
+    Step::Truncate(1, 29),
+    Step::Vote(2),
+    Step::Append(2, 30, 50),
+    Step::Snapshot(29),
+    Step::Purge(1, 19),
+    Step::Append(2, 50, 80),
+    Step::Truncate(2, 70),
+    Step::Append(2, 71, 90),
+    Step::Snapshot(60),
+    Step::Purge(2, 49),
+    Step::Vote(3),
+    Step::Install(3, 200),
+    Step::Purge(3, 200),
+    Step::Append(3, 201, 230),
+    Step::Truncate(3, 210),
+    Step::Vote(4),
+    Step::Append(4, 211, 240),
+    Step::Snapshot(230),
+    Step::Purge(4, 225),
+    Step::Append(4, 240, 260),
+];
+
+/// What a store holds, as it is found after a start.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    entries: Vec<Entry>,
+    snapshot: Option<LogId>,
+    hash: u64,
+}
+
+fn id(term: u64, index: u64) -> LogId {
+    LogId::new_term_index(term, index)
+}
+
+fn entry(term: u64, index: u64) -> Entry {
+    let value = vec![u8::try_from(term).unwrap(); 100];
+    let command = KvCommand::put(index.to_le_bytes().to_vec(), value);
+    Entry {
+        log_id: id(term, index),
+        payload: EntryPayload::Normal(Command(command.encode().unwrap())),
+    }
+}
+
+async fn look(store: &Store) -> Seen {
+    let mut log = store.log.clone();
+    let snapshot = store.machine.clone().get_current_snapshot().await.unwrap();
+    Seen {
+        vote: log.read_vote().await.unwrap(),
+        purged: log.get_log_state().await.unwrap().last_purged_log_id,
+        entries: log.try_get_log_entries(..).await.unwrap(),
+        snapshot: snapshot.and_then(|s| s.meta.last_log_id),
+        hash: store.machine.hash().1,
+    }
+}
+
+async fn snapshot(store: &Store, upto: u64) -> std::io::Result<()> {
+    let mut machine = store.machine.clone();
+    let applied = machine.applied_state().await?.0;
+    let from = applied.map_or(0, |id| id.index + 1);
+    let entries = store.log.clone().try_get_log_entries(from..=upto).await?;
+    let entries = stream::iter(entries.into_iter().map(|entry| Ok((entry, None))));
+    machine.apply(entries).await?;
+    machine
+        .get_snapshot_builder()
+        .await
+        .build_snapshot()
+        .await
+        .map(drop)
+}
+
+/// As a receiver does it: the file is whole and durable under a temporary name.
+async fn install(store: &Store, last: LogId) -> std::io::Result<()> {
+    let mut kv = KvStateMachine::new();
+    let command = KvCommand::put("installed", "yes").encode().unwrap();
+    let (index, term) = (LogIndex::new(last.index), Term::new(last.leader_id.term));
+    let committed = CommittedEntry {
+        index,
+        term,
+        command,
+    };
+    kv.apply(&[committed]).unwrap();
+    let meta = SnapshotMeta {
+        last_log_id: Some(last),
+        ..SnapshotMeta::default()
+    };
+    let header = SnapshotHeader {
+        group: 0,
+        cluster: None,
+        last: Some(last.into()),
+        membership: (&meta.last_membership).into(),
+    };
+    let mut machine = store.machine.clone();
+    let written = machine.dir().write(&header, &*kv.freeze());
+    let file = written.map_err(RaftStoreError::into_io)?;
+    machine.install_snapshot(&meta, file).await
+}
+
+/// Takes one step and waits until it is durable.
+async fn take(store: &Store, step: Step) -> std::io::Result<()> {
+    let mut log = store.log.clone();
+    match step {
+        Step::Vote(term) => log.save_vote(&Vote::new(term, 1)).await,
+        Step::Append(term, from, to) => {
+            let entries = (from..to).map(|index| entry(term, index));
+            log.blocking_append(entries).await?;
+            log.save_committed(Some(id(term, from))).await
+        }
+        Step::Truncate(term, last) => {
+            log.truncate_after(Some(id(term, last))).await?;
+            log.barrier().await
+        }
+        Step::Purge(term, upto) => {
+            log.purge(id(term, upto)).await?;
+            log.barrier().await
+        }
+        Step::Snapshot(upto) => snapshot(store, upto).await,
+        Step::Install(term, last) => install(store, id(term, last)).await,
+    }
+}
+
+/// What is found after so many steps and an orderly stop, for each number of steps.
+async fn expected() -> Vec<Seen> {
+    let mut vfs = MemVfs::new();
+    let mut seen = Vec::new();
+    for step in [None].into_iter().chain(LIFE.map(Some)) {
+        let store = open(&vfs).await.unwrap();
+        if let Some(step) = step {
+            // What was applied in an earlier life is applied again.
+            take(&store, step).await.unwrap();
+        }
+        store.close().await;
+        vfs = vfs.restart_process();
+        let store = open(&vfs).await.unwrap();
+        seen.push(look(&store).await);
+        store.close().await;
+        vfs = vfs.restart_process();
+    }
+    seen
+}
+
+/// Lives until something fails; returns how many steps were acknowledged.
+async fn live(vfs: &MemVfs) -> usize {
+    let Ok(store) = open(vfs).await else {
+        return 0;
+    };
+    for (done, step) in LIFE.into_iter().enumerate() {
+        if take(&store, step).await.is_err() {
+            return done;
+        }
+    }
+    LIFE.len()
+}
+
+fn check(expected: &[Seen], done: usize, found: &Seen, at: &str) {
+    let may_be = expected.iter().skip(done).take(2);
+    assert!(
+        may_be.into_iter().any(|seen| seen == found),
+        "{at}: {done} steps were acknowledged; found vote {:?}, purged {:?}, {} entries up to {:?}, \
+         snapshot {:?}",
+        found.vote,
+        found.purged,
+        found.entries.len(),
+        found.entries.last().map(|e| e.log_id),
+        found.snapshot
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_power_loss_at_any_write_or_sync_loses_nothing_acknowledged_and_leaves_no_step_half_done()
+{
+    let expected = expected().await;
+    let mut points = 0;
+    loop {
+        let vfs = MemVfs::new();
+        vfs.blow_after(points);
+        let done = live(&vfs).await;
+        let is_blown = vfs.is_blown();
+        let vfs = vfs.lose_power(&mut Rng::new(points));
+        let at = format!("power lost after {points} writes and syncs");
+        let again = context(&vfs).unwrap_or_else(|e| panic!("{at}: {e}"));
+        let store = again.open().await.unwrap_or_else(|e| panic!("{at}: {e}"));
+        check(&expected, done, &look(&store).await, &at);
+        // openraft takes it as it is, too.
+        let started = again.run(store).await;
+        let instance = started.unwrap_or_else(|e| panic!("{at}: {e}"));
+        instance.close().await;
+        if !is_blown {
+            break;
+        }
+        points += 1;
+    }
+    assert!(points >= 500, "only {points} points");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_at_any_step_costs_that_step_alone() {
+    let expected = expected().await;
+    for full in 0..LIFE.len() {
+        let vfs = MemVfs::new();
+        let store = open(&vfs).await.unwrap();
+        let mut done = 0;
+        for (number, step) in LIFE.into_iter().enumerate() {
+            if number == full {
+                vfs.inject("", DiskFault::Full);
+            }
+            if take(&store, step).await.is_err() {
+                break;
+            }
+            done += 1;
+        }
+        assert_eq!(done, full, "a full disk goes unnoticed");
+        let refused = take(&store, Step::Vote(9)).await;
+        assert!(refused.is_err(), "a store that failed is used again");
+        vfs.heal();
+        drop(store);
+        let store = open(&vfs.restart_process()).await.unwrap();
+        let at = format!("disk full at step {full}");
+        check(&expected, done, &look(&store).await, &at);
+        store.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bit_that_turns_over_is_noticed_or_harmless_and_never_a_panic() {
+    const FLIPS: u64 = 300;
+    let expected = expected().await;
+    let vfs = MemVfs::new();
+    let store = open(&vfs).await.unwrap();
+    for step in LIFE {
+        take(&store, step).await.unwrap();
+    }
+    store.close().await;
+    let mut vfs = vfs.restart_process();
+    let files = ["/data/raft/log.redb", "/data/raft/snapshots/0-4-230.snap"];
+    let mut noticed = [0; 2];
+    for flip in 0..FLIPS {
+        let which = usize::try_from(flip % 2).unwrap();
+        let path = std::path::Path::new(files[which]);
+        let length = u64::try_from(vfs.read_file(path, 10 << 20).unwrap().len()).unwrap();
+        let mut rng = Rng::new(flip);
+        let (byte, bit) = (rng.below(length), u8::try_from(rng.below(8)).unwrap());
+        let before = vfs.read_file(path, 10 << 20).unwrap();
+        vfs.flip_bit(path, usize::try_from(byte).unwrap(), bit)
+            .unwrap();
+        let opened = std::panic::AssertUnwindSafe(open(&vfs))
+            .catch_unwind()
+            .await;
+        let at = format!("bit {bit} of byte {byte} of {}", path.display());
+        match opened.unwrap_or_else(|_| panic!("{at}: a panic")) {
+            Ok(store) => {
+                let found = look(&store).await;
+                check(&expected, LIFE.len(), &found, &at);
+                store.close().await;
+            }
+            Err(error) => {
+                assert!(error.to_string().contains("/data/raft/"), "{at}: {error}");
+                noticed[which] += 1;
+            }
+        }
+        vfs = vfs.restart_process();
+        vfs.write_file_atomically(path, &before).unwrap();
+    }
+    assert_eq!(noticed[1], FLIPS / 2, "every byte of a snapshot counts");
+    assert!(noticed[0] > 0);
+}
