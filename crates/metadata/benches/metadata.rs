@@ -3,6 +3,7 @@
 //! figure; `cargo xtask bench metadata` collects them.
 
 #![allow(
+    clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::cast_precision_loss,

@@ -5,14 +5,17 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::{Stream, stream};
+use openraft::async_runtime::Instant as _;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use rivven_core_types::planted;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::db::{Change, SharedDb, SnapshotRecord, Stored};
 use crate::error::RaftStoreError;
+use crate::runtime::RaftInstant;
 use crate::tail::Tail;
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use crate::worker::Worker;
@@ -30,6 +33,8 @@ pub(crate) struct Memory {
     /// Bytes appended since the newest snapshot was frozen.
     log_bytes: u64,
     snapshot_bytes: u64,
+    /// Operations that the writer owes an answer, and since when the oldest of them may wait.
+    waiting: Option<(u64, RaftInstant)>,
     /// Set once the writer has failed: the store is given up (fail-stop).
     pub(crate) failed: Option<String>,
 }
@@ -68,8 +73,21 @@ impl Memory {
             committed,
             log_bytes: stored.bytes_since_snapshot,
             snapshot_bytes: stored.snapshot.map_or(0, |s| s.bytes),
+            waiting: None,
             failed: None,
         }
+    }
+
+    fn asked(&mut self) {
+        let (count, since) = self.waiting.unwrap_or_else(|| (0, RaftInstant::now()));
+        self.waiting = Some((count + 1, since));
+    }
+
+    /// The writer is through with `count` operations that it took at `taken`; whatever else waits came
+    /// later.
+    pub(crate) fn answered(&mut self, count: u64, taken: RaftInstant) {
+        let left = self.waiting.map_or(0, |(all, _)| all.saturating_sub(count));
+        self.waiting = (left > 0).then_some((left, taken));
     }
 }
 
@@ -108,8 +126,18 @@ impl LogStore {
         (memory.log_bytes, memory.snapshot_bytes)
     }
 
+    /// How long the oldest operation has been waiting for the disk.
+    pub(crate) fn waited(&self) -> Duration {
+        let waiting = self.memory().waiting;
+        waiting.map_or(Duration::ZERO, |(_, since)| RaftInstant::now() - since)
+    }
+
     async fn queue(&self, change: Option<Change>, done: Done) -> io::Result<()> {
-        let generation = self.memory().tail.generation();
+        let generation = {
+            let mut memory = self.memory();
+            memory.asked();
+            memory.tail.generation()
+        };
         self.queue
             .send(Op::Write {
                 change,

@@ -22,6 +22,14 @@ pub(crate) fn fsync(group: RaftGroupId, took: Duration) {
         .record(took.as_secs_f64());
 }
 
+/// How long the oldest write has waited for the disk, and whether that is a stall.
+pub(crate) fn disk(group: RaftGroupId, waited: Duration, is_stalled: bool) {
+    let stalled = f64::from(u8::from(is_stalled));
+    metrics::gauge!("rivven_raft_log_oldest_write_seconds", "group" => label(group))
+        .set(waited.as_secs_f64());
+    metrics::gauge!("rivven_raft_disk_stalled", "group" => label(group)).set(stalled);
+}
+
 pub(crate) fn restart(group: RaftGroupId) {
     metrics::counter!("rivven_raft_restarts_total", "group" => label(group)).increment(1);
 }

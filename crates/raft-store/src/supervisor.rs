@@ -18,12 +18,19 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::error::RaftStoreError;
 use crate::instance::{Context, Instance};
 use crate::observe;
-use crate::runtime::{RaftInstant, WatchSender};
+use crate::runtime::{RaftInstant, WatchSender, sleep, timeout};
 use crate::status::{Member, RaftState, RaftStatus};
 use crate::types::{PeerNode, TypeConfig};
 
 /// The window of [`crate::RaftLimits::max_restarts_per_minute`].
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+/// How often the disk is looked at.
+const DISK_CHECK: Duration = Duration::from_millis(250);
+
+/// A write that waits longer than this is a stall: the leader hands over, for a leader that cannot write
+/// holds up everybody, and its heartbeats keep the others from replacing it.
+const DISK_STALL: Duration = Duration::from_secs(1);
 
 /// What a node, its handles and its supervisor share.
 pub(crate) struct Shared {
@@ -236,6 +243,7 @@ impl Shared {
     async fn follow(&self, instance: &Instance, stop: &mut oneshot::Receiver<()>) -> Ended {
         let mut metrics = instance.raft.metrics();
         let mut triggered = 0;
+        let mut look_at_disk = RaftInstant::after(DISK_CHECK);
         loop {
             self.publish();
             self.snapshot_if_due(instance, &mut triggered).await;
@@ -245,7 +253,45 @@ impl Shared {
                 changed = metrics.changed() => if changed.is_err() {
                     return Ended::CoreDied;
                 },
+                () = sleep(look_at_disk.left()) => {}
             }
+            if look_at_disk.left() == Duration::ZERO {
+                look_at_disk = RaftInstant::after(DISK_CHECK);
+                self.flee_a_stalled_disk(instance).await;
+            }
+        }
+    }
+
+    /// Hands leadership to the voter that has the most of the log, once this node's disk has not
+    /// answered for too long. Tried at every look, since the next leader may be as slow to answer.
+    async fn flee_a_stalled_disk(&self, instance: &Instance) {
+        let waited = instance.store.log.waited();
+        let is_stalled = waited > DISK_STALL;
+        observe::disk(self.group(), waited, is_stalled);
+        if !is_stalled {
+            return;
+        }
+        let successor = {
+            let metrics = instance.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let own = self.context.raft_id();
+            let is_voter = |id: u64| metrics.membership_config.voter_ids().any(|v| v == id);
+            let matched = metrics.replication.iter().flatten();
+            let others = matched.filter(|(id, _)| **id != own && is_voter(**id));
+            let best = others.max_by_key(|(_, matched)| **matched);
+            best.map(|(id, _)| *id)
+        };
+        // Only a leader has followers that it replicates to.
+        let Some(successor) = successor else { return };
+        tracing::warn!(
+            group = self.group().get(),
+            ?waited,
+            successor,
+            "the disk has stalled; handing the leadership over"
+        );
+        let transfer = async { instance.raft.trigger().transfer_leader(successor).await };
+        if let Ok(Err(error)) = timeout(DISK_CHECK, transfer).await {
+            tracing::warn!(%error, "the leadership cannot be handed over");
         }
     }
 

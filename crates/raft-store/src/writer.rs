@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use openraft::async_runtime::Instant as _;
 use openraft::storage::IOFlushed;
 use rivven_core_types::{RaftGroupId, planted};
 use tokio::sync::{mpsc, oneshot};
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::db::{Change, SharedDb};
 use crate::log_store::{Memory, lock};
 use crate::observe;
-use crate::runtime::sync_delay;
+use crate::runtime::{RaftInstant, sync_delay};
 use crate::types::TypeConfig;
 
 /// Most operations in one transaction.
@@ -77,8 +78,11 @@ impl Writer {
     pub(crate) async fn run(mut self, mut queue: mpsc::Receiver<Op>) {
         let mut batch = Vec::new();
         while queue.recv_many(&mut batch, MAX_BATCH_OPS).await > 0 {
+            let (taken, count) = (RaftInstant::now(), batch.len() as u64);
             sync_delay().await;
-            if let Some(closed) = self.step(std::mem::take(&mut batch)) {
+            let closed = self.step(std::mem::take(&mut batch));
+            lock(&self.memory).answered(count, taken);
+            if let Some(closed) = closed {
                 drop(self);
                 drop(queue);
                 closed.send(()).unwrap_or_default();

@@ -97,7 +97,7 @@ fn history() -> Cluster {
             broker: b(1),
             node_epoch,
             last_epoch: Some(LeaderEpoch::new(2)),
-            log_end: Offset::new(77),
+            log_end: Offset::new(77).unwrap(),
         }],
     });
     c.run(&Command::ElectUnclean { partition: p });

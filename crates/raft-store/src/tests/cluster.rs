@@ -440,6 +440,31 @@ async fn the_log_is_purged_while_a_follower_is_away_and_a_lossy_transfer_brings_
     );
 }
 
+/// A leader whose disk hangs goes on sending heartbeats, so that nobody would replace it.
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_disk_stalls_hands_over_within_two_seconds_and_loses_nothing() {
+    const STALL: std::time::Duration = std::time::Duration::from_secs(20);
+    let mut cluster = Cluster::form(|_, _| {}).await;
+    let stalled = cluster.leader(None).await;
+    cluster.write(&stalled, 20).await;
+    cluster.nodes[&stalled].scope.set_sync_delay(STALL);
+    let handle = cluster.nodes[&stalled].handle();
+    let command = KvCommand::put("while it hangs", "v").encode().unwrap();
+    let started = tokio::time::Instant::now();
+    let pending = tokio::spawn(handle.propose(RaftGroupId::METADATA, command, DEADLINE));
+    let next = cluster.leader(Some(&stalled)).await;
+    cluster.write(&next, 1).await;
+    let took = started.elapsed();
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+    cluster.nodes[&stalled]
+        .scope
+        .set_sync_delay(std::time::Duration::ZERO);
+    drop(pending.await);
+    cluster.write(&next, 5).await;
+    cluster.check().await;
+    assert_eq!(cluster.acked.len(), 26);
+}
+
 /// openraft has an open fault that panics the core of a busy leader (its ticket 2116), and there may be
 /// others: each costs less than a second, and nothing that was acknowledged.
 #[tokio::test(start_paused = true)]
