@@ -30,7 +30,7 @@ const CI_SECONDS: &str = "120";
 /// How many of the first syncs of a disk are the last before the power goes, in a run each.
 const CI_BOUNDARIES: &str = "500";
 /// Wall time for seeds that no run has played before.
-const CI_FRESH_MINUTES: &str = "5";
+const CI_FRESH_MINUTES: &str = "4";
 /// Fresh seeds begin above this, a block of them per day.
 const FRESH: u64 = 1_000_000;
 const FRESH_PER_DAY: u64 = 100_000;

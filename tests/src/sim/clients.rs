@@ -101,7 +101,9 @@ impl Producer {
         let mut window: VecDeque<Pending> = VecDeque::new();
         let mut next = 0;
         while stage.violation().is_none() {
-            while window.len() < self.in_flight && !stage.is_draining() {
+            // Nothing new overtakes what has to be sent again: a broker remembers the last five batches.
+            let fresh = window.is_empty();
+            while fresh && window.len() < self.in_flight && !stage.is_draining() {
                 let records = 1 + i32::try_from(rng.below(3)).unwrap_or(0);
                 if let Some(batch) = self.batch(&stage, &mut rng, next, records) {
                     window.push_back(Pending {

@@ -558,7 +558,7 @@ mod tests {
         assert!(file.write_all_at(b"d", 0).is_err());
         assert!(file.read_at(&mut [0; 3], 0).is_err());
         let after = vfs.lose_power(&mut Rng::new(1));
-        let file = after.open(Path::new("/d/f"), OpenMode::ReadWrite).unwrap();
+        let file = after.open(Path::new("/d/f"), OpenMode::Create).unwrap();
         after.blow_after_syncs(1);
         file.write_all_at(b"e", 0).unwrap();
         assert!(!after.is_blown());
