@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rivven_coordinator::ClusterCoordinator;
 use rivven_core_types::test_util::MemVfs;
 use rivven_core_types::{
     BatchBuilder, Offset, OpenMode, PartitionId, ProducerEpoch, ProducerId, Vfs,
@@ -118,8 +119,8 @@ async fn without_a_single_datagram_no_running_member_is_taken_for_dead() {
     };
     cluster.network.set_weather(firewall);
     let accused = |cluster: &SimCluster| {
-        let views = cluster.living().filter_map(|node| node.membership());
-        let mut views = views.map(|membership| membership.view());
+        let memberships = cluster.living().filter_map(ClusterCoordinator::membership);
+        let mut views = memberships.map(|membership| membership.view());
         views.any(|view| view.live().count() < view.members.len())
     };
     let ten_seconds = Duration::from_secs(10);
