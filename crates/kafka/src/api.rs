@@ -36,12 +36,13 @@ pub(crate) enum ApiKey {
     ListGroups,
     DeleteGroups,
     OffsetDelete,
+    OffsetForLeaderEpoch,
     ConsumerGroupHeartbeat,
     ConsumerGroupDescribe,
 }
 
 impl ApiKey {
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Produce,
         Self::Fetch,
         Self::ListOffsets,
@@ -65,6 +66,7 @@ impl ApiKey {
         Self::ListGroups,
         Self::DeleteGroups,
         Self::OffsetDelete,
+        Self::OffsetForLeaderEpoch,
         Self::ConsumerGroupHeartbeat,
         Self::ConsumerGroupDescribe,
     ];
@@ -94,6 +96,7 @@ impl ApiKey {
             Self::ListGroups => 16,
             Self::DeleteGroups => 42,
             Self::OffsetDelete => 47,
+            Self::OffsetForLeaderEpoch => 23,
             Self::ConsumerGroupHeartbeat => 68,
             Self::ConsumerGroupDescribe => 69,
         }
@@ -128,6 +131,7 @@ impl ApiKey {
             Self::ListGroups => 0..=5,
             Self::DeleteGroups => 0..=2,
             Self::OffsetDelete => 0..=0,
+            Self::OffsetForLeaderEpoch => 2..=4,
             Self::ConsumerGroupHeartbeat => 0..=1,
             Self::ConsumerGroupDescribe => 0..=1,
         }
@@ -153,6 +157,7 @@ impl ApiKey {
             Self::SyncGroup => 4,
             Self::DescribeGroups => 5,
             Self::ListGroups => 3,
+            Self::OffsetForLeaderEpoch => 4,
             Self::DeleteGroups => 2,
             Self::OffsetDelete => return false,
             Self::ConsumerGroupHeartbeat => 0,
@@ -193,6 +198,7 @@ impl ApiKey {
             Self::ListGroups => "list_groups",
             Self::DeleteGroups => "delete_groups",
             Self::OffsetDelete => "offset_delete",
+            Self::OffsetForLeaderEpoch => "offset_for_leader_epoch",
             Self::ConsumerGroupHeartbeat => "consumer_group_heartbeat",
             Self::ConsumerGroupDescribe => "consumer_group_describe",
         }

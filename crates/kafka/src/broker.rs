@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rivven_coordinator::metadata::TopicChange;
 use rivven_core_types::{
-    BoxFuture, BrokerId, Durability, LeaderEpoch, LogConfig, Offset, PartitionId, ProducerEpoch,
-    ProducerId, RecordBatch, TopicId, TopicName,
+    BoxFuture, BrokerId, Durability, EpochEnd, LeaderEpoch, LogConfig, Offset, PartitionId,
+    ProducerEpoch, ProducerId, RecordBatch, TopicId, TopicName,
 };
 
 use crate::error::BrokerError;
@@ -58,6 +58,15 @@ pub trait Broker: Send + Sync + 'static {
         current_leader_epoch: Option<LeaderEpoch>,
         query: OffsetQuery,
     ) -> BoxFuture<'static, Result<Option<ListedOffset>, BrokerError>>;
+
+    /// Where a leader epoch ends in the leader's log (KIP-320): the greatest epoch not above `asked` with
+    /// its exclusive end; `None` if `asked` is above all that the log has.
+    fn epoch_end(
+        &self,
+        partition: PartitionId,
+        asked: LeaderEpoch,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> BoxFuture<'static, Result<Option<EpochEnd>, BrokerError>>;
 
     /// Allocates an id for an idempotent producer (KIP-98).
     fn init_producer_id(

@@ -17,8 +17,8 @@ use rivven_coordinator::replication::{
 };
 use rivven_coordinator::{ClusterCoordinator, CoordinatorError, replication};
 use rivven_core_types::{
-    BoxFuture, BrokerId, LeaderEpoch, MonoTime, Offset, PartitionId, PartitionState, ProducerEpoch,
-    ProducerId, RecordBatch, TopicName,
+    BoxFuture, BrokerId, EpochEnd, LeaderEpoch, MonoTime, Offset, PartitionId, PartitionState,
+    ProducerEpoch, ProducerId, RecordBatch, TopicName,
 };
 
 use crate::broker::{
@@ -184,6 +184,22 @@ impl Broker for CoordinatorBroker {
                 timestamp: of_a_record.then_some(found.timestamp),
                 leader_epoch: Some(found.epoch),
             }))
+        })
+    }
+
+    fn epoch_end(
+        &self,
+        partition: PartitionId,
+        asked: LeaderEpoch,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> BoxFuture<'static, Result<Option<EpochEnd>, BrokerError>> {
+        let replication = self.replication();
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let found = replication?
+                .epoch_end(partition, asked, current_leader_epoch)
+                .await;
+            found.map_err(|e| broker_error(e, partition, &coordinator))
         })
     }
 

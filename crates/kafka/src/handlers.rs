@@ -15,6 +15,7 @@ mod groups;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
+mod offset_for_leader_epoch;
 mod produce;
 
 use std::future::poll_fn;
@@ -116,6 +117,7 @@ pub(crate) fn start(context: &Context, call: Call, rest: Bytes) -> Result<Pendin
         ApiKey::OffsetCommit => groups::commit(context, call, &mut reader),
         ApiKey::OffsetFetch => groups::offset_fetch(context, call, &mut reader),
         ApiKey::OffsetDelete => groups::offset_delete(context, call, &mut reader),
+        ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch::start(context, call, &mut reader),
         ApiKey::ListGroups => groups::list(context, call, &mut reader),
         ApiKey::DescribeGroups => groups::describe(context, call, &mut reader),
         ApiKey::DeleteGroups => groups::delete(context, call, &mut reader),

@@ -11,6 +11,7 @@ mod groups;
 mod init_producer_id;
 mod list_offsets;
 mod metadata;
+mod offset_for_leader_epoch;
 mod produce;
 
 pub(crate) use api_versions::ApiVersionsRequest;
@@ -30,6 +31,7 @@ pub(crate) use groups::{
 pub(crate) use init_producer_id::InitProducerIdRequest;
 pub(crate) use list_offsets::{ListOffsetsPartitionRequest, ListOffsetsRequest};
 pub(crate) use metadata::{MetadataRequest, MetadataTopicRequest};
+pub(crate) use offset_for_leader_epoch::{EpochPartition, OffsetForLeaderEpochRequest};
 pub(crate) use produce::{ProducePartition, ProduceRequest};
 
 /// Most topics in one request.

@@ -443,6 +443,26 @@ impl PartitionReplica {
         }
     }
 
+    /// Where `asked` ends in this log, for a client that checks whether what it has read was cut off
+    /// (KIP-320): the greatest epoch not above it, and its exclusive end. Below all known epochs the
+    /// records are deleted, and all that is known is where the log begins (KIP-279); `None` above them.
+    pub fn epoch_end(
+        &self,
+        asked: LeaderEpoch,
+        epoch: Option<LeaderEpoch>,
+        log: &dyn ReplicaLog,
+    ) -> Result<Option<EpochEnd>, ReplicationError> {
+        let _leads = self.check_leader(epoch)?;
+        let below_all = || {
+            let known = log.last_epoch().is_some_and(|last| asked <= last);
+            known.then(|| EpochEnd {
+                epoch: asked,
+                end: log.log_start(),
+            })
+        };
+        Ok(log.epoch_end(asked).or_else(below_all))
+    }
+
     /// The node epoch of an assigned replica, for a fetch by call.
     pub fn node_epoch_of(
         &self,

@@ -1,6 +1,7 @@
 //! The rules of replication, each as the scenario that breaks without it.
 
 mod deletion;
+mod epochs;
 mod planted;
 mod rules;
 mod sessions;

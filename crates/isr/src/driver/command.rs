@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rivven_core_types::{
-    AlterPartitionProposal, BrokerId, LeaderEpoch, LogConfig, MonoTime, NodeEpoch, Offset,
-    PartitionId, PartitionState, RecordBatch, ScrubOutcome, ScrubTicket, TimestampedOffset,
+    AlterPartitionProposal, BrokerId, EpochEnd, LeaderEpoch, LogConfig, MonoTime, NodeEpoch,
+    Offset, PartitionId, PartitionState, RecordBatch, ScrubOutcome, ScrubTicket, TimestampedOffset,
     TopicId,
 };
 use tokio::sync::{Notify, oneshot};
@@ -133,6 +133,12 @@ pub(super) enum Command {
         spec: OffsetSpec,
         epoch: Option<LeaderEpoch>,
         reply: Answer<Option<TimestampedOffset>>,
+    },
+    EpochEnd {
+        partition: PartitionId,
+        asked: LeaderEpoch,
+        epoch: Option<LeaderEpoch>,
+        reply: Answer<Option<EpochEnd>>,
     },
     DeleteRecords {
         partition: PartitionId,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rivven_core_types::{
-    BoxFuture, BrokerId, LeaderEpoch, MonoTime, Offset, PartitionId, PeerIdentity, Reply,
+    BoxFuture, BrokerId, EpochEnd, LeaderEpoch, MonoTime, Offset, PartitionId, PeerIdentity, Reply,
     RpcRequest, SystemClock, TimestampedOffset,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -398,6 +398,26 @@ impl ReplicationManager {
         self.ask(partition, |reply| Command::ListOffset {
             partition,
             spec,
+            epoch: current_leader_epoch,
+            reply,
+        })
+        .await
+    }
+
+    /// Where a leader epoch ends in the leader's log (KIP-320): the greatest epoch not above `asked`
+    /// with its end; `None` if `asked` is above all that the log has.
+    ///
+    /// # Errors
+    /// As [`Self::list_offset`]; this needs neither the high watermark nor the controller.
+    pub async fn epoch_end(
+        &self,
+        partition: PartitionId,
+        asked: LeaderEpoch,
+        current_leader_epoch: Option<LeaderEpoch>,
+    ) -> Result<Option<EpochEnd>, ReplicationError> {
+        self.ask(partition, |reply| Command::EpochEnd {
+            partition,
+            asked,
             epoch: current_leader_epoch,
             reply,
         })

@@ -202,6 +202,12 @@ impl Shard {
                 epoch,
                 reply,
             } => self.list_offset(partition, spec, epoch, reply),
+            Command::EpochEnd {
+                partition,
+                asked,
+                epoch,
+                reply,
+            } => self.epoch_end(partition, asked, epoch, reply),
             Command::DeleteRecords {
                 partition,
                 before,

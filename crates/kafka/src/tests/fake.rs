@@ -9,8 +9,8 @@ use kafka_protocol::messages::{RequestHeader, ResponseHeader};
 use kafka_protocol::protocol::{Decodable, Encodable, HeaderVersion, Request, StrBytes};
 use rivven_coordinator::metadata::TopicChange;
 use rivven_core_types::{
-    BatchBuilder, BoxFuture, BrokerId, LeaderEpoch, Offset, PartitionId, ProducerEpoch, ProducerId,
-    RecordBatch, TopicId, TopicName,
+    BatchBuilder, BoxFuture, BrokerId, EpochEnd, LeaderEpoch, Offset, PartitionId, ProducerEpoch,
+    ProducerId, RecordBatch, TopicId, TopicName,
 };
 use tokio::sync::watch;
 
@@ -293,6 +293,23 @@ impl Broker for Arc<FakeBroker> {
                 timestamp,
                 leader_epoch: Some(EPOCH),
             }))
+        });
+        Box::pin(async move { result })
+    }
+
+    fn epoch_end(
+        &self,
+        partition: PartitionId,
+        asked: LeaderEpoch,
+        _current_leader_epoch: Option<LeaderEpoch>,
+    ) -> BoxFuture<'static, Result<Option<EpochEnd>, BrokerError>> {
+        let result = self.with(|state| {
+            let end = state.logs.get(&partition).map_or(0, Vec::len);
+            let end = EpochEnd {
+                epoch: EPOCH,
+                end: Offset::new(i64::try_from(end).unwrap()).unwrap(),
+            };
+            state.fail.map_or(Ok((asked >= EPOCH).then_some(end)), Err)
         });
         Box::pin(async move { result })
     }

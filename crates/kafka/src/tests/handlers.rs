@@ -424,6 +424,60 @@ async fn list_offsets_answers_every_error_at_every_version() {
     }
 }
 
+fn epoch_ends(asked: i32) -> kp::OffsetForLeaderEpochRequest {
+    use kp::offset_for_leader_epoch_request as request;
+    let partition = |index| {
+        request::OffsetForLeaderPartition::default()
+            .with_partition(index)
+            .with_current_leader_epoch(EPOCH.get())
+            .with_leader_epoch(asked)
+    };
+    let topic = request::OffsetForLeaderTopic::default()
+        .with_topic(text(TOPIC).into())
+        .with_partitions(vec![partition(0), partition(5)]);
+    kp::OffsetForLeaderEpochRequest::default()
+        .with_replica_id((-1).into())
+        .with_topics(vec![topic])
+}
+
+#[tokio::test]
+async fn offset_for_leader_epoch_answers_at_every_version() {
+    let broker = FakeBroker::new();
+    for version in ApiKey::OffsetForLeaderEpoch.versions() {
+        broker.fail(None);
+        for (asked, want) in [
+            (EPOCH.get(), (EPOCH.get(), 0)),
+            (EPOCH.get() - 1, (-1, -1)),
+            (-1, (-1, -1)),
+        ] {
+            let mut request = epoch_ends(asked);
+            if version < 3 {
+                request.replica_id = kp::OffsetForLeaderEpochRequest::default().replica_id;
+            }
+            let response = call(&broker, version, &request).await;
+            let [known, unknown] = response.topics[0].partitions.as_slice() else {
+                panic!("{response:?}");
+            };
+            assert_eq!(known.error_code, 0);
+            assert_eq!((known.leader_epoch, known.end_offset), want);
+            assert_eq!(unknown.error_code, 3);
+            assert_eq!((unknown.leader_epoch, unknown.end_offset), (-1, -1));
+            for error in errors() {
+                broker.fail(Some(error));
+                let response = call(&broker, version, &request).await;
+                let code = response.topics[0].partitions[0].error_code;
+                let want = if asked < 0 {
+                    0
+                } else {
+                    error.fetch_code(false)
+                };
+                assert_eq!(code, want);
+            }
+            broker.fail(None);
+        }
+    }
+}
+
 #[tokio::test]
 async fn init_producer_id_fails_with_loading_and_refuses_transactions_for_good() {
     let broker = FakeBroker::new();

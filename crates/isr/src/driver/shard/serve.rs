@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use rivven_core_types::{
-    BrokerId, LeaderEpoch, MonoTime, NodeEpoch, Offset, PartitionId, RecordBatch, TimestampedOffset,
+    BrokerId, EpochEnd, LeaderEpoch, MonoTime, NodeEpoch, Offset, PartitionId, RecordBatch,
+    TimestampedOffset,
 };
 use tokio::sync::Notify;
 
@@ -109,6 +110,19 @@ impl Shard {
         let contact = self.contact();
         let found = self.drive(partition, |core, log, _view, _now, out| {
             core.list_offset(spec, epoch, contact, log, out)
+        });
+        let _gone = reply.send(found.and_then(|found| found));
+    }
+
+    pub(super) fn epoch_end(
+        &mut self,
+        partition: PartitionId,
+        asked: LeaderEpoch,
+        epoch: Option<LeaderEpoch>,
+        reply: Answer<Option<EpochEnd>>,
+    ) {
+        let found = self.drive(partition, |core, log, _view, _now, _out| {
+            core.epoch_end(asked, epoch, log)
         });
         let _gone = reply.send(found.and_then(|found| found));
     }
