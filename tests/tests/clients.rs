@@ -3,6 +3,9 @@
 //! with its name in the environment variable REQUIRE its absence is a failure.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+#[path = "clients/groups.rs"]
+mod groups;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -97,9 +100,13 @@ impl Client {
     }
 
     /// Waits until it has ended well, and returns the lines that it printed.
-    async fn finish(mut self, what: &str) -> Vec<String> {
+    async fn finish(self, what: &str) -> Vec<String> {
+        self.finish_within(what, LIMIT).await
+    }
+
+    async fn finish_within(mut self, what: &str, limit: Duration) -> Vec<String> {
         drop(self.child.stdin.take());
-        let ended = wait::until(what, LIMIT, async || {
+        let ended = wait::until(what, limit, async || {
             self.child
                 .try_wait()?
                 .ok_or_else(|| Failure::new("it still runs"))
@@ -385,45 +392,4 @@ async fn confluent_kafka_sets_up_and_takes_down_a_topic() {
         ]
     );
     scene.cluster.check_no_panic().unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn consumer_groups_of_both_protocols_process_every_record_while_members_come_and_go() {
-    let found = works(Command::new(python()).args(["-c", "import confluent_kafka"]));
-    if !is_there("confluent", "confluent-kafka", found) {
-        return;
-    }
-    let mut scene = Scene::new().await;
-    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/clients/groups.py");
-    for arguments in [
-        &["consumer"][..],
-        &["classic", "range"],
-        &["classic", "cooperative-sticky"],
-    ] {
-        let topic = format!("groups-{}", arguments.join("-"));
-        scene.topic(&topic, 6).await;
-        let records = some_flights();
-        let mut producer = Command::new(python());
-        let write = "import sys; from confluent_kafka import Producer\n\
-                     p = Producer({'bootstrap.servers': sys.argv[1], 'acks': 'all'})\n\
-                     [p.produce(sys.argv[2], l.strip()) for l in sys.stdin]\n\
-                     sys.exit(p.flush(60))";
-        producer.args(["-c", write, &scene.brokers, &topic]);
-        let mut producer = Client::start(&mut producer);
-        for record in &records {
-            producer.write(&format!("{}\n", record.value));
-        }
-        producer.finish("writing for a group").await;
-        let mut reader = Command::new(python());
-        let count = records.len().to_string();
-        reader
-            .arg(&script)
-            .args([scene.brokers.as_str(), &topic, &count]);
-        let reader = Client::start(reader.args(arguments));
-        assert_eq!(
-            reader.finish("a consumer group").await,
-            ["ok"],
-            "{arguments:?}"
-        );
-    }
 }

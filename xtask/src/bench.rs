@@ -39,7 +39,7 @@ enum Target {
 }
 
 /// Every bench, in the order of the crates' layers.
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 7] = [
     Bench {
         name: "placement",
         about: "placements and plans, against a hash ring and plain rendezvous hashing",
@@ -67,6 +67,13 @@ const BENCHES: [Bench; 5] = [
         package: "rivven-swim",
         target: Target::Bench("swim"),
         features: &["sim"],
+    },
+    Bench {
+        name: "groups",
+        about: "assignors, and the group coordinator under many groups and in a large one",
+        package: "rivven-consumer-groups",
+        target: Target::Bench("groups"),
+        features: &[],
     },
     Bench {
         name: "isr",

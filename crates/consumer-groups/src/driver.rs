@@ -24,8 +24,8 @@ const PROPOSAL_INTERVAL: Duration = Duration::from_millis(4);
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// How long a proposal may take.
 const PROPOSAL_DEADLINE: Duration = Duration::from_secs(5);
-/// Longest time between two looks at the timers.
-const MAX_TICK: Duration = Duration::from_millis(20);
+/// Shortest time between two looks at the timers.
+const MIN_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a coordinator needs of its surroundings.
 #[derive(Clone)]
@@ -56,7 +56,10 @@ pub struct ConsumerCoordinator {
 struct Inner {
     core: Mutex<Core>,
     ports: GroupPorts,
+    /// There is something to propose.
     wake: Notify,
+    /// Something is due earlier than the timers' loop sleeps.
+    earlier: Notify,
 }
 
 #[derive(Debug)]
@@ -64,6 +67,8 @@ struct Core {
     coordinator: GroupCoordinator,
     tickets: BTreeMap<Ticket, oneshot::Sender<Response>>,
     issued: u64,
+    /// Until when the timers' loop sleeps; `None` until it is woken.
+    sleeps_until: Option<MonoTime>,
 }
 
 impl Core {
@@ -84,12 +89,14 @@ impl ConsumerCoordinator {
             coordinator: GroupCoordinator::new(config),
             tickets: BTreeMap::new(),
             issued: 0,
+            sleeps_until: None,
         };
         Self {
             inner: Arc::new(Inner {
                 core: Mutex::new(core),
                 ports,
                 wake: Notify::new(),
+                earlier: Notify::new(),
             }),
         }
     }
@@ -114,6 +121,12 @@ impl ConsumerCoordinator {
         };
         let outcome = step(&mut core, view);
         core.deliver();
+        if let Some(next) = core.coordinator.next_tick()
+            && core.sleeps_until.is_none_or(|until| next < until)
+        {
+            core.sleeps_until = Some(next);
+            self.inner.earlier.notify_one();
+        }
         outcome
     }
 
@@ -161,16 +174,28 @@ impl ConsumerCoordinator {
         tokio::join!(self.run_timers(), self.run_proposals());
     }
 
+    /// Sleeps until something is due; for good while this node does not lead.
     async fn run_timers(&self) {
         loop {
-            let next = self.step(|core, view| {
+            let (next, queued) = self.step(|core, view| {
                 core.coordinator.tick(view);
                 let next = core.coordinator.next_tick();
-                next.map(|next: MonoTime| next.since(view.now))
+                core.sleeps_until = next;
+                let pause = next.map(|next: MonoTime| next.since(view.now));
+                (pause, core.coordinator.queued() > 0)
             });
-            self.inner.wake.notify_one();
-            let pause = next.unwrap_or(MAX_TICK).min(MAX_TICK);
-            sleep(pause.max(Duration::from_millis(1))).await;
+            if queued {
+                self.inner.wake.notify_one();
+            }
+            let Some(pause) = next else {
+                self.inner.earlier.notified().await;
+                continue;
+            };
+            tokio::select! {
+                biased;
+                () = self.inner.earlier.notified() => {}
+                () = sleep(pause.max(MIN_PAUSE)) => {}
+            }
         }
     }
 

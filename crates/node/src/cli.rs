@@ -1,6 +1,7 @@
 //! The command line of `rivven-node`.
 
 pub mod cluster;
+pub mod group;
 pub mod placement;
 pub mod raft;
 
@@ -15,6 +16,7 @@ rivven-node - one node of a Rivven cluster; Kafka clients are its clients
 Usage: rivven-node --config FILE [--check]
        rivven-node cluster COMMAND ...   Show and change a running cluster; see `cluster --help`
        rivven-node raft COMMAND ...      Look at the Raft store of a stopped node; see `raft --help`
+       rivven-node group COMMAND ...     Consumer groups: members, lag, resets; see `group --help`
        rivven-node certs --out DIR --cluster NAME --node NAME [--node NAME]... [--days N]
        rivven-node log inspect|verify DATA_DIR
        rivven-node COMMAND --admin HOST:PORT [--json]
@@ -72,6 +74,8 @@ pub enum Request {
     Cluster(cluster::ClusterCommand),
     /// Look at the Raft store of a stopped node.
     Raft(raft::RaftCommand),
+    /// Show or change consumer groups.
+    Group(group::GroupCommand),
     /// Make certificates.
     Certs(CertsOptions),
     /// Ask a running node about replicas and leaders, or have it move them.
@@ -94,6 +98,10 @@ pub fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Request, Str
     if arguments.next_if_eq("raft").is_some() {
         let command = raft::parse(arguments)?;
         return Ok(command.map_or(Request::Help(raft::HELP), Request::Raft));
+    }
+    if arguments.next_if_eq("group").is_some() {
+        let command = group::parse(arguments)?;
+        return Ok(command.map_or(Request::Help(group::HELP), Request::Group));
     }
     if arguments.next_if(|word| word == "certs").is_some() {
         return certs(arguments);

@@ -8,6 +8,7 @@ pub mod certs;
 pub mod cli;
 pub mod config;
 mod error;
+mod group;
 pub mod logs;
 mod node;
 mod placement;

@@ -20,6 +20,10 @@ fn main() -> ExitCode {
             Ok(text) => say(&text),
             Err(error) => complain(&error, 1),
         },
+        Ok(Request::Group(command)) => match cli::group::run(&command) {
+            Ok(text) => say(&text),
+            Err(error) => complain(&error, 1),
+        },
         Ok(Request::Placement(call)) => match cli::placement::run(&call) {
             Ok(text) => say(&text),
             Err(error) => complain(&error, 1),

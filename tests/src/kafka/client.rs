@@ -10,7 +10,8 @@ use kafka_protocol::messages::metadata_response::{
     MetadataResponsePartition, MetadataResponseTopic,
 };
 use kafka_protocol::messages::{
-    CreateTopicsRequest, InitProducerIdRequest, MetadataRequest, MetadataResponse, TopicName,
+    CreateTopicsRequest, FindCoordinatorRequest, InitProducerIdRequest, MetadataRequest,
+    MetadataResponse, TopicName,
 };
 use kafka_protocol::protocol::{Request, StrBytes};
 use rivven_core_types::{PartitionId, TopicId};
@@ -20,6 +21,7 @@ use super::error::ClientError;
 use crate::failure::Failure;
 use crate::wait;
 
+const FIND_COORDINATOR_VERSION: i16 = 3;
 const METADATA_VERSION: i16 = 12;
 const CREATE_TOPICS_VERSION: i16 = 5;
 const INIT_PRODUCER_ID_VERSION: i16 = 4;
@@ -179,6 +181,25 @@ impl KafkaClient {
         let result = response.topics.into_iter().next();
         let result = result.ok_or_else(|| ClientError::malformed("no topic"))?;
         ClientError::check(result.error_code, || format!("creating {topic}"))
+    }
+
+    /// The broker that coordinates the consumer groups.
+    pub async fn group_coordinator(&self, limit: Duration) -> Result<(i32, SocketAddr), Failure> {
+        let request = FindCoordinatorRequest::default().with_key(StrBytes::from_static_str("any"));
+        let what = "finding the group coordinator";
+        self.insist(
+            what,
+            limit,
+            &request,
+            FIND_COORDINATOR_VERSION,
+            |response| {
+                ClientError::check(response.error_code, || what.to_owned())?;
+                let ip: IpAddr = response.host.parse().map_err(ClientError::malformed)?;
+                let port = u16::try_from(response.port).map_err(ClientError::malformed)?;
+                Ok((response.node_id.0, SocketAddr::from((ip, port))))
+            },
+        )
+        .await
     }
 
     /// A new producer id with its epoch.

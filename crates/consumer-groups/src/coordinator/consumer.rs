@@ -90,7 +90,13 @@ impl GroupCoordinator {
             self.arm_revocation(view, &beat.group, member);
             if member.epoch == Epoch::JOIN {
                 self.want_plan(view, group);
-                self.local(&beat.group).parked.push((ticket, beat));
+                let parked = &mut self.local(&beat.group).parked;
+                // Only the last word of a member counts: were an earlier join of it that lost its
+                // client repeated too, the two would take turns for ever.
+                if let Some((earlier, _)) = parked.insert(beat.member.clone(), (ticket, beat)) {
+                    let refused = Response::Heartbeat(Err(GroupError::LoadInProgress));
+                    self.replies.push((earlier, refused));
+                }
                 return;
             }
         }
@@ -180,7 +186,7 @@ impl GroupCoordinator {
     /// Members that joined and wait for a plan: they join once more, which now gives them its share.
     pub(super) fn release_parked(&mut self, group: &GroupId) {
         let parked = std::mem::take(&mut self.local(group).parked);
-        for (ticket, mut beat) in parked {
+        for (ticket, mut beat) in parked.into_values() {
             beat.owned = Some(Partitions::default());
             let op = Op::Heartbeat(beat.clone());
             self.push(op, Waiter::Heartbeat(ticket, beat));

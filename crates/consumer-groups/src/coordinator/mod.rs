@@ -108,7 +108,7 @@ struct Local {
     sync_deadline: Option<MonoTime>,
     sync_in_flight: bool,
     /// Joins of the consumer protocol that await the first plan with them in it.
-    parked: Vec<(Ticket, Box<Heartbeat>)>,
+    parked: BTreeMap<MemberId, (Ticket, Box<Heartbeat>)>,
     plan: plan::Plan,
     /// How often each static or dynamic member left of late, against flapping.
     flaps: BTreeMap<String, plan::Flap>,
@@ -511,7 +511,7 @@ impl Local {
         replies.extend(joins.map(|t| (t, Response::Joined(Err(error.clone())))));
         let syncs = self.syncs.into_values();
         replies.extend(syncs.map(|t| (t, Response::Synced(Err(error.clone())))));
-        let parked = self.parked.into_iter();
+        let parked = self.parked.into_values();
         replies.extend(parked.map(|(t, _)| (t, Response::Heartbeat(Err(error.clone())))));
     }
 

@@ -98,7 +98,7 @@ impl GroupCoordinator {
                     )
                 };
                 self.replies
-                    .extend(parked.into_iter().map(|(t, _)| refused(t)));
+                    .extend(parked.into_values().map(|(t, _)| refused(t)));
             }
         }
     }
@@ -111,7 +111,7 @@ impl GroupCoordinator {
             Err(GroupError::Superseded) => {}
             Err(error) => {
                 let parked = std::mem::take(&mut self.local(group).parked);
-                for (ticket, _) in parked {
+                for (ticket, _) in parked.into_values() {
                     let refused = super::Response::Heartbeat(Err(error.clone()));
                     self.replies.push((ticket, refused));
                 }

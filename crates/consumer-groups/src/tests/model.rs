@@ -10,11 +10,12 @@ use rivven_core_types::{PartitionId, Rng, TopicName};
 
 use super::world::{World, group, member};
 use crate::{
-    Committer, ConsumerGroup, Epoch, GroupError, GroupPhase, Heartbeat, HeartbeatAnswer,
-    InstanceId, OffsetToCommit, Op, Partitions, Proposal, Request, Response, Ticket,
+    Committer, ConsumerGroup, Epoch, GroupConfig, GroupError, GroupPhase, Heartbeat,
+    HeartbeatAnswer, InstanceId, OffsetToCommit, Op, Partitions, Proposal, Request, Response,
+    Ticket,
 };
 
-const STEPS: u64 = 60_000;
+const STEPS: u64 = 1_000_000;
 const CLIENTS: u64 = 7;
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 
@@ -28,6 +29,8 @@ struct Client {
     /// What it has been told to own, while it is slow to follow.
     told: Option<BTreeSet<PartitionId>>,
     waits: Option<(Ticket, Epoch)>,
+    /// The heartbeat under way says what it owns.
+    acknowledges: bool,
     full: bool,
     /// It has changed what it owns since it last said so.
     changed: bool,
@@ -47,6 +50,7 @@ impl Client {
             owned: BTreeSet::new(),
             told: None,
             waits: None,
+            acknowledges: false,
             full: true,
             changed: false,
             alive: false,
@@ -164,6 +168,7 @@ impl Model {
         }
         let beat = client.beat(client.epoch);
         let epoch = beat.epoch;
+        self.clients[chosen].acknowledges = beat.owned.is_some();
         let ticket = self.world.ask(Request::Heartbeat(Box::new(beat)));
         self.clients[chosen].waits = Some((ticket, epoch));
         self.clients[chosen].changed = false;
@@ -171,6 +176,11 @@ impl Model {
 
     fn follow(&mut self, chosen: usize) {
         let client = &mut self.clients[chosen];
+        // As in librdkafka nothing is taken up while the client's word that it does not have it is on
+        // its way: the coordinator may give it to somebody else on that word.
+        if client.waits.is_some() && client.acknowledges {
+            return;
+        }
         if let Some(told) = client.told.take() {
             client.owned = told;
             client.changed = true;
@@ -389,8 +399,11 @@ impl Model {
         if let Some(batch) = self.in_flight.take() {
             self.world.commit(batch);
         }
-        // Whoever is gone runs out of its session.
-        for _ in 0..60 {
+        // Whoever is gone runs out of its session; the plan that follows waits if somebody came and went
+        // again and again; then a few heartbeats hand everything over.
+        let config = GroupConfig::default();
+        let longest = config.consumer_session_timeout + config.max_flap_delay;
+        for _ in 0..longest.as_secs() + 20 {
             self.world.pass(Duration::from_secs(1));
             for chosen in 0..self.clients.len() {
                 self.follow(chosen);

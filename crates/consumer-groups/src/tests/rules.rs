@@ -71,6 +71,30 @@ fn a_partition_moves_only_after_its_owner_has_given_it_up() {
 }
 
 #[test]
+fn of_a_member_that_joins_twice_only_the_last_word_counts() {
+    // Repeated after each plan, both joins took turns, and the group was planned for without end.
+    let mut world = World::new();
+    world.topics.put("t", 2);
+    world.topics.put("u", 2);
+    let first = world.ask(Request::Heartbeat(Box::new(beat("a", Epoch::JOIN, &[]))));
+    let again = Heartbeat {
+        topics: Some(vec![TopicName::new("u").unwrap()]),
+        ..beat("a", Epoch::JOIN, &[])
+    };
+    let second = world.ask(Request::Heartbeat(Box::new(again)));
+    world.pass(Duration::from_secs(2));
+    let refused = Response::Heartbeat(Err(GroupError::LoadInProgress));
+    assert_eq!(world.replies.remove(&first), Some(refused));
+    let Some(Response::Heartbeat(Ok(answer))) = world.replies.remove(&second) else {
+        panic!("the second join is not answered");
+    };
+    assert_eq!(owned(&answer).len(), 2);
+    let state = world.state();
+    let found = state.group(&group("g")).unwrap();
+    assert_eq!(found.phase(), crate::GroupPhase::Stable);
+}
+
+#[test]
 fn heartbeats_of_a_settled_group_write_nothing() {
     let mut world = World::new();
     world.topics.put("t", 2);

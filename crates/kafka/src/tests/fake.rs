@@ -309,7 +309,9 @@ impl Broker for Arc<FakeBroker> {
                 epoch: EPOCH,
                 end: Offset::new(i64::try_from(end).unwrap()).unwrap(),
             };
-            state.fail.map_or(Ok((asked >= EPOCH).then_some(end)), Err)
+            state
+                .fail
+                .map_or_else(|| Ok((asked >= EPOCH).then_some(end)), Err)
         });
         Box::pin(async move { result })
     }
