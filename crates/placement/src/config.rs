@@ -1,10 +1,35 @@
 //! What the operator may choose.
 
+use std::fmt;
+use std::str::FromStr;
+
 use crate::error::PlacementError;
 
-/// Version of the placement algorithms. It is stored with each topic, so that a later version never
-/// moves what an earlier one has placed.
-pub const ALGORITHM_VERSION: u16 = 1;
+/// As much of an unknown name is repeated in an error.
+const MAX_SHOWN_CHARS: usize = 64;
+
+/// Version of the placement algorithms, stored with each topic: any change of an answer raises it.
+///
+/// 1: the first. 2: [`PlacementStrategy::Balanced`] keeps whoever is short of leaderships for the
+/// place of the leader, and [`PlacementStrategy::ConsistentHash`] compares half as many bits.
+pub const ALGORITHM_VERSION: u16 = 2;
+
+/// Whether partitions may be added to a topic that algorithms of `version` have placed. Those of an
+/// earlier version stay where they are, and the new ones are placed beside them by the present
+/// algorithms.
+///
+/// # Errors
+/// [`PlacementError::NewerAlgorithm`] for a version beyond [`ALGORITHM_VERSION`].
+pub const fn check_version(version: u16) -> Result<(), PlacementError> {
+    if version > ALGORITHM_VERSION {
+        return Err(PlacementError::NewerAlgorithm {
+            found: version,
+            known: ALGORITHM_VERSION,
+        });
+    }
+    Ok(())
+}
+
 /// Most virtual nodes that a node of weight 100 may have.
 pub const MAX_VIRTUAL_NODES: u32 = 4_096;
 /// Greatest scatter width of [`PlacementStrategy::Copyset`].
@@ -40,6 +65,50 @@ pub enum PlacementStrategy {
         /// [`MAX_SCATTER_WIDTH`].
         scatter_width: u16,
     },
+}
+
+/// The strategies but for [`PlacementStrategy::Copyset`], under the names that files and stored topics
+/// have.
+const NAMES: [(&str, PlacementStrategy); 6] = [
+    ("consistent_hash", PlacementStrategy::ConsistentHash),
+    ("round_robin", PlacementStrategy::RoundRobin),
+    ("least_loaded", PlacementStrategy::LeastLoaded),
+    ("rack_aware", PlacementStrategy::RackAware),
+    ("rendezvous", PlacementStrategy::Rendezvous),
+    ("balanced", PlacementStrategy::Balanced),
+];
+const COPYSET: &str = "copyset:";
+
+impl fmt::Display for PlacementStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Copyset { scatter_width } = self {
+            return write!(f, "{COPYSET}{scatter_width}");
+        }
+        let name = NAMES.iter().find(|(_, strategy)| strategy == self);
+        f.write_str(name.map_or("", |(name, _)| name))
+    }
+}
+
+impl FromStr for PlacementStrategy {
+    type Err = PlacementError;
+
+    /// Reads what `Display` writes: `balanced`, `copyset:10`. [`PlacementError::UnknownStrategy`] for
+    /// anything else; the scatter width is checked by [`PlacementConfig::validate`].
+    fn from_str(text: &str) -> Result<Self, PlacementError> {
+        let known = NAMES.iter().find(|(name, _)| *name == text);
+        let copyset = || {
+            let width = text.strip_prefix(COPYSET)?.parse().ok()?;
+            Some(Self::Copyset {
+                scatter_width: width,
+            })
+        };
+        known
+            .map(|(_, strategy)| *strategy)
+            .or_else(copyset)
+            .ok_or_else(|| PlacementError::UnknownStrategy {
+                found: text.chars().take(MAX_SHOWN_CHARS).collect(),
+            })
+    }
 }
 
 /// What racks count for.
@@ -151,6 +220,30 @@ mod tests {
         assert_eq!(config.validate(), Ok(()));
         let options = PlacementOptions::default();
         assert_eq!(options.rack_mode(&config), RackMode::Prefer);
+    }
+
+    #[test]
+    fn strategies_are_written_as_they_are_read() {
+        let copyset = PlacementStrategy::Copyset { scatter_width: 10 };
+        let all = NAMES.iter().map(|(_, strategy)| *strategy);
+        for strategy in all.chain([copyset]) {
+            assert_eq!(strategy.to_string().parse(), Ok(strategy));
+        }
+        assert_eq!(copyset.to_string(), "copyset:10");
+        for wrong in ["", "Balanced", "copyset", "copyset:", "copyset:70000"] {
+            let error = wrong.parse::<PlacementStrategy>().unwrap_err();
+            assert!(error.to_string().contains("rendezvous"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_version_has_placed_is_left_to_it() {
+        assert_eq!(check_version(1), Ok(()));
+        assert_eq!(check_version(ALGORITHM_VERSION), Ok(()));
+        assert!(matches!(
+            check_version(ALGORITHM_VERSION + 1),
+            Err(PlacementError::NewerAlgorithm { .. })
+        ));
     }
 
     #[test]

@@ -70,6 +70,26 @@ pub enum PlacementError {
         /// Greatest number allowed.
         max: u32,
     },
+    /// No strategy has this name. Retrying cannot help.
+    #[error(
+        "unknown placement strategy {found:?}; known are consistent_hash, round_robin, least_loaded, \
+         rack_aware, rendezvous, balanced, copyset:<scatter width>"
+    )]
+    UnknownStrategy {
+        /// The name, cut if it is long.
+        found: String,
+    },
+    /// A later version of the algorithms has placed the topic. Ask a node that runs it.
+    #[error(
+        "the topic was placed by version {found} of the algorithms, and this node knows no later one \
+         than {known}: upgrade it, or ask a node that is"
+    )]
+    NewerAlgorithm {
+        /// The topic's version.
+        found: u16,
+        /// The version of this build.
+        known: u16,
+    },
     /// The `scatter_width` of the copyset strategy is out of range. Retrying cannot help.
     #[error("scatter_width {scatter_width} is out of range 1..={max}")]
     InvalidScatterWidth {

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use rivven_core_types::{NodeInfo, NodeName, RackId, TopicName};
 
+use crate::table::Table;
+
 /// What one node carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NodeLoad {
@@ -53,7 +55,6 @@ pub(crate) struct Member {
     pub(crate) name: NodeName,
     pub(crate) rack: Option<RackId>,
     pub(crate) weight: u32,
-    pub(crate) load: NodeLoad,
     pub(crate) slot: Slot,
 }
 
@@ -62,15 +63,23 @@ struct Known {
     name: NodeName,
     /// Where it is among the members; `None` if it is not there now.
     position: Option<usize>,
-    /// What the table says of it while it is not there.
-    away: NodeLoad,
+}
+
+/// What a node carries: side by side, since most decisions need both.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Loads {
+    /// Of all topics.
+    pub(crate) all: NodeLoad,
+    /// Of the topic in focus.
+    pub(crate) topic: NodeLoad,
 }
 
 /// The assignments of one topic.
 #[derive(Debug, Clone, Default)]
 struct TopicTable {
-    partitions: BTreeMap<u32, Box<[Slot]>>,
-    /// The loads within the topic, by slot; empty while the topic is in focus.
+    partitions: Table,
+    /// The loads within the topic, by slot, if they are more trouble to count than to keep; empty while
+    /// the topic is in focus.
     loads: Vec<(Slot, NodeLoad)>,
     totals: NodeLoad,
 }
@@ -84,9 +93,10 @@ pub(crate) struct Ledger {
     slots: BTreeMap<NodeName, Slot>,
     /// Every topic but the one in focus.
     topics: BTreeMap<TopicName, TopicTable>,
-    /// The topic that was used last; its loads are spread out by slot for quick access.
+    /// The topic that was used last.
     focus: Option<(TopicName, TopicTable)>,
-    focus_loads: Vec<NodeLoad>,
+    /// By slot; of nodes that are not there too.
+    loads: Vec<Loads>,
     /// Sum over the members.
     totals: NodeLoad,
 }
@@ -113,12 +123,15 @@ impl Ledger {
         self.known.get(slot as usize)?.position
     }
 
-    pub(crate) fn name_of_slot(&self, slot: Slot) -> Option<&NodeName> {
-        self.known.get(slot as usize).map(|known| &known.name)
+    /// The name that a slot was given out for.
+    pub(crate) fn name_of_slot(&self, slot: Slot) -> &NodeName {
+        &self.known[slot as usize].name
     }
 
     pub(crate) fn load(&self, node: &NodeName) -> Option<NodeLoad> {
-        self.members.get(self.position(node)?).map(|m| m.load)
+        self.members
+            .get(self.position(node)?)
+            .map(|m| self.loads(m.slot).all)
     }
 
     /// The number of a name, given out at first sight.
@@ -130,9 +143,8 @@ impl Ledger {
         self.known.push(Known {
             name: node.clone(),
             position: None,
-            away: NodeLoad::default(),
         });
-        self.focus_loads.push(NodeLoad::default());
+        self.loads.push(Loads::default());
         self.slots.insert(node.clone(), slot);
         slot
     }
@@ -149,13 +161,11 @@ impl Ledger {
             }
             Err(at) => {
                 let slot = self.slot(&node.name);
-                let load = std::mem::take(&mut self.known[slot as usize].away);
-                self.totals.add(load);
+                self.totals.add(self.loads(slot).all);
                 let member = Member {
                     name: node.name.clone(),
                     rack: node.rack.clone(),
                     weight: node.weight,
-                    load,
                     slot,
                 };
                 self.members.insert(at, member);
@@ -171,10 +181,8 @@ impl Ledger {
             return false;
         };
         let member = self.members.remove(at);
-        self.totals.subtract(member.load);
-        let known = &mut self.known[member.slot as usize];
-        known.position = None;
-        known.away = member.load;
+        self.totals.subtract(self.loads(member.slot).all);
+        self.known[member.slot as usize].position = None;
         self.renumber(at);
         true
     }
@@ -188,12 +196,9 @@ impl Ledger {
     /// Adds load to a node that no table accounts for: replicas that are placed elsewhere.
     pub(crate) fn add_load(&mut self, node: &NodeName, load: NodeLoad) {
         let slot = self.slot(node);
-        match self.known[slot as usize].position {
-            Some(position) => {
-                self.members[position].load.add(load);
-                self.totals.add(load);
-            }
-            None => self.known[slot as usize].away.add(load),
+        self.loads[slot as usize].all.add(load);
+        if self.known[slot as usize].position.is_some() {
+            self.totals.add(load);
         }
     }
 
@@ -205,8 +210,15 @@ impl Ledger {
         let topic = TopicName::new(topic)?;
         self.unfocus();
         let mut table = self.topics.remove(&topic).unwrap_or_default();
-        for (slot, load) in table.loads.drain(..) {
-            self.focus_loads[slot as usize] = load;
+        if table.loads.is_empty() {
+            for replicas in table.partitions.replicas() {
+                for (place, slot) in replicas.iter().enumerate() {
+                    self.loads[*slot as usize].topic.credit(place == 0);
+                }
+            }
+        }
+        for (slot, load) in std::mem::take(&mut table.loads) {
+            self.loads[slot as usize].topic = load;
         }
         self.focus = Some((topic, table));
         Ok(())
@@ -222,9 +234,12 @@ impl Ledger {
         let Some((name, mut table)) = self.focus.take() else {
             return;
         };
-        for (slot, load) in (0..).zip(&mut self.focus_loads) {
-            if !load.is_empty() {
-                table.loads.push((slot, std::mem::take(load)));
+        // Whichever costs less when the topic is in focus again.
+        let keep = table.totals.replicas > self.loads.len() as u64;
+        for (slot, loads) in (0..).zip(&mut self.loads) {
+            let load = std::mem::take(&mut loads.topic);
+            if keep && !load.is_empty() {
+                table.loads.push((slot, load));
             }
         }
         if !table.partitions.is_empty() {
@@ -232,12 +247,10 @@ impl Ledger {
         }
     }
 
-    /// What the topic in focus holds on a node.
-    pub(crate) fn topic_load(&self, slot: Slot) -> NodeLoad {
-        self.focus_loads
-            .get(slot as usize)
-            .copied()
-            .unwrap_or_default()
+    /// What a node carries.
+    #[inline]
+    pub(crate) fn loads(&self, slot: Slot) -> Loads {
+        self.loads.get(slot as usize).copied().unwrap_or_default()
     }
 
     /// What the topic in focus holds in all.
@@ -250,10 +263,15 @@ impl Ledger {
 
     /// The replicas of a partition of the topic in focus.
     pub(crate) fn focused_replicas(&self, partition: u32) -> &[Slot] {
-        let table = self.focus.as_ref().map(|(_, table)| table);
-        table
-            .and_then(|t| t.partitions.get(&partition))
-            .map_or(&[], AsRef::as_ref)
+        let focus = self.focus.as_ref();
+        focus.map_or(&[], |(_, table)| table.partitions.get(partition))
+    }
+
+    /// Makes room for as many partitions more of the topic in focus.
+    pub(crate) fn reserve(&mut self, partitions: usize) {
+        if let Some((_, table)) = &mut self.focus {
+            table.partitions.reserve(partitions);
+        }
     }
 
     /// The replicas of any partition.
@@ -264,9 +282,7 @@ impl Ledger {
         let table = TopicName::new(topic)
             .ok()
             .and_then(|topic| self.topics.get(&topic));
-        table
-            .and_then(|t| t.partitions.get(&partition))
-            .map_or(&[], AsRef::as_ref)
+        table.map_or(&[], |table| table.partitions.get(partition))
     }
 
     /// Every distinct set of replicas in the table whose nodes are all members, as sorted positions.
@@ -274,7 +290,7 @@ impl Ledger {
         let focus = self.focus.as_ref().map(|(_, table)| table);
         let tables = self.topics.values().chain(focus);
         let mut sets = std::collections::BTreeSet::new();
-        for replicas in tables.flat_map(|t| t.partitions.values()) {
+        for replicas in tables.flat_map(|t| t.partitions.replicas()) {
             let positions = replicas.iter().map(|slot| self.position_of_slot(*slot));
             if let Some(mut set) = positions.collect::<Option<Vec<usize>>>() {
                 set.sort_unstable();
@@ -290,25 +306,24 @@ impl Ledger {
         let Some((_, table)) = self.focus.as_mut() else {
             return;
         };
-        let before = if replicas.is_empty() {
-            table.partitions.remove(&partition)
-        } else {
-            table.partitions.insert(partition, replicas.into())
-        };
-        let before = before.unwrap_or_default();
+        let before = table.partitions.replace(partition, replicas);
         for (place, slot) in before.iter().enumerate() {
             table.totals.debit(place == 0);
-            self.focus_loads[*slot as usize].debit(place == 0);
+            let loads = &mut self.loads[*slot as usize];
+            loads.topic.debit(place == 0);
+            loads.all.debit(place == 0);
+            if self.known[*slot as usize].position.is_some() {
+                self.totals.debit(place == 0);
+            }
         }
         for (place, slot) in replicas.iter().enumerate() {
             table.totals.credit(place == 0);
-            self.focus_loads[*slot as usize].credit(place == 0);
-        }
-        for (place, slot) in before.iter().enumerate() {
-            self.debit(*slot, place == 0);
-        }
-        for (place, slot) in replicas.iter().enumerate() {
-            self.credit(*slot, place == 0);
+            let loads = &mut self.loads[*slot as usize];
+            loads.topic.credit(place == 0);
+            loads.all.credit(place == 0);
+            if self.known[*slot as usize].position.is_some() {
+                self.totals.credit(place == 0);
+            }
         }
     }
 
@@ -318,31 +333,14 @@ impl Ledger {
         let Some(table) = self.topics.remove(topic) else {
             return false;
         };
-        for replicas in table.partitions.values() {
+        for replicas in table.partitions.replicas() {
             for (place, slot) in replicas.iter().enumerate() {
-                self.debit(*slot, place == 0);
+                self.loads[*slot as usize].all.debit(place == 0);
+                if self.known[*slot as usize].position.is_some() {
+                    self.totals.debit(place == 0);
+                }
             }
         }
         true
-    }
-
-    fn credit(&mut self, slot: Slot, leads: bool) {
-        let known = &mut self.known[slot as usize];
-        if let Some(position) = known.position {
-            self.members[position].load.credit(leads);
-            self.totals.credit(leads);
-        } else {
-            known.away.credit(leads);
-        }
-    }
-
-    fn debit(&mut self, slot: Slot, leads: bool) {
-        let known = &mut self.known[slot as usize];
-        if let Some(position) = known.position {
-            self.members[position].load.debit(leads);
-            self.totals.debit(leads);
-        } else {
-            known.away.debit(leads);
-        }
     }
 }

@@ -40,11 +40,12 @@ mod plan;
 mod ring;
 mod small_key;
 mod strategy;
+mod table;
 mod topology;
 
 pub use config::{
     ALGORITHM_VERSION, MAX_SCATTER_WIDTH, MAX_VIRTUAL_NODES, PlacementConfig, PlacementOptions,
-    PlacementStrategy, RackMode,
+    PlacementStrategy, RackMode, check_version,
 };
 pub use error::PlacementError;
 pub use ledger::NodeLoad;

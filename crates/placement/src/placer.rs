@@ -9,9 +9,10 @@ use crate::hash::{key_hash, topic_hash};
 use crate::ledger::{Ledger, NodeLoad, Slot};
 use crate::ring::{Ring, WalkScratch};
 use crate::strategy::balanced::Balancer;
-use crate::strategy::choice::{Request, Rules};
+use crate::strategy::choice::{Few, Request, Rules};
 use crate::strategy::copyset::Copysets;
 use crate::strategy::{consistent_hash, scan};
+use crate::table::Held;
 use crate::topology::Topology;
 
 /// Decides which nodes hold a partition and which of them leads it.
@@ -146,10 +147,12 @@ impl PartitionPlacer {
         let topic = topic.as_ref();
         self.check(partitions.saturating_sub(1), replication_factor)?;
         self.focus(topic)?;
-        let mut assigned = Vec::new();
-        let mut before: Vec<Vec<Slot>> = Vec::new();
+        let count = usize::try_from(partitions).unwrap_or(usize::MAX);
+        let mut assigned = Vec::with_capacity(count);
+        let mut before: Vec<Held> = Vec::with_capacity(count);
+        self.ledger.reserve(count);
         for partition in 0..partitions {
-            before.push(self.ledger.focused_replicas(partition).to_vec());
+            before.push(Held::from_slice(self.ledger.focused_replicas(partition)));
             let left = usize::try_from(partitions - partition).unwrap_or(usize::MAX);
             self.expected = left.saturating_mul(replication_factor);
             match self.assign(topic, partition, replication_factor) {
@@ -172,25 +175,29 @@ impl PartitionPlacer {
     }
 
     /// Swaps leaders among the partitions that were just placed anew, until no node leads more than
-    /// its share or nothing can be done about it.
-    fn even_out_leaders(&mut self, before: &[Vec<Slot>], assigned: &mut [Vec<Slot>]) {
-        let members = self.ledger.members();
-        let fresh = before
+    /// its share or nothing can be done about it. What was placed before keeps its leader.
+    fn even_out_leaders(&mut self, before: &[Held], assigned: &mut [Held]) {
+        let position = |slot: &Slot| self.ledger.position_of_slot(*slot);
+        let load = |node: &usize| self.ledger.loads(self.ledger.members()[*node].slot).all;
+        let weight = |node: &usize| self.ledger.members()[*node].weight;
+        let first = assigned.iter().filter_map(|slots| slots.first());
+        let led = first.filter_map(position);
+        let loads = led.map(|node| (load(&node).leaders, weight(&node)));
+        let whole = self.derived.topology.as_ref().map_or(1, |t| t.total_weight);
+        if crate::plan::leaders::are_within_shares(loads, self.ledger.totals().leaders, whole) {
+            return;
+        }
+        let candidates: Vec<Vec<usize>> = before
             .iter()
             .zip(assigned.iter())
-            .map(|(b, _)| b.is_empty());
-        let candidates: Vec<Vec<usize>> = assigned
-            .iter()
-            .zip(fresh)
-            .map(|(slots, fresh)| {
-                let positions = slots.iter().map(|s| self.ledger.position_of_slot(*s));
-                // What was placed before keeps its leader.
-                let all: Vec<usize> = positions.flatten().collect();
-                if fresh { all } else { Vec::new() }
+            .map(|(before, slots)| match before.is_empty() {
+                true => slots.iter().filter_map(position).collect(),
+                false => Vec::new(),
             })
             .collect();
-        let leaders = members.iter().map(|m| m.load.leaders).collect();
-        let weights = members.iter().map(|m| m.weight).collect();
+        let nodes = 0..self.ledger.members().len();
+        let leaders = nodes.clone().map(|node| load(&node).leaders).collect();
+        let weights = nodes.map(|node| weight(&node)).collect();
         let moved = crate::plan::leaders::even_out(leaders, weights, candidates);
         if !moved.is_empty() {
             self.derived.forget_table();
@@ -235,15 +242,16 @@ impl PartitionPlacer {
     }
 
     fn names(&self, slots: &[Slot]) -> Vec<NodeName> {
-        let names = slots.iter().filter_map(|s| self.ledger.name_of_slot(*s));
+        let names = slots.iter().map(|slot| self.ledger.name_of_slot(*slot));
         names.cloned().collect()
     }
 
     fn focus(&mut self, topic: &str) -> Result<(), PlacementError> {
         if !self.ledger.is_focus(topic) {
             self.ledger.focus(topic)?;
-            // Its fills are those of the topic before.
-            self.derived.balancer = None;
+            if let Some(balancer) = &mut self.derived.balancer {
+                balancer.change_topic();
+            }
         }
         Ok(())
     }
@@ -270,20 +278,20 @@ impl PartitionPlacer {
         topic: &str,
         partition: u32,
         replication_factor: usize,
-    ) -> Result<Vec<Slot>, PlacementError> {
+    ) -> Result<Held, PlacementError> {
         let held = self.ledger.focused_replicas(partition);
-        let survivors: Vec<usize> = held
+        let survivors: Few = held
             .iter()
             .filter_map(|slot| self.ledger.position_of_slot(*slot))
             .take(replication_factor)
             .collect();
         if survivors.len() == replication_factor && held.len() == replication_factor {
-            return Ok(held.to_vec());
+            return Ok(Held::from_slice(held));
         }
         let replaces = !held.is_empty();
         let chosen = self.choose(topic, partition, replication_factor, &survivors)?;
         let members = self.ledger.members();
-        let replicas: Vec<Slot> = chosen.iter().map(|node| members[*node].slot).collect();
+        let replicas: Held = chosen.iter().map(|node| members[*node].slot).collect();
         self.ledger.record(partition, &replicas);
         match (&mut self.derived.balancer, &self.derived.topology) {
             (Some(balancer), Some(topology)) if !replaces => {
@@ -300,7 +308,7 @@ impl PartitionPlacer {
         partition: u32,
         replication_factor: usize,
         survivors: &[usize],
-    ) -> Result<Vec<usize>, PlacementError> {
+    ) -> Result<Few, PlacementError> {
         let ledger = &self.ledger;
         let derived = &mut self.derived;
         let topology = &*derived
@@ -339,7 +347,7 @@ impl PartitionPlacer {
                 let balancer = derived
                     .balancer
                     .get_or_insert_with(|| Balancer::new(ledger, topology, rules.cap));
-                balancer.expect(ledger, topology, self.expected);
+                balancer.prepare(ledger, topology, self.expected);
                 balancer.select(&request)
             }
             PlacementStrategy::Copyset { scatter_width } => {

@@ -10,9 +10,16 @@ const MAX_POINTS_PER_NODE: u64 = 8_192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Point {
-    hash: u64,
+    /// The upper half of the hash: a ring has far fewer points than that tells apart, and twice as
+    /// many of them lie in a cache.
+    hash: u32,
     /// Position of the member; they are sorted by name: equal hashes order by name.
     node: u32,
+}
+
+fn upper_half(hash: u64) -> u32 {
+    // The shift leaves 32 bits.
+    u32::try_from(hash >> 32).unwrap_or(u32::MAX)
 }
 
 /// The points of all members.
@@ -40,20 +47,21 @@ impl Ring {
             // The replica number is the seed and not a part of the text, so that no node's name can
             // be read as another's name with a number behind it.
             let point = |replica: u64| Point {
-                hash: xxh64(
+                hash: upper_half(xxh64(
                     member.name.as_str().as_bytes(),
                     NODE_SEED.wrapping_add(replica << 16),
-                ),
+                )),
                 node,
             };
             points.extend((0..count).map(point));
         }
         points.sort_unstable();
-        let bits = points.len().next_power_of_two().ilog2().clamp(1, 20);
-        let shift = u64::BITS - bits;
+        // A few points to each: they lie in one line of the cache.
+        let bits = (points.len().next_power_of_two().ilog2().saturating_sub(2)).clamp(1, 20);
+        let shift = u32::BITS - bits;
         let mut starts = Vec::with_capacity(1 << bits);
         let mut at = 0usize;
-        for prefix in 0u64..1 << bits {
+        for prefix in 0u32..1 << bits {
             while points.get(at).is_some_and(|p| p.hash >> shift < prefix) {
                 at += 1;
             }
@@ -70,7 +78,8 @@ impl Ring {
 
     /// Starts a walk around the ring from where `hash` falls.
     pub(crate) fn walk<'a>(&'a self, hash: u64, scratch: &'a mut WalkScratch) -> Walk<'a> {
-        let prefix = usize::try_from(hash >> self.shift).unwrap_or(usize::MAX);
+        let hash = upper_half(hash);
+        let prefix = (hash >> self.shift) as usize;
         let mut start = self.starts.get(prefix).copied().unwrap_or_default() as usize;
         while self.points.get(start).is_some_and(|p| p.hash < hash) {
             start += 1;

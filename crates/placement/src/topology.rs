@@ -3,11 +3,20 @@
 use rivven_core_types::RackId;
 
 use crate::hash::{NODE_SEED, xxh64};
-use crate::ledger::Member;
+use crate::ledger::{Member, Slot};
+
+/// What decisions need of a member, in few bytes: thousands are looked at in no order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seat {
+    pub(crate) slot: Slot,
+    pub(crate) weight: u32,
+}
 
 /// The racks and weights of the members, by position.
 #[derive(Debug, Clone)]
 pub(crate) struct Topology {
+    /// Per member: its slot and weight.
+    pub(crate) seats: Vec<Seat>,
     /// Per member: the index of its rack.
     pub(crate) rack_of: Vec<usize>,
     /// Per rack: the positions of its members of a weight above 0, sorted by name.
@@ -40,7 +49,12 @@ impl Topology {
             }
         }
         let hash = |m: &Member| xxh64(m.name.as_str().as_bytes(), NODE_SEED);
+        let seat = |m: &Member| Seat {
+            slot: m.slot,
+            weight: m.weight,
+        };
         Self {
+            seats: members.iter().map(seat).collect(),
             eligible: racks.iter().map(Vec::len).collect(),
             stripe: stripe(&racks, members.len()),
             rack_of,

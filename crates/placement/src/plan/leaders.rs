@@ -12,19 +12,60 @@ struct Bounds {
     high: Vec<u64>,
 }
 
+/// The shares of nodes by weight.
+struct Shares {
+    /// Sums of leaders and of weights.
+    total: u128,
+    whole: u128,
+    /// Few weights differ from the one before, and a division of 128 bits is slow.
+    last: Option<(u32, (u64, u64))>,
+}
+
+impl Shares {
+    const fn new(total: u128, whole: u128) -> Self {
+        Self {
+            total,
+            whole: if whole == 0 { 1 } else { whole },
+            last: None,
+        }
+    }
+
+    /// `floor` and `ceil` of the share of a node of `weight`.
+    fn of(&mut self, weight: u32) -> (u64, u64) {
+        if let Some((known, share)) = self.last
+            && known == weight
+        {
+            return share;
+        }
+        let exact = self.total * u128::from(weight);
+        let number = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
+        let share = (
+            number(exact / self.whole),
+            number(exact.div_ceil(self.whole)),
+        );
+        self.last = Some((weight, share));
+        share
+    }
+}
+
 /// `ceil` and `floor` of each node's share of the sum of `leaders`.
 fn bounds(leaders: &[u64], weights: &[u32]) -> Bounds {
-    let total: u128 = leaders.iter().map(|n| u128::from(*n)).sum();
-    let whole: u128 = weights.iter().map(|w| u128::from(*w)).sum::<u128>().max(1);
-    let share = |weight: &u32| total * u128::from(*weight);
-    let number = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
-    Bounds {
-        low: weights.iter().map(|w| number(share(w) / whole)).collect(),
-        high: weights
-            .iter()
-            .map(|w| number(share(w).div_ceil(whole)))
-            .collect(),
-    }
+    let total = leaders.iter().map(|n| u128::from(*n)).sum();
+    let whole = weights.iter().map(|w| u128::from(*w)).sum();
+    let mut shares = Shares::new(total, whole);
+    let (low, high) = weights.iter().map(|weight| shares.of(*weight)).unzip();
+    Bounds { low, high }
+}
+
+/// Whether no node leads more than its share of `total` leaders, up to less than one; `loads` are
+/// leaders and weight of each that matters, `whole` is the sum of all weights.
+pub(crate) fn are_within_shares(
+    mut loads: impl Iterator<Item = (u64, u32)>,
+    total: u64,
+    whole: u64,
+) -> bool {
+    let mut shares = Shares::new(u128::from(total), u128::from(whole));
+    loads.all(|(held, weight)| held <= shares.of(weight).1)
 }
 
 /// Whether no node is further off its share than `tolerance_percent` of it, or than one; without

@@ -377,6 +377,7 @@ fn waves_stay_within_their_limits_and_hold_everything() {
         max_concurrent: 5,
         max_bytes_in_flight: 4_000,
         max_misplaced_percent: 1,
+        ..Limits::default()
     };
     let waves = plan.waves(&limits);
     assert_eq!(waves.iter().flatten().count(), plan.moves.len());
@@ -402,6 +403,47 @@ fn waves_stay_within_their_limits_and_hold_everything() {
     let plan = run(&current, &view);
     let urgent = plan.next_wave(&[], &limits, true);
     assert!(!urgent.is_empty() && urgent.iter().all(|m| m.phase == Phase::Repair));
+}
+
+/// A node is neither sent nor asked for more bytes at once than allowed, but a single replica that is
+/// larger than that moves all the same.
+#[test]
+fn waves_heed_the_bytes_of_each_node() {
+    let mut view = view(30, 3);
+    let mut current = table(blank(1, 300, 3));
+    current.partitions[7].bytes = 50_000;
+    let current = after(&current, &run(&current, &view));
+    for gone in [3, 4, 5] {
+        view.nodes[gone].state = NodeState::Draining;
+    }
+    let plan = run(&current, &view);
+    for (into, out_of) in [(2_500, 0), (0, 3_000), (1_000, 2_000)] {
+        let limits = Limits {
+            max_moves_per_node: 20,
+            max_misplaced_percent: 100,
+            max_bytes_in_per_node: into,
+            max_bytes_out_per_node: out_of,
+            ..Limits::default()
+        };
+        let waves = plan.waves(&limits);
+        assert_eq!(waves.iter().flatten().count(), plan.moves.len());
+        for wave in &waves {
+            let mut bytes: BTreeMap<(BrokerId, bool), (u64, usize)> = BTreeMap::new();
+            for step in wave {
+                for key in [(step.to, true), (step.from.unwrap(), false)] {
+                    let busy = bytes.entry(key).or_default();
+                    *busy = (busy.0 + step.bytes, busy.1 + 1);
+                }
+            }
+            for ((_, incoming), (bytes, moves)) in bytes {
+                let most = if incoming { into } else { out_of };
+                assert!(
+                    most == 0 || bytes <= most || moves == 1,
+                    "{bytes} of {most}"
+                );
+            }
+        }
+    }
 }
 
 /// What a cluster goes through in a storm: nodes come, go and are drained, topics come and go.

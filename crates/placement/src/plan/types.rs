@@ -4,7 +4,7 @@ use std::fmt;
 
 use rivven_core_types::{BrokerId, PartitionId, RackId};
 
-use crate::config::RackMode;
+use crate::config::{PlacementConfig, PlacementOptions, RackMode};
 
 /// What is to become of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -78,6 +78,17 @@ pub struct Goals {
     pub tolerance_percent: u32,
     /// Most replicas on one node; 0 = no limit.
     pub max_partitions_per_node: u32,
+}
+
+impl Goals {
+    /// Everything, as evenly as can be, within what `config` allows.
+    pub fn of(config: &PlacementConfig) -> Self {
+        Self {
+            rack_mode: PlacementOptions::default().rack_mode(config),
+            max_partitions_per_node: config.max_partitions_per_node,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Goals {

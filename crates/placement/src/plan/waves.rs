@@ -16,6 +16,11 @@ pub struct Limits {
     pub max_concurrent: usize,
     /// Most bytes under way, but always one move; 0 = without limit. Default: 0.
     pub max_bytes_in_flight: u64,
+    /// Most bytes on their way to a node, but always one move; 0 = without limit. Default: 0.
+    pub max_bytes_in_per_node: u64,
+    /// Most bytes on their way from a node, but always one move; 0 = without limit. Default: 0. It
+    /// binds the node that gives a replica up, for the leader that is read from is another at times.
+    pub max_bytes_out_per_node: u64,
     /// Most replicas under way, in percent of all, but always one. Default: 5.
     pub max_misplaced_percent: u32,
 }
@@ -26,16 +31,31 @@ impl Default for Limits {
             max_moves_per_node: 5,
             max_concurrent: 50,
             max_bytes_in_flight: 0,
+            max_bytes_in_per_node: 0,
+            max_bytes_out_per_node: 0,
             max_misplaced_percent: 5,
         }
     }
+}
+
+/// What is under way at one node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Busy {
+    moves: usize,
+    bytes_in: u64,
+    bytes_out: u64,
+}
+
+/// Whether `more` bytes may join those `under_way`.
+const fn fits(under_way: u64, more: u64, most: u64) -> bool {
+    most == 0 || under_way == 0 || under_way.saturating_add(more) <= most
 }
 
 /// What is under way.
 struct Under<'a> {
     limits: &'a Limits,
     partitions: BTreeSet<rivven_core_types::PartitionId>,
-    per_node: BTreeMap<BrokerId, usize>,
+    per_node: BTreeMap<BrokerId, Busy>,
     count: usize,
     bytes: u64,
     most: usize,
@@ -56,30 +76,43 @@ impl<'a> Under<'a> {
         }
     }
 
-    fn nodes(step: &Move) -> impl Iterator<Item = BrokerId> {
-        // A lost replica is not copied from its node: only the taker is busy.
-        let giver = step.from.filter(|_| step.phase != Phase::Repair);
-        giver.into_iter().chain([step.to])
+    /// A lost replica is not copied from its node: only the taker is busy.
+    fn giver(step: &Move) -> Option<BrokerId> {
+        step.from.filter(|_| step.phase != Phase::Repair)
+    }
+
+    fn busy(&self, node: BrokerId) -> Busy {
+        self.per_node.get(&node).copied().unwrap_or_default()
     }
 
     fn admits(&self, step: &Move) -> bool {
-        let busy = |node: BrokerId| {
-            let count = self.per_node.get(&node).copied().unwrap_or(0);
-            count >= self.limits.max_moves_per_node.max(1)
-        };
-        let bytes = self.bytes.saturating_add(step.bytes);
-        let max_bytes = self.limits.max_bytes_in_flight;
+        let limits = self.limits;
+        let has_place = |busy: Busy| busy.moves < limits.max_moves_per_node.max(1);
+        let taker = self.busy(step.to);
+        let takes =
+            has_place(taker) && fits(taker.bytes_in, step.bytes, limits.max_bytes_in_per_node);
+        let gives = Self::giver(step).is_none_or(|giver| {
+            let giver = self.busy(giver);
+            let most = limits.max_bytes_out_per_node;
+            has_place(giver) && fits(giver.bytes_out, step.bytes, most)
+        });
         self.count < self.most
             && !self.partitions.contains(&step.partition)
-            && !Self::nodes(step).any(busy)
-            && (self.count == 0 || max_bytes == 0 || bytes <= max_bytes)
+            && takes
+            && gives
+            && (self.count == 0 || fits(self.bytes, step.bytes, limits.max_bytes_in_flight))
     }
 
     fn add(&mut self, step: &Move) {
         self.partitions.insert(step.partition);
-        for node in Self::nodes(step) {
-            *self.per_node.entry(node).or_default() += 1;
+        if let Some(giver) = Self::giver(step) {
+            let giver = self.per_node.entry(giver).or_default();
+            giver.moves += 1;
+            giver.bytes_out = giver.bytes_out.saturating_add(step.bytes);
         }
+        let taker = self.per_node.entry(step.to).or_default();
+        taker.moves += 1;
+        taker.bytes_in = taker.bytes_in.saturating_add(step.bytes);
         self.count += 1;
         self.bytes = self.bytes.saturating_add(step.bytes);
     }

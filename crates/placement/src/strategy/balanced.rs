@@ -6,120 +6,87 @@
 //! replicas first, so that a topic is spread over all nodes even if one of them is new and empty, and
 //! all replicas second, so that the rests of all topics add up evenly. As long as a topic that is
 //! placed in one go will reach every node once more, the second does not matter and is left out: it
-//! would put the same nodes together again and again. The choice depends on the loads alone and not on
-//! how they came about.
+//! would put the same nodes together again and again.
+//!
+//! The nodes that lead least are a second set of bits. Followers are taken from outside it where
+//! possible and the leader from inside it, so that whoever is short of leaderships is still to be had
+//! when it is needed: leaders then come out as even as replicas. The choice depends on the loads alone
+//! and not on how they came about.
 
-use super::choice::{Choice, Request, scale};
+use smallvec::SmallVec;
+
+use super::choice::{Choice, Few, Request, part, scale};
+use super::least::{CLOSED, Fill, Least, find};
 use crate::error::PlacementError;
-use crate::hash::pair_hash;
-use crate::ledger::{Ledger, Member, NodeLoad};
+use crate::ledger::{Ledger, Loads, NodeLoad};
 use crate::topology::Topology;
 
-/// What a node or a rack would carry for its weight with one replica more: of the topic, and in all.
-/// The least goes first.
-type Fill = (u64, u64);
-/// Cannot be given anything.
-const CLOSED: Fill = (u64::MAX, u64::MAX);
-
-/// A set of things with fills, of which one with the least fill is found quickly.
-#[derive(Debug, Clone)]
-struct LeastFilled {
-    fills: Vec<Fill>,
-    least: Fill,
-    /// One bit for each thing that has the least fill.
-    bits: Vec<u64>,
-    /// How many have it.
-    count: usize,
-}
-
-impl LeastFilled {
-    fn new(fills: Vec<Fill>) -> Self {
-        let words = fills.len().div_ceil(64);
-        let mut this = Self {
-            fills,
-            least: CLOSED,
-            bits: vec![0; words],
-            count: 0,
-        };
-        this.rebuild();
-        this
-    }
-
-    fn rebuild(&mut self) {
-        self.least = self.fills.iter().copied().min().unwrap_or(CLOSED);
-        self.count = 0;
-        for (word, fills) in self.bits.iter_mut().zip(self.fills.chunks(64)) {
-            *word = 0;
-            for (bit, fill) in fills.iter().enumerate() {
-                if *fill == self.least {
-                    *word |= 1 << bit;
-                    self.count += 1;
-                }
-            }
-        }
-    }
-
-    fn set(&mut self, at: usize, fill: Fill) {
-        let old = std::mem::replace(&mut self.fills[at], fill);
-        if fill < self.least {
-            self.rebuild();
-            return;
-        }
-        let (word, bit) = (at / 64, 1 << (at % 64));
-        if old == self.least && fill != self.least {
-            self.bits[word] &= !bit;
-            self.count -= 1;
-            if self.count == 0 {
-                self.rebuild();
-            }
-        } else if old != self.least && fill == self.least {
-            self.bits[word] |= bit;
-            self.count += 1;
-        }
-    }
-
-    /// One of the least filled, the next behind a place that `hash` gives, that is not `excluded`.
-    fn find(&self, hash: u64, excluded: impl Fn(usize) -> bool) -> Option<usize> {
-        if self.least == CLOSED {
-            return None;
-        }
-        let length = self.fills.len();
-        // The upper half of the product: a number below `length`, without a division.
-        let from = (u128::from(hash) * length as u128) >> 64;
-        let from = usize::try_from(from).unwrap_or(0);
-        let words = self.bits.len();
-        for step in 0..=words {
-            let at = (from / 64 + step) % words;
-            let mut word = self.bits[at];
-            if step == 0 {
-                word &= u64::MAX << (from % 64);
-            } else if step == words {
-                word &= !(u64::MAX << (from % 64));
-            }
-            while word != 0 {
-                let found = at * 64 + word.trailing_zeros() as usize;
-                if !excluded(found) {
-                    return Some(found);
-                }
-                word &= word - 1;
-            }
-        }
-        // All of the least filled are excluded, which happens in small racks only.
-        (0..length)
-            .filter(|at| self.fills[*at] != CLOSED && !excluded(*at))
-            .min_by_key(|at| (self.fills[*at], (at + length - from) % length))
-    }
+/// A hash for each replica of a partition: its upper bits differ from those of the others (Fibonacci
+/// hashing: Knuth, volume 3, 6.4).
+fn spread(hash: u64, place: usize) -> u64 {
+    const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+    hash.wrapping_mul(GOLDEN.wrapping_add(2 * place as u64))
 }
 
 #[derive(Debug, Clone)]
 struct Rack {
     /// Positions of its members of a weight above 0.
     nodes: Vec<usize>,
-    filled: LeastFilled,
+    /// What the first replica of a topic counts on each of them.
+    firsts: Vec<u64>,
+    /// Which of them hold least, of the topic and in all.
+    filled: Least,
+    /// Which of them lead least, of the topic and in all.
+    leading: Least,
     weight: u64,
     load: NodeLoad,
     topic: NodeLoad,
     open: usize,
+}
+
+impl Rack {
+    fn new(nodes: &[usize], ledger: &Ledger, topology: &Topology) -> Self {
+        let weight = |node: &usize| u64::from(ledger.members()[*node].weight);
+        let first = |node: &usize| {
+            let weight = ledger.members()[*node].weight;
+            scale(1, weight, topology.max_weight)
+        };
+        Self {
+            firsts: nodes.iter().map(first).collect(),
+            nodes: nodes.to_vec(),
+            filled: Least::default(),
+            leading: Least::default(),
+            weight: nodes.iter().map(weight).sum(),
+            load: NodeLoad::default(),
+            topic: NodeLoad::default(),
+            open: 0,
+        }
+    }
+
+    /// One of the least filled that is not in `chosen`; rather one that does not lead least.
+    fn follower(&self, hash: u64, chosen: &[usize]) -> Option<usize> {
+        let taken = |at: usize| chosen.contains(&self.nodes[at]);
+        let (filled, leading) = (self.filled.words(), self.leading.words());
+        let found = find(
+            self.nodes.len(),
+            hash,
+            |at| filled[at] & !leading[at],
+            taken,
+        );
+        found
+            .or_else(|| self.filled.find(hash, taken))
+            .map(|at| self.nodes[at])
+    }
+
+    /// One that may take the place of `node`, of those that are filled as little, and leads least.
+    fn leader(&self, hash: u64, at: usize, chosen: &[usize]) -> Option<usize> {
+        if !self.filled.is_least(at) {
+            return None;
+        }
+        let taken = |at: usize| chosen.contains(&self.nodes[at]);
+        let (filled, leading) = (self.filled.words(), self.leading.words());
+        find(self.nodes.len(), hash, |at| filled[at] & leading[at], taken)
+    }
 }
 
 /// The fills of all nodes and racks for the topic in focus. It is made anew when anything but its own
@@ -127,52 +94,74 @@ struct Rack {
 #[derive(Debug, Clone)]
 pub(crate) struct Balancer {
     racks: Vec<Rack>,
-    rack_fills: LeastFilled,
+    rack_fills: Least,
     /// Per member: its index within its rack.
     place: Vec<usize>,
     cap: u64,
     max_rack_weight: u64,
+    /// Members that may be given anything.
+    usable: usize,
     /// Whether the replicas of all topics count, beside those of this one.
     heed_totals: bool,
+    /// The fills are those of another topic.
+    stale: bool,
 }
 
 impl Balancer {
     pub(crate) fn new(ledger: &Ledger, topology: &Topology, cap: u64) -> Self {
         let mut place = vec![0; ledger.members().len()];
-        let mut racks = Vec::with_capacity(topology.racks.len());
         for nodes in &topology.racks {
             for (at, node) in nodes.iter().enumerate() {
                 place[*node] = at;
             }
-            let weight = |node: &usize| u64::from(ledger.members()[*node].weight);
-            racks.push(Rack {
-                nodes: nodes.clone(),
-                filled: LeastFilled::new(Vec::new()),
-                weight: nodes.iter().map(weight).sum(),
-                load: NodeLoad::default(),
-                topic: NodeLoad::default(),
-                open: 0,
-            });
         }
+        let rack = |nodes: &Vec<usize>| Rack::new(nodes, ledger, topology);
+        let racks: Vec<Rack> = topology.racks.iter().map(rack).collect();
         let mut this = Self {
-            rack_fills: LeastFilled::new(Vec::new()),
+            rack_fills: Least::default(),
             max_rack_weight: racks.iter().map(|rack| rack.weight).max().unwrap_or(1),
             racks,
             place,
             cap,
+            usable: topology.eligible.iter().sum(),
             heed_totals: true,
+            stale: false,
         };
         this.refill(ledger, topology);
         this
     }
 
-    /// Says how many replicas of the topic are about to be placed; 0 if that is not known.
-    pub(crate) fn expect(&mut self, ledger: &Ledger, topology: &Topology, expected: usize) {
-        let heed_totals = expected <= topology.eligible.iter().sum();
-        if heed_totals != self.heed_totals {
-            self.heed_totals = heed_totals;
+    /// Another topic is in focus.
+    pub(crate) fn change_topic(&mut self) {
+        self.stale = true;
+    }
+
+    /// Makes the fills those of the topic in focus, of which `expected` replicas are about to be placed
+    /// (0 if that is not known).
+    pub(crate) fn prepare(&mut self, ledger: &Ledger, topology: &Topology, expected: usize) {
+        let heed_totals = expected <= self.usable;
+        let same = heed_totals == self.heed_totals;
+        if same && !self.stale {
+            return;
+        }
+        self.heed_totals = heed_totals;
+        self.stale = false;
+        if same && heed_totals && ledger.topic_totals().replicas == 0 {
+            self.begin_topic();
+        } else {
             self.refill(ledger, topology);
         }
+    }
+
+    /// A topic that holds nothing yet: what there is in all stays.
+    fn begin_topic(&mut self) {
+        let mut racks = std::mem::take(&mut self.racks);
+        for rack in &mut racks {
+            rack.topic = NodeLoad::default();
+            rack.filled.restart(&rack.firsts);
+            rack.leading.restart(&rack.firsts);
+        }
+        self.refill_racks(racks);
     }
 
     fn refill(&mut self, ledger: &Ledger, topology: &Topology) {
@@ -180,34 +169,41 @@ impl Balancer {
         for rack in &mut racks {
             rack.load = NodeLoad::default();
             rack.topic = NodeLoad::default();
-            let mut fills = Vec::with_capacity(rack.nodes.len());
+            let (mut filled, mut leading) = (Vec::new(), Vec::new());
             for node in &rack.nodes {
-                let member = &ledger.members()[*node];
-                rack.load.replicas += member.load.replicas;
-                rack.topic.replicas += ledger.topic_load(member.slot).replicas;
-                fills.push(self.fill_of(ledger, topology, member));
+                let loads = ledger.loads(topology.seats[*node].slot);
+                rack.load.replicas += loads.all.replicas;
+                rack.topic.replicas += loads.topic.replicas;
+                let (fill, leads) = self.fills_of(topology, *node, loads);
+                filled.push(fill);
+                leading.push(leads);
             }
-            rack.open = fills.iter().filter(|fill| **fill != CLOSED).count();
-            rack.filled = LeastFilled::new(fills);
+            rack.open = filled.iter().filter(|fill| **fill != CLOSED).count();
+            rack.filled = Least::new(filled);
+            rack.leading = Least::new(leading);
         }
+        self.refill_racks(racks);
+    }
+
+    fn refill_racks(&mut self, racks: Vec<Rack>) {
         let fills = racks.iter().map(|rack| self.rack_fill(rack)).collect();
-        self.rack_fills = LeastFilled::new(fills);
+        self.rack_fills = Least::new(fills);
         self.racks = racks;
     }
 
     /// Chooses the replicas; the first is the preferred leader. Positions of members.
-    pub(crate) fn select(&self, request: &Request<'_>) -> Result<Vec<usize>, PlacementError> {
+    pub(crate) fn select(&self, request: &Request<'_>) -> Result<Few, PlacementError> {
         let mut choice = Choice::new(request)?;
         let racks_matter = request.rules.rack_mode != crate::config::RackMode::Off;
         // Racks that have had their replica in this round, and racks that can give none at all.
-        let mut served: Vec<usize> = Vec::with_capacity(request.replication_factor);
-        let mut exhausted: Vec<usize> = Vec::new();
+        let mut served = Few::new();
+        let mut exhausted = Few::new();
         let mut heed_skew = racks_matter && request.rules.max_skew_percent > 0;
         if racks_matter {
             self.serve_survivors(request, &choice, &mut served);
         }
         while !choice.is_complete() {
-            let hash = pair_hash(request.hash, choice.chosen.len() as u64);
+            let hash = spread(request.hash, choice.chosen.len());
             let skip = |rack: usize| served.contains(&rack) || exhausted.contains(&rack);
             let Some(rack) = self.rack_fills.find(hash, skip) else {
                 if !served.is_empty() {
@@ -225,12 +221,10 @@ impl Balancer {
                     available: choice.chosen.len(),
                 });
             };
-            let nodes = &self.racks[rack];
-            let taken = |at: usize| choice.chosen.contains(&nodes.nodes[at]);
-            let found = nodes.filled.find(hash, taken).map(|at| nodes.nodes[at]);
+            let found = self.racks[rack].follower(hash, &choice.chosen);
             match found.filter(|node| !(heed_skew && choice.is_overloaded(*node))) {
                 Some(node) => {
-                    choice.take(node);
+                    choice.chosen.push(node);
                     if racks_matter {
                         served.push(rack);
                     }
@@ -238,12 +232,41 @@ impl Balancer {
                 None => exhausted.push(rack),
             }
         }
-        choice.elect(request);
+        if request.survivors.is_empty() {
+            self.elect(request, &mut choice.chosen);
+        }
         Ok(choice.chosen)
     }
 
+    /// Puts whoever leads least first: one of the chosen, or one that may just as well take the place of
+    /// one of them.
+    fn elect(&self, request: &Request<'_>, chosen: &mut Few) {
+        let mut best: Option<((Fill, u64), usize, usize)> = None;
+        for place in 0..chosen.len() {
+            let follower = chosen[place];
+            let rack_at = request.topology.rack_of[follower];
+            let rack = &self.racks[rack_at];
+            let hash = spread(request.hash, place);
+            let at = self.place[follower];
+            // Which of two that hold as much of the topic holds more in all may matter to racks.
+            let another = match request.rules.max_skew_percent {
+                0 => rack.leader(hash, at, chosen),
+                _ => None,
+            };
+            let at = another.unwrap_or(at);
+            let rank = (rack.leading.fill(at), hash);
+            if best.is_none_or(|(other, ..)| rank < other) {
+                best = Some((rank, place, rack.nodes[at]));
+            }
+        }
+        if let Some((_, place, leader)) = best {
+            chosen[place] = leader;
+            chosen.swap(0, place);
+        }
+    }
+
     /// The racks of the survivors have had their turn, unless every rack has as many.
-    fn serve_survivors(&self, request: &Request<'_>, choice: &Choice<'_>, served: &mut Vec<usize>) {
+    fn serve_survivors(&self, request: &Request<'_>, choice: &Choice<'_>, served: &mut Few) {
         let least = choice.least_used();
         for node in request.survivors {
             let rack = request.topology.rack_of[*node];
@@ -253,37 +276,48 @@ impl Balancer {
         }
     }
 
-    /// Takes note of one more replica on each of the given members.
+    /// Takes note of one more replica on each of the given members, of which the first leads.
     pub(crate) fn update(&mut self, ledger: &Ledger, topology: &Topology, nodes: &[usize]) {
-        for node in nodes {
-            let member = &ledger.members()[*node];
-            if member.weight == 0 {
+        for (place, node) in nodes.iter().enumerate() {
+            let seat = topology.seats[*node];
+            if seat.weight == 0 {
                 continue;
             }
             let at = topology.rack_of[*node];
-            let fill = self.fill_of(ledger, topology, member);
+            let (fill, leads) = self.fills_of(topology, *node, ledger.loads(seat.slot));
             let rack = &mut self.racks[at];
             rack.open -= usize::from(fill == CLOSED);
             rack.load.replicas += 1;
             rack.topic.replicas += 1;
             rack.filled.set(self.place[*node], fill);
-            let fill = self.rack_fill(&self.racks[at]);
-            self.rack_fills.set(at, fill);
+            if place == 0 || fill == CLOSED {
+                rack.leading.set(self.place[*node], leads);
+            }
         }
+        let racks = nodes.iter().map(|node| topology.rack_of[*node]);
+        let fills: SmallVec<[(usize, Fill); 4]> = racks
+            .map(|at| (at, self.rack_fill(&self.racks[at])))
+            .collect();
+        self.rack_fills.set_all(fills.into_iter());
     }
 
-    fn fill_of(&self, ledger: &Ledger, topology: &Topology, member: &Member) -> Fill {
-        if member.load.replicas >= self.cap {
-            return CLOSED;
+    /// What the member would hold, and lead, for its weight with one more.
+    fn fills_of(&self, topology: &Topology, node: usize, loads: Loads) -> (Fill, Fill) {
+        let Loads { all, topic } = loads;
+        if all.replicas >= self.cap {
+            return (CLOSED, CLOSED);
         }
-        let fill = |held: u64| scale(held.saturating_add(1), member.weight, topology.max_weight);
-        let in_topic = fill(ledger.topic_load(member.slot).replicas);
+        let weight = topology.seats[node].weight;
+        let fill = |held: u64| scale(held.saturating_add(1), weight, topology.max_weight);
         let in_all = if self.heed_totals {
-            fill(member.load.replicas)
+            fill(all.replicas)
         } else {
             0
         };
-        (in_topic, in_all)
+        (
+            (fill(topic.replicas), in_all),
+            (fill(topic.leaders), fill(all.leaders)),
+        )
     }
 
     fn rack_fill(&self, rack: &Rack) -> Fill {
@@ -295,8 +329,11 @@ impl Balancer {
             if rack.weight == self.max_rack_weight {
                 return count.saturating_mul(1 << 16);
             }
-            let scaled = (u128::from(count) << 16) * u128::from(self.max_rack_weight);
-            u64::try_from(scaled / u128::from(rack.weight.max(1))).unwrap_or(u64::MAX)
+            part(
+                count.saturating_mul(1 << 16),
+                self.max_rack_weight,
+                rack.weight,
+            )
         };
         let in_all = if self.heed_totals {
             fill(rack.load.replicas)

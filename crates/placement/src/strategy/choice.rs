@@ -1,9 +1,14 @@
 //! What all strategies share: which nodes may be chosen, and what racks and caps say about them.
 
+use smallvec::SmallVec;
+
 use crate::config::RackMode;
 use crate::error::PlacementError;
-use crate::ledger::{Ledger, Member, NodeLoad};
+use crate::ledger::{Ledger, Loads, NodeLoad};
 use crate::topology::Topology;
+
+/// Positions of members, or counts per rack; the usual few without an allocation.
+pub(crate) type Few = SmallVec<[usize; 4]>;
 
 /// What is asked for, and the state it is asked in.
 #[derive(Debug, Clone, Copy)]
@@ -31,18 +36,18 @@ pub(crate) struct Rules {
 /// The replicas of one partition while they are being chosen.
 #[derive(Debug)]
 pub(crate) struct Choice<'a> {
-    pub(crate) members: &'a [Member],
+    ledger: &'a Ledger,
     pub(crate) topology: &'a Topology,
     rules: Rules,
     needed: usize,
     /// What the topic and the cluster hold once this partition is placed.
     pub(crate) topic_totals: NodeLoad,
     pub(crate) totals: NodeLoad,
-    pub(crate) chosen: Vec<usize>,
+    pub(crate) chosen: Few,
     /// Per rack: replicas of this partition in it.
-    used: Vec<usize>,
+    used: Few,
     /// Per rack: nodes that could still be chosen.
-    open: Vec<usize>,
+    open: Few,
 }
 
 impl<'a> Choice<'a> {
@@ -61,21 +66,20 @@ impl<'a> Choice<'a> {
             leaders: held.leaders.saturating_add(u64::from(survivors.is_empty())),
         };
         let mut choice = Self {
-            members: ledger.members(),
+            ledger,
             topology,
             rules: request.rules,
             needed,
             topic_totals: after(ledger.topic_totals()),
             totals: after(ledger.totals()),
-            chosen: Vec::with_capacity(needed),
-            used: vec![0; topology.racks.len()],
-            open: topology.eligible.clone(),
+            chosen: Few::new(),
+            used: Few::from_elem(0, topology.racks.len()),
+            open: Few::from_slice(&topology.eligible),
         };
         if choice.rules.cap != u64::MAX {
-            for (node, member) in choice.members.iter().enumerate() {
-                if member.weight > 0 && member.load.replicas >= choice.rules.cap {
-                    choice.open[topology.rack_of[node]] -= 1;
-                }
+            for (seat, rack) in topology.seats.iter().zip(&topology.rack_of) {
+                let full = ledger.loads(seat.slot).all.replicas >= choice.rules.cap;
+                choice.open[*rack] -= usize::from(seat.weight > 0 && full);
             }
         }
         for node in survivors {
@@ -89,7 +93,7 @@ impl<'a> Choice<'a> {
         let needed = self.needed;
         let available = survivors.len() + self.open.iter().sum::<usize>();
         if available < needed {
-            let idle = |node: &&usize| self.members[**node].weight == 0;
+            let idle = |node: &&usize| self.weight(**node) == 0;
             let idle = survivors.iter().filter(idle).count();
             let nodes = self.topology.eligible.iter().sum::<usize>() + idle;
             return Err(if nodes < needed {
@@ -129,8 +133,34 @@ impl<'a> Choice<'a> {
 
     /// Whether the node may be chosen: it has capacity, is not full and not chosen yet.
     pub(crate) fn is_open(&self, node: usize) -> bool {
-        let member = &self.members[node];
-        member.weight > 0 && member.load.replicas < self.rules.cap && !self.chosen.contains(&node)
+        self.weight(node) > 0 && self.has_room(node, self.load(node))
+    }
+
+    /// Whether the node, which has a weight and carries `load`, is not full and not chosen yet.
+    #[inline]
+    pub(crate) fn has_room(&self, node: usize, load: NodeLoad) -> bool {
+        load.replicas < self.rules.cap && !self.chosen.contains(&node)
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn nodes(&self) -> usize {
+        self.topology.seats.len()
+    }
+
+    #[inline]
+    pub(crate) fn weight(&self, node: usize) -> u32 {
+        self.topology.seats[node].weight
+    }
+
+    /// What the node carries, in all and of the topic.
+    #[inline]
+    pub(crate) fn loads(&self, node: usize) -> Loads {
+        self.ledger.loads(self.topology.seats[node].slot)
+    }
+
+    /// What the node carries in all.
+    pub(crate) fn load(&self, node: usize) -> NodeLoad {
+        self.loads(node).all
     }
 
     pub(crate) fn take(&mut self, node: usize) {
@@ -151,30 +181,30 @@ impl<'a> Choice<'a> {
     }
 
     /// The rack rules that the node breaks, as bits: the more important, the higher.
+    #[inline]
     pub(crate) fn rack_breaches(&self, node: usize, least_used: usize) -> u8 {
         if self.rules.rack_mode == RackMode::Off {
             return 0;
         }
         let crowded = self.used[self.topology.rack_of[node]] > least_used;
-        u8::from(self.is_overloaded(node)) << 1 | u8::from(crowded)
+        let overloaded = self.rules.max_skew_percent > 0 && self.is_overloaded(node);
+        u8::from(overloaded) << 1 | u8::from(crowded)
     }
 
     /// Whether the node holds more than racks may ask of it.
     pub(crate) fn is_overloaded(&self, node: usize) -> bool {
         let percent = match (self.rules.rack_mode, self.rules.max_skew_percent) {
             (RackMode::Strict | RackMode::Off, _) | (_, 0) => return false,
-            (RackMode::Prefer, percent) => 100 + u128::from(percent),
+            (RackMode::Prefer, percent) => 100 + u64::from(percent),
         };
-        let member = &self.members[node];
-        let slack = (percent, 100);
-        let weights = (member.weight, self.topology.total_weight);
-        reaches(member.load.replicas, self.totals.replicas, weights, slack)
+        let bound = self.bound(self.weight(node), self.totals.replicas, (percent, 100));
+        self.load(node).replicas >= bound
     }
 
-    /// Whether one more on the node exceeds its part of `total` times `slack`.
-    pub(crate) fn reaches(&self, node: usize, held: u64, total: u64, slack: (u128, u128)) -> bool {
-        let weights = (self.members[node].weight, self.topology.total_weight);
-        reaches(held, total, weights, slack)
+    /// The least number of which one more exceeds the part of `total` times `slack` that is due to a
+    /// node of `weight`.
+    pub(crate) fn bound(&self, weight: u32, total: u64, slack: (u64, u64)) -> u64 {
+        bound(total, (weight, self.topology.total_weight), slack)
     }
 
     /// Puts the chosen node that leads least for its weight first; `hash` decides between equals. Does
@@ -187,13 +217,12 @@ impl<'a> Choice<'a> {
             .chosen
             .iter()
             .enumerate()
-            .filter(|(_, node)| self.members[**node].weight > 0)
+            .filter(|(_, node)| self.weight(**node) > 0)
             .min_by_key(|(_, node)| {
-                let member = &self.members[**node];
-                let in_topic = request.ledger.topic_load(member.slot).leaders;
+                let loads = self.loads(**node);
                 (
-                    self.scaled(member, in_topic),
-                    self.scaled(member, member.load.leaders),
+                    self.scaled(**node, loads.topic.leaders),
+                    self.scaled(**node, loads.all.leaders),
                     crate::hash::pair_hash(request.hash, self.topology.hashes[**node]),
                     **node,
                 )
@@ -204,30 +233,43 @@ impl<'a> Choice<'a> {
         }
     }
 
-    /// What the member would carry for its weight with one more than `held`, in units of which the
-    /// heaviest member counts 65,536 for one replica.
-    pub(crate) fn scaled(&self, member: &Member, held: u64) -> u64 {
-        scale(
-            held.saturating_add(1),
-            member.weight,
-            self.topology.max_weight,
-        )
+    /// What the node would carry for its weight with one more than `held`, in units of which the
+    /// heaviest counts 65,536 for one replica.
+    pub(crate) fn scaled(&self, node: usize, held: u64) -> u64 {
+        let count = held.saturating_add(1);
+        scale(count, self.weight(node), self.topology.max_weight)
     }
 }
 
 /// `count` for a node of `weight`, comparable between weights; saturates.
 pub(crate) fn scale(count: u64, weight: u32, max_weight: u32) -> u64 {
-    const UNIT: u128 = 1 << 16;
     if weight == max_weight {
         return count.saturating_mul(1 << 16);
     }
-    let scaled = u128::from(count) * UNIT * u128::from(max_weight) / u128::from(weight.max(1));
-    u64::try_from(scaled).unwrap_or(u64::MAX)
+    part(count, u64::from(max_weight) << 16, u64::from(weight))
 }
 
-/// Whether `held` reaches `ceil(slack * total * weight / total weight)`; `weights` is the pair.
-fn reaches(held: u64, total: u64, weights: (u32, u64), slack: (u128, u128)) -> bool {
-    // held >= ceil(x) for a whole number held means held >= x: no division is needed.
-    let share = slack.0 * u128::from(total) * u128::from(weights.0);
-    u128::from(held) * slack.1 * u128::from(weights.1) >= share
+/// `a * b / c`, rounded down; saturates. `c` = 0 counts as 1.
+pub(crate) fn part(a: u64, b: u64, c: u64) -> u64 {
+    let c = c.max(1);
+    // A division of 128 bits takes several times as long.
+    match a.checked_mul(b) {
+        Some(product) => product / c,
+        None => {
+            let exact = u128::from(a) * u128::from(b) / u128::from(c);
+            u64::try_from(exact).unwrap_or(u64::MAX)
+        }
+    }
+}
+
+/// `ceil(slack * total * weight / total weight)`; `weights` is the pair.
+fn bound(total: u64, weights: (u32, u64), slack: (u64, u64)) -> u64 {
+    let product = (slack.0.checked_mul(total)).and_then(|n| n.checked_mul(u64::from(weights.0)));
+    let divisor = slack.1.checked_mul(weights.1);
+    if let (Some(product), Some(divisor)) = (product, divisor) {
+        return product.div_ceil(divisor.max(1));
+    }
+    let product = u128::from(slack.0) * u128::from(total) * u128::from(weights.0);
+    let exact = product.div_ceil((u128::from(slack.1) * u128::from(weights.1)).max(1));
+    u64::try_from(exact).unwrap_or(u64::MAX)
 }

@@ -10,26 +10,28 @@
 
 use std::cmp::Ordering;
 
-use super::choice::{Choice, Request};
+use super::choice::{Choice, Few, Request};
 use crate::error::PlacementError;
+use crate::ledger::Loads;
 use crate::ring::{Ring, Walk, WalkScratch};
 
 /// `1 + e` for replicas, as a fraction.
-const REPLICA_SLACK: (u128, u128) = (11, 10);
+const REPLICA_SLACK: (u64, u64) = (11, 10);
 /// `1 + e` for leaders, as a fraction.
-const LEADER_SLACK: (u128, u128) = (1, 1);
+const LEADER_SLACK: (u64, u64) = (1, 1);
 
 /// Chooses the replicas; the first is the preferred leader. Positions of members.
 pub(crate) fn select(
     request: &Request<'_>,
     ring: &Ring,
     scratch: &mut WalkScratch,
-) -> Result<Vec<usize>, PlacementError> {
+) -> Result<Few, PlacementError> {
     let mut choice = Choice::new(request)?;
     let mut walk = ring.walk(request.hash, scratch);
+    let mut bounds = Bounds::new(&choice, u32::MAX);
     while !choice.is_complete() {
         let leads = choice.chosen.is_empty();
-        let Some(node) = pick(request, &choice, &mut walk, leads) else {
+        let Some(node) = pick(&choice, &mut walk, (&mut bounds, leads)) else {
             // `Choice::new` has counted enough open nodes, and each has a point on the ring.
             return Err(PlacementError::NotEnoughNodes {
                 needed: request.replication_factor,
@@ -41,21 +43,54 @@ pub(crate) fn select(
     Ok(choice.chosen)
 }
 
+/// The bounds of nodes of one weight; most clusters have a single one.
+struct Bounds {
+    weight: u32,
+    leaders: NodeBounds,
+    replicas: NodeBounds,
+}
+
+struct NodeBounds {
+    in_topic: u64,
+    in_all: u64,
+}
+
+impl Bounds {
+    fn new(choice: &Choice<'_>, weight: u32) -> Self {
+        let of = |in_topic, in_all, slack| NodeBounds {
+            in_topic: choice.bound(weight, in_topic, slack),
+            in_all: choice.bound(weight, in_all, slack),
+        };
+        let (topic, all) = (choice.topic_totals, choice.totals);
+        Self {
+            weight,
+            leaders: of(topic.leaders, all.leaders, LEADER_SLACK),
+            replicas: of(topic.replicas, all.replicas, REPLICA_SLACK),
+        }
+    }
+}
+
 fn pick(
-    request: &Request<'_>,
     choice: &Choice<'_>,
     walk: &mut Walk<'_>,
-    leads: bool,
+    (bounds, leads): (&mut Bounds, bool),
 ) -> Option<usize> {
     let least_used = choice.least_used();
     let mut best: Option<(u8, usize)> = None;
     let mut step = 0;
     while let Some(node) = walk.nth_node(step) {
         step += 1;
-        if !choice.is_open(node) {
+        // Whoever is on the ring has a weight.
+        let loads = choice.loads(node);
+        if !choice.has_room(node, loads.all) {
             continue;
         }
-        let breaches = breaches(request, choice, node, leads, least_used);
+        let weight = choice.weight(node);
+        if bounds.weight != weight {
+            *bounds = Bounds::new(choice, weight);
+        }
+        let racks = choice.rack_breaches(node, least_used);
+        let breaches = racks << 4 | breaches(loads, bounds, leads);
         if breaches == 0 {
             return Some(node);
         }
@@ -74,36 +109,23 @@ fn pick(
 }
 
 /// The bounds that the node breaks, as bits: the more important, the higher.
-fn breaches(
-    request: &Request<'_>,
-    choice: &Choice<'_>,
-    node: usize,
-    leads: bool,
-    least_used: usize,
-) -> u8 {
-    let member = &choice.members[node];
-    let in_topic = request.ledger.topic_load(member.slot);
-    let bounded = |held, total, slack| choice.reaches(node, held, total, slack);
-    let (topic, all) = (choice.topic_totals, choice.totals);
-    let bounds = [
-        leads && bounded(in_topic.leaders, topic.leaders, LEADER_SLACK),
-        leads && bounded(member.load.leaders, all.leaders, LEADER_SLACK),
-        bounded(in_topic.replicas, topic.replicas, REPLICA_SLACK),
-        bounded(member.load.replicas, all.replicas, REPLICA_SLACK),
-    ];
-    let racks = choice.rack_breaches(node, least_used);
-    bounds
-        .into_iter()
-        .fold(racks, |bits, breach| bits << 1 | u8::from(breach))
+#[inline]
+fn breaches(loads: Loads, bounds: &Bounds, leads: bool) -> u8 {
+    let (in_topic, in_all) = (loads.topic, loads.all);
+    u8::from(leads && in_topic.leaders >= bounds.leaders.in_topic) << 3
+        | u8::from(leads && in_all.leaders >= bounds.leaders.in_all) << 2
+        | u8::from(in_topic.replicas >= bounds.replicas.in_topic) << 1
+        | u8::from(in_all.replicas >= bounds.replicas.in_all)
 }
 
 /// Which of two nodes carries less for its weight.
 fn compare_load(choice: &Choice<'_>, a: usize, b: usize, leads: bool) -> Ordering {
-    let (a, b) = (&choice.members[a], &choice.members[b]);
+    let weights = (choice.weight(a), choice.weight(b));
+    let (a, b) = (choice.load(a), choice.load(b));
     let scaled = |held: u64, weight: u32| u128::from(held) * u128::from(weight);
-    let replicas = scaled(a.load.replicas, b.weight).cmp(&scaled(b.load.replicas, a.weight));
+    let replicas = scaled(a.replicas, weights.1).cmp(&scaled(b.replicas, weights.0));
     if leads {
-        let leaders = scaled(a.load.leaders, b.weight).cmp(&scaled(b.load.leaders, a.weight));
+        let leaders = scaled(a.leaders, weights.1).cmp(&scaled(b.leaders, weights.0));
         return leaders.then(replicas);
     }
     replicas

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use super::choice::{Choice, Request};
+use super::choice::{Choice, Few, Request};
 use crate::error::PlacementError;
 use crate::hash::pair_hash;
 use crate::ledger::Ledger;
@@ -87,7 +87,7 @@ impl Copysets {
 
     /// Chooses the set that carries least; if replicas survive, one that holds them, else single nodes
     /// that carry least. The member that leads least leads.
-    pub(crate) fn select(&self, request: &Request<'_>) -> Result<Vec<usize>, PlacementError> {
+    pub(crate) fn select(&self, request: &Request<'_>) -> Result<Few, PlacementError> {
         let mut choice = Choice::new(request)?;
         let free = |node: &usize| request.survivors.contains(node) || choice.is_open(*node);
         let usable = |set: &&Vec<usize>| {
@@ -95,8 +95,8 @@ impl Copysets {
         };
         let best = self.sets.iter().filter(usable).min_by_key(|set| {
             let fills = set.iter().map(|node| {
-                let member = &choice.members[*node];
-                choice.scaled(member, member.load.replicas)
+                let load = choice.load(*node);
+                choice.scaled(*node, load.replicas)
             });
             let greatest = fills.clone().max().unwrap_or(0);
             let sum = fills.map(u128::from).sum::<u128>();

@@ -1,6 +1,6 @@
 //! The strategies that look at every node for every replica.
 
-use super::choice::{Choice, Request};
+use super::choice::{Choice, Few, Request};
 use super::log2::negative_log2;
 use crate::error::PlacementError;
 use crate::hash::pair_hash;
@@ -19,7 +19,7 @@ pub(crate) struct Stripe {
 fn select_by<K: Ord>(
     request: &Request<'_>,
     key: impl Fn(&Choice<'_>, usize) -> K,
-) -> Result<Vec<usize>, PlacementError> {
+) -> Result<Few, PlacementError> {
     select_in(request, key).map(|choice| choice.chosen)
 }
 
@@ -30,7 +30,7 @@ fn select_in<'a, K: Ord>(
     let mut choice = Choice::new(request)?;
     while !choice.is_complete() {
         let least_used = choice.least_used();
-        let nodes = 0..choice.members.len();
+        let nodes = 0..choice.nodes();
         let best = nodes
             .filter(|node| choice.is_open(*node))
             .min_by_key(|node| (choice.rack_breaches(*node, least_used), key(&choice, *node)));
@@ -47,10 +47,9 @@ fn select_in<'a, K: Ord>(
 }
 
 /// The least loaded nodes, of which the one that leads least leads.
-pub(crate) fn least_loaded(request: &Request<'_>) -> Result<Vec<usize>, PlacementError> {
+pub(crate) fn least_loaded(request: &Request<'_>) -> Result<Few, PlacementError> {
     let mut choice = select_in(request, |choice, node| {
-        let member = &choice.members[node];
-        let load = choice.scaled(member, member.load.replicas);
+        let load = choice.scaled(node, choice.load(node).replicas);
         (load, pair_hash(request.hash, request.topology.hashes[node]))
     })?;
     choice.elect(request);
@@ -58,10 +57,7 @@ pub(crate) fn least_loaded(request: &Request<'_>) -> Result<Vec<usize>, Placemen
 }
 
 /// Racks in turn from one that the partition begins with; in each rack the least loaded node.
-pub(crate) fn rack_aware(
-    request: &Request<'_>,
-    stripe: Stripe,
-) -> Result<Vec<usize>, PlacementError> {
+pub(crate) fn rack_aware(request: &Request<'_>, stripe: Stripe) -> Result<Few, PlacementError> {
     let topology = request.topology;
     let mut turn = vec![0u64; topology.racks.len()];
     let usable = topology.usable_racks();
@@ -72,12 +68,12 @@ pub(crate) fn rack_aware(
         *turn = (place + count - start) % count;
     }
     select_by(request, |choice, node| {
-        let member = &choice.members[node];
+        let load = choice.load(node);
         let leads = choice.chosen.is_empty();
         (
             turn[topology.rack_of[node]],
-            leads.then(|| choice.scaled(member, member.load.leaders)),
-            choice.scaled(member, member.load.replicas),
+            leads.then(|| choice.scaled(node, load.leaders)),
+            choice.scaled(node, load.replicas),
             pair_hash(request.hash, topology.hashes[node]),
         )
     })
@@ -85,10 +81,7 @@ pub(crate) fn rack_aware(
 
 /// Striped over an order of nodes that alternates racks; the distance from the leader to the
 /// followers grows by one each time around, so that not always the same nodes go together.
-pub(crate) fn round_robin(
-    request: &Request<'_>,
-    stripe: Stripe,
-) -> Result<Vec<usize>, PlacementError> {
+pub(crate) fn round_robin(request: &Request<'_>, stripe: Stripe) -> Result<Few, PlacementError> {
     let topology = request.topology;
     let nodes: usize = topology.eligible.iter().sum();
     let count = u64::try_from(nodes).unwrap_or(u64::MAX).max(1);
@@ -113,7 +106,7 @@ pub(crate) fn round_robin(
 
 /// Weighted rendezvous hashing: the score of a node is `-log(u) / weight`, with `u` a hash of the
 /// partition and the node's name; the least scores win, whatever other nodes there are.
-pub(crate) fn rendezvous(request: &Request<'_>) -> Result<Vec<usize>, PlacementError> {
+pub(crate) fn rendezvous(request: &Request<'_>) -> Result<Few, PlacementError> {
     let score = |hash: &u64, weight: u32| {
         // The logarithm has 38 bits; the shift keeps what a division by the weight would lose.
         (negative_log2(pair_hash(request.hash, *hash)) << 25) / u64::from(weight.max(1))
