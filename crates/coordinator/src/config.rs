@@ -6,6 +6,7 @@ use std::time::Duration;
 use rivven_consumer_groups::GroupConfig;
 use rivven_core_types::{Address, NodeInfo, NodeName};
 use rivven_isr::ReplicationConfig;
+use rivven_placement::PlacementConfig;
 use rivven_raft_store::RaftLimits;
 use rivven_swim::SwimConfig;
 
@@ -121,4 +122,7 @@ pub struct CoordinatorConfig {
     pub groups: GroupConfig,
     /// Defaults of new topics.
     pub topic_defaults: TopicDefaults,
+    /// How replicas are placed. Must be equal on all nodes: whichever is asked to create a topic places
+    /// it, and the controller evens out.
+    pub placement: PlacementConfig,
 }

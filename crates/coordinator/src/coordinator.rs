@@ -270,6 +270,7 @@ impl ClusterCoordinator {
             raft: inner.raft.clone(),
             state: inner.state.clone(),
             clock: Arc::clone(&inner.ports.clock),
+            config: inner.config.placement.clone(),
         };
         self.spawn_control(async move { rebalancer.run().await });
         let this = self.clone();
@@ -543,6 +544,7 @@ impl ClusterCoordinator {
         let inner = &self.inner;
         let creator = TopicCreator {
             defaults: &inner.config.topic_defaults,
+            placement: &inner.config.placement,
             default_min_isr: inner.config.replication.min_isr,
             state: &inner.state,
             entropy: inner.ports.entropy.as_ref(),
@@ -559,7 +561,8 @@ impl ClusterCoordinator {
             let name = topic.name.clone();
             return Err(rivven_metadata::Rejection::TopicExists { name }.into());
         }
-        crate::topics::place(topic, &self.inner.config.topic_defaults, &state)
+        let config = &self.inner.config;
+        crate::topics::place(topic, &config.topic_defaults, &config.placement, &state)
     }
 
     pub(crate) fn proposer(&self) -> &MetadataProposer {

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rivven_core_types::{BrokerId, FencedState, PartitionState};
-use rivven_metadata::{BrokerRecord, ClusterState};
+use rivven_core_types::{BrokerId, FencedState, NodeName, PartitionState, TopicId};
+use rivven_metadata::{BrokerRecord, ClusterState, TopicRecord};
 use rivven_placement::{
     Assignment, ClusterView, Goals, Move, NodeLoad, NodeState, PartitionPlacer, Phase,
-    PlacedPartition, Plan, ViewNode, plan,
+    PlacedPartition, PlacementError, Plan, ViewNode, plan,
 };
 
 /// The replicas that a partition has, or is to have if it is on its way elsewhere.
@@ -95,10 +95,11 @@ pub(crate) fn in_flight(state: &ClusterState) -> Vec<Move> {
     moves
 }
 
-/// The loads of all brokers.
-pub(crate) fn loads(state: &ClusterState) -> BTreeMap<BrokerId, NodeLoad> {
+/// The loads of all brokers, but for those of one topic.
+fn loads(state: &ClusterState, except: Option<TopicId>) -> BTreeMap<BrokerId, NodeLoad> {
     let mut loads: BTreeMap<BrokerId, NodeLoad> = BTreeMap::new();
-    for partition in state.partitions() {
+    let others = state.partitions().filter(|p| Some(p.id.topic) != except);
+    for partition in others {
         for (place, broker) in settled(state, partition).iter().enumerate() {
             let load = loads.entry(*broker).or_default();
             load.replicas += 1;
@@ -108,12 +109,14 @@ pub(crate) fn loads(state: &ClusterState) -> BTreeMap<BrokerId, NodeLoad> {
     loads
 }
 
-/// Tells a placer the brokers that may be given replicas, and what they carry.
+/// Tells a placer the brokers that may be given replicas, what they carry, and where the partitions of
+/// `grown` are, a topic that is to have more of them.
 pub(crate) fn populate<'a>(
     placer: &mut PartitionPlacer,
     state: &'a ClusterState,
-) -> BTreeMap<&'a rivven_core_types::NodeName, BrokerId> {
-    let loads = loads(state);
+    grown: Option<&TopicRecord>,
+) -> Result<BTreeMap<&'a NodeName, BrokerId>, PlacementError> {
+    let loads = loads(state, grown.map(|topic| topic.id));
     let mut ids = BTreeMap::new();
     let usable = |b: &&BrokerRecord| b.is_active() && !state.is_draining(b.id);
     for broker in state.brokers().filter(usable) {
@@ -122,7 +125,15 @@ pub(crate) fn populate<'a>(
         placer.add_load(&broker.info.name, load);
         ids.insert(&broker.info.name, broker.id);
     }
-    ids
+    if let Some(topic) = grown {
+        for partition in state.partitions_of_topic(topic.id) {
+            let name = |id: &BrokerId| Some(state.broker(*id)?.info.name.clone());
+            let replicas: Vec<NodeName> =
+                settled(state, partition).iter().filter_map(name).collect();
+            placer.adopt(topic.name.as_str(), partition.id.index.get(), &replicas)?;
+        }
+    }
+    Ok(ids)
 }
 
 /// The partitions that are led by another than their preferred replica though that one is in sync.

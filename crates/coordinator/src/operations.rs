@@ -159,7 +159,7 @@ impl ClusterCoordinator {
         let command = PlacementCommand::AddPartitions {
             topic: topic.clone(),
             partitions_now: record.partitions,
-            replicas: topics::place_more(record, total, &state)?,
+            replicas: topics::place_more(record, total, &self.config().placement, &state)?,
         };
         self.place(command, deadline).await.map(drop)
     }

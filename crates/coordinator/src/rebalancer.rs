@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rivven_core_types::{MonoTime, PartitionId, Proposer, RaftGroupId, limits};
 use rivven_metadata::{ClusterState, Command, CommandResult, PlacementCommand, ReplicaTarget};
-use rivven_placement::{Goals, Limits, Plan};
+use rivven_placement::{Goals, Limits, PlacementConfig, Plan};
 use rivven_raft_store::{RaftHandle, RaftState};
 use std::sync::Arc;
 
@@ -32,6 +32,7 @@ pub(crate) struct Rebalancer {
     pub(crate) raft: RaftHandle,
     pub(crate) state: StateWatch,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) config: PlacementConfig,
 }
 
 impl Rebalancer {
@@ -45,7 +46,7 @@ impl Rebalancer {
                 continue;
             }
             let state = self.state.current();
-            for command in next_steps(&state, &Limits::default()) {
+            for command in next_steps(&state, &self.config, &Limits::default()) {
                 self.commit(command).await;
             }
             let now = self.clock.now();
@@ -91,7 +92,11 @@ impl Rebalancer {
 }
 
 /// What is to be begun now.
-pub(crate) fn next_steps(state: &ClusterState, limits: &Limits) -> Vec<PlacementCommand> {
+pub(crate) fn next_steps(
+    state: &ClusterState,
+    config: &PlacementConfig,
+    limits: &Limits,
+) -> Vec<PlacementCommand> {
     let rebalancing = state.is_rebalancing();
     if !rebalancing && still_draining(state).is_empty() {
         return Vec::new();
@@ -100,7 +105,7 @@ pub(crate) fn next_steps(state: &ClusterState, limits: &Limits) -> Vec<Placement
         racks: rebalancing,
         balance: rebalancing,
         leaders: rebalancing,
-        ..Goals::default()
+        ..Goals::of(config)
     };
     let plan = plan_for(state, &goals);
     let under_min_isr = state.partitions().any(|p| p.is_under_min_isr());

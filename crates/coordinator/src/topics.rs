@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rivven_core_types::{BrokerId, Durability, Entropy, LogConfig, NodeName, TopicId, TopicName};
-use rivven_metadata::{ClusterState, Command, CommandResult, Rejection, TopicRecord};
+use rivven_metadata::{
+    ClusterState, Command, CommandResult, Rejection, TopicPlacement, TopicRecord,
+};
 use rivven_placement::{PartitionPlacer, PlacementConfig, PlacementError};
 
 use crate::config::TopicDefaults;
@@ -37,6 +39,7 @@ pub struct NewTopic {
 pub(crate) fn place(
     topic: &NewTopic,
     defaults: &TopicDefaults,
+    config: &PlacementConfig,
     state: &ClusterState,
 ) -> Result<Vec<Vec<BrokerId>>, CoordinatorError> {
     if let Some(assignment) = &topic.assignment {
@@ -60,8 +63,8 @@ pub(crate) fn place(
         }
         .into());
     }
-    let mut placer = PartitionPlacer::new(PlacementConfig::default());
-    let ids = populate(&mut placer, state);
+    let mut placer = PartitionPlacer::new(config.clone());
+    let ids = populate(&mut placer, state, None)?;
     let placed = placer.assign_topic(topic.name.as_str(), partitions, factor)?;
     Ok(numbers(&placed, &ids))
 }
@@ -76,14 +79,20 @@ fn numbers(placed: &[Vec<NodeName>], ids: &BTreeMap<&NodeName, BrokerId>) -> Vec
 }
 
 /// Places the partitions from `current` on of a topic that is to have `total` of them, balanced
-/// against those that it has.
+/// against those that it has, by the strategy that placed those.
 pub(crate) fn place_more(
     topic: &TopicRecord,
     total: u32,
+    config: &PlacementConfig,
     state: &ClusterState,
 ) -> Result<Vec<Vec<BrokerId>>, CoordinatorError> {
-    let mut placer = PartitionPlacer::new(PlacementConfig::default());
-    let ids = populate(&mut placer, state);
+    let mut config = config.clone();
+    if let Some(placement) = &topic.placement {
+        rivven_placement::check_version(placement.algorithm_version)?;
+        config.strategy = placement.strategy.parse()?;
+    }
+    let mut placer = PartitionPlacer::new(config);
+    let ids = populate(&mut placer, state, Some(topic))?;
     let factor = usize::try_from(topic.replication_factor).unwrap_or(usize::MAX);
     let placed = (topic.partitions..total)
         .map(|index| placer.assign_partition(topic.name.as_str(), index, factor))
@@ -94,6 +103,7 @@ pub(crate) fn place_more(
 /// What the creation of a topic needs of its node.
 pub(crate) struct TopicCreator<'a> {
     pub(crate) defaults: &'a TopicDefaults,
+    pub(crate) placement: &'a PlacementConfig,
     pub(crate) default_min_isr: u32,
     pub(crate) state: &'a StateWatch,
     pub(crate) entropy: &'a dyn Entropy,
@@ -107,7 +117,7 @@ impl TopicCreator<'_> {
         topic: &NewTopic,
         deadline: Duration,
     ) -> Result<TopicId, CoordinatorError> {
-        let replicas = place(topic, self.defaults, &self.state.current())?;
+        let replicas = place(topic, self.defaults, self.placement, &self.state.current())?;
         let factor = u32::try_from(replicas.first().map_or(0, Vec::len)).unwrap_or(u32::MAX);
         let id = TopicId::random(self.entropy);
         let command = Command::CreateTopic {
@@ -119,6 +129,10 @@ impl TopicCreator<'_> {
                 .unwrap_or_else(|| self.default_min_isr.min(factor)),
             durability: topic.durability,
             log: topic.log,
+            placement: topic.assignment.is_none().then(|| TopicPlacement {
+                strategy: self.placement.strategy.to_string(),
+                algorithm_version: rivven_placement::ALGORITHM_VERSION,
+            }),
         };
         match self
             .proposer

@@ -58,6 +58,7 @@ pub(crate) fn apply(
             min_isr,
             durability,
             log,
+            placement,
         } => {
             let topic = topics::NewTopic {
                 name,
@@ -66,6 +67,7 @@ pub(crate) fn apply(
                 min_isr,
                 durability,
                 log,
+                placement,
             };
             topics::create(state, index, topic)
         }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::placement::PlacementCommand;
+use crate::placement::{PlacementCommand, TopicPlacement};
 use rivven_core_types::wire::{self, WireError};
 use rivven_core_types::{
     AlterPartitionProposal, BrokerId, ClusterId, Durability, Incarnation, LeaderEpoch, LogConfig,
@@ -11,9 +11,9 @@ use rivven_core_types::{
     TopicName, limits,
 };
 
-/// Version of the encoding of [`Command`]. Fields and variants are only ever added at the end; any
-/// other change raises it.
-const COMMAND_VERSION: u8 = 1;
+/// Version of the encoding of [`Command`]. Variants are only ever added at the end; any other change
+/// raises it. 2: [`Command::CreateTopic`] says how the topic was placed.
+const COMMAND_VERSION: u8 = 2;
 
 /// What a replica reports about its log when a partition has nobody electable left (KIP-966's
 /// unclean recovery).
@@ -126,6 +126,8 @@ pub enum Command {
         durability: Durability,
         /// How long records are kept.
         log: LogConfig,
+        /// By what the replicas were chosen; `None` if the creator named them.
+        placement: Option<TopicPlacement>,
     },
     /// Deletes a topic.
     DeleteTopic {

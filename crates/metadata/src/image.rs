@@ -15,8 +15,8 @@ use crate::placement::Reassignment;
 use crate::records::{BrokerRecord, TopicRecord};
 use crate::state::{ClusterState, PartitionEntry};
 
-/// Version of the image format.
-const IMAGE_VERSION: u8 = 1;
+/// Version of the image format. 2: a topic says how it was placed.
+const IMAGE_VERSION: u8 = 2;
 /// Longest record of an image, in bytes: a broker with the longest names fits many times over.
 const MAX_IMAGE_RECORD_BYTES: usize = 64 * 1024;
 

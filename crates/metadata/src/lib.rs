@@ -50,7 +50,9 @@ mod tests;
 
 pub use command::{Command, ReplicaClaim, TopicChange};
 pub use machine::{MetadataStateMachine, Publisher};
-pub use placement::{PlacementCommand, Reassignment, ReplicaTarget};
+pub use placement::{
+    MAX_STRATEGY_BYTES, PlacementCommand, Reassignment, ReplicaTarget, TopicPlacement,
+};
 pub use records::{BrokerRecord, TopicRecord};
 pub use rejection::Rejection;
 pub use result::{CommandResult, MAX_RESULT_BYTES, PRODUCER_ID_BLOCK};

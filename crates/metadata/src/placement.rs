@@ -3,6 +3,19 @@
 use rivven_core_types::{BrokerId, PartitionEpoch, PartitionId, TopicName};
 use serde::{Deserialize, Serialize};
 
+/// Longest name of a strategy in a [`TopicPlacement`], in bytes.
+pub const MAX_STRATEGY_BYTES: usize = 64;
+
+/// By what the cluster chose the replicas of a topic. It is kept so that partitions added later are
+/// placed likewise.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicPlacement {
+    /// Name of the strategy, at most [`MAX_STRATEGY_BYTES`].
+    pub strategy: String,
+    /// Version of the algorithms.
+    pub algorithm_version: u16,
+}
+
 /// A partition on its way to other replicas.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reassignment {

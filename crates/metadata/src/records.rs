@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::placement::TopicPlacement;
 use rivven_core_types::{
     BrokerId, Durability, FencedState, Incarnation, LogConfig, LogDirId, NodeEpoch, NodeInfo,
     PartitionId, RaftNodeId, TopicId, TopicName,
@@ -53,6 +54,8 @@ pub struct TopicRecord {
     pub durability: Durability,
     /// How long records are kept.
     pub log: LogConfig,
+    /// By what the replicas were chosen; `None` if the creator named them.
+    pub placement: Option<TopicPlacement>,
 }
 
 impl TopicRecord {

@@ -75,7 +75,7 @@ pub(crate) fn show(
     match target.path {
         "/placement" => Ok(status(coordinator, target.wants_json())),
         "/placement/plan" => {
-            let plan = coordinator.placement_plan(&Goals::default());
+            let plan = coordinator.placement_plan(&Goals::of(&coordinator.config().placement));
             let names = Names::of(coordinator);
             Ok(if target.wants_json() {
                 plan_json(&plan, &names)

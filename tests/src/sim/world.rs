@@ -298,6 +298,7 @@ impl SimCluster {
             groups: rivven_coordinator::consumer_groups::GroupConfig::default(),
             session: SessionConfig::default(),
             topic_defaults: TopicDefaults::default(),
+            placement: rivven_coordinator::placement::PlacementConfig::default(),
         })
     }
 }

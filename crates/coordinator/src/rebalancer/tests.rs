@@ -30,16 +30,7 @@ impl World {
         let cluster_id = ClusterId::from_bytes([1; 16]);
         world.apply(&Command::FormCluster { cluster_id });
         for n in 1..=brokers {
-            let address: rivven_core_types::Address = "127.0.0.1:1".parse().unwrap();
-            let name = NodeName::new(format!("node-{n}")).unwrap();
-            world.apply(&Command::RegisterBroker {
-                info: NodeInfo::new(name, address.clone(), address),
-                incarnation: Incarnation::from_bytes([n; 16]),
-                raft_id: RaftNodeId::new(u64::from(n)),
-                log_dir: LogDirId::from_bytes([n; 16]),
-                lossy: Vec::new(),
-            });
-            world.unfence(i32::from(n));
+            world.register(n, None);
         }
         world.apply(&Command::CreateTopic {
             name: TopicName::new("t").unwrap(),
@@ -48,8 +39,25 @@ impl World {
             min_isr: 2,
             durability: Durability::Fsync,
             log: LogConfig::default(),
+            placement: None,
         });
         world
+    }
+
+    /// A broker starts, in this rack.
+    fn register(&mut self, n: u8, rack: Option<&str>) {
+        let address: rivven_core_types::Address = "127.0.0.1:1".parse().unwrap();
+        let name = NodeName::new(format!("node-{n}")).unwrap();
+        let mut info = NodeInfo::new(name, address.clone(), address);
+        info.rack = rack.map(|rack| rivven_core_types::RackId::new(rack).unwrap());
+        self.apply(&Command::RegisterBroker {
+            info,
+            incarnation: Incarnation::from_bytes([n; 16]),
+            raft_id: RaftNodeId::new(u64::from(n)),
+            log_dir: LogDirId::from_bytes([n; 16]),
+            lossy: Vec::new(),
+        });
+        self.unfence(i32::from(n));
     }
 
     fn state(&self) -> &ClusterState {
@@ -121,7 +129,7 @@ impl World {
 
     /// One round; whether there was anything to do.
     fn round(&mut self, limits: &Limits) -> bool {
-        let steps = next_steps(self.state(), limits);
+        let steps = next_steps(self.state(), &PlacementConfig::default(), limits);
         let any = !steps.is_empty();
         steps.into_iter().for_each(|step| self.place(step));
         assert!(in_flight(self.state()).len() <= limits.max_concurrent);
@@ -155,10 +163,15 @@ impl World {
     }
 }
 
+fn steps(world: &World) -> Vec<PlacementCommand> {
+    let config = PlacementConfig::default();
+    next_steps(world.state(), &config, &Limits::default())
+}
+
 #[test]
 fn nothing_is_done_unless_asked_for() {
     let world = World::new(4);
-    assert!(next_steps(world.state(), &Limits::default()).is_empty());
+    assert!(steps(&world).is_empty());
     assert_eq!(world.loads()[3], (0, 0));
 }
 
@@ -169,6 +182,78 @@ fn a_rebalance_evens_replicas_and_leaders_out_and_ends() {
     world.settle();
     assert_eq!(world.loads(), [(9, 3); 4]);
     assert!(!world.state().is_rebalancing());
+}
+
+#[test]
+fn a_new_node_and_a_change_of_rack_are_followed_when_evening_out() {
+    let mut world = World::new(4);
+    for n in 1..=4 {
+        world.register(n, Some(["a", "b", "c", "a"][usize::from(n) - 1]));
+        world.catch_up();
+    }
+    world.place(PlacementCommand::SetRebalancing { rebalancing: true });
+    world.settle();
+    assert_eq!(
+        world.loads()[3].0,
+        6,
+        "the new node shares the rack of the first"
+    );
+    // The third joins the rack of the second, and a new one comes in its place.
+    world.register(3, Some("b"));
+    world.register(5, Some("c"));
+    world.catch_up();
+    world.place(PlacementCommand::SetRebalancing { rebalancing: true });
+    world.settle();
+    let racks = |p: &rivven_core_types::PartitionState| -> Vec<String> {
+        let rack = |id: &BrokerId| world.state().broker(*id).unwrap().info.rack.clone();
+        let mut racks: Vec<String> = p
+            .replicas
+            .iter()
+            .map(|id| rack(id).unwrap().to_string())
+            .collect();
+        racks.sort();
+        racks
+    };
+    for partition in world.state().partitions() {
+        assert_eq!(racks(partition), ["a", "b", "c"]);
+    }
+    let replicas: Vec<usize> = world.loads().iter().map(|load| load.0).collect();
+    assert_eq!(replicas, [6, 6, 6, 6, 12]);
+    assert!(!world.state().is_rebalancing());
+}
+
+/// Partitions that are added are placed as the topic's record says, whatever the configuration, and
+/// evenly with those that it has.
+#[test]
+fn added_partitions_follow_the_strategy_of_their_topic() {
+    use crate::topics::place_more;
+    let mut world = World::new(6);
+    let strategy = |strategy: &str, algorithm_version| {
+        Some(rivven_metadata::TopicPlacement {
+            strategy: strategy.to_owned(),
+            algorithm_version,
+        })
+    };
+    let state = world.state().clone();
+    let mut topic = state.topic(&TopicName::new("t").unwrap()).unwrap().clone();
+    let config = PlacementConfig::default();
+    topic.placement = strategy("balanced", 1);
+    // The first three hold 12 replicas of the topic, the others get as many.
+    let more = place_more(&topic, 24, &config, &state).unwrap();
+    for n in 4..=6 {
+        let held = more.iter().filter(|replicas| replicas.contains(&b(n)));
+        assert_eq!(held.count(), 12, "{more:?}");
+    }
+    topic.placement = strategy("balanced", rivven_placement::ALGORITHM_VERSION + 1);
+    let error = place_more(&topic, 24, &config, &state).unwrap_err();
+    assert!(error.to_string().contains("upgrade"), "{error}");
+    topic.placement = strategy("newest", 1);
+    let error = place_more(&topic, 24, &config, &state).unwrap_err();
+    assert!(error.to_string().contains("newest"), "{error}");
+    world.fence(4);
+    topic.placement = None;
+    let more = place_more(&topic, 24, &config, world.state()).unwrap();
+    assert!(more.iter().all(|replicas| !replicas.contains(&b(4))));
 }
 
 #[test]
@@ -220,11 +305,11 @@ fn nothing_but_repair_begins_while_a_partition_is_under_its_min_isr() {
         broker: b(1),
         draining: true,
     });
-    assert!(next_steps(world.state(), &Limits::default()).is_empty());
+    assert!(steps(&world).is_empty());
     world.place(PlacementCommand::SetDraining {
         broker: b(2),
         draining: true,
     });
-    let steps = next_steps(world.state(), &Limits::default());
+    let steps = steps(&world);
     assert!(!steps.is_empty(), "the lost replicas of 2 are replaced");
 }

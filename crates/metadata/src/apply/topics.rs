@@ -8,6 +8,7 @@ use rivven_core_types::{
 use super::clamp;
 use crate::command::TopicChange;
 use crate::election::change_settings;
+use crate::placement::{MAX_STRATEGY_BYTES, TopicPlacement};
 use crate::records::TopicRecord;
 use crate::rejection::Rejection;
 use crate::result::CommandResult;
@@ -21,6 +22,7 @@ pub(super) struct NewTopic {
     pub(super) min_isr: u32,
     pub(super) durability: Durability,
     pub(super) log: LogConfig,
+    pub(super) placement: Option<TopicPlacement>,
 }
 
 pub(super) fn create(
@@ -72,8 +74,17 @@ fn validate(state: &ClusterState, topic: &NewTopic) -> Result<TopicRecord, Rejec
         min_isr: topic.min_isr,
         durability: topic.durability,
         log: topic.log,
+        placement: topic.placement.clone(),
     };
     validate_settings(&record)?;
+    if let Some(placement) = &record.placement
+        && !(1..=MAX_STRATEGY_BYTES).contains(&placement.strategy.len())
+    {
+        return Err(Rejection::InvalidTopicConfig {
+            key: "the name of the placement strategy".to_owned(),
+            range: format!("1..={MAX_STRATEGY_BYTES} bytes"),
+        });
+    }
     Ok(record)
 }
 

@@ -31,17 +31,19 @@ fn image_of(c: &Cluster) -> Vec<u8> {
 }
 
 #[test]
-fn a_command_of_a_later_version_stops_the_machine_and_is_never_proposed() {
+fn a_command_of_another_version_stops_the_machine_and_is_never_proposed() {
     let mut c = Cluster::with_brokers(1);
     let (before, published) = (c.machine.hash(), c.published.lock().unwrap().len());
     let known = registration(1, 1, &[]).encode().unwrap().to_vec();
-    let mut of_version_2 = known.clone();
-    of_version_2[0] = 2;
+    let mut earlier = known.clone();
+    earlier[0] = 1;
+    let mut later = known.clone();
+    later[0] = 3;
     let mut unknown_variant = known.clone();
     unknown_variant[1] = 100;
     let mut longer = known;
     longer.push(0);
-    for bytes in [of_version_2, unknown_variant, longer] {
+    for bytes in [earlier, later, unknown_variant, longer] {
         assert!((c.machine.admission())(&bytes).is_err());
         let stop = c.machine.apply(&[CommittedEntry {
             index: LogIndex::new(50),
@@ -144,7 +146,7 @@ proptest! {
     ) {
         let mut c = busy_cluster();
         let before = c.state().clone();
-        let mut bytes = vec![1, variant];
+        let mut bytes = vec![2, variant];
         bytes.extend(content);
         let is_refused = apply_raw(&mut c, bytes);
         super::support::check(&before, c.state());

@@ -75,6 +75,7 @@ impl Model {
             min_isr,
             durability: Durability::Replicated,
             log: LogConfig::default(),
+            placement: None,
         };
         if let CommandResult::TopicCreated { .. } = self.run(&command) {
             let partition = PartitionId::new(id, 0);

@@ -172,6 +172,7 @@ impl Cluster {
             min_isr,
             durability: Durability::Fsync,
             log: LogConfig::default(),
+            placement: None,
         });
         PartitionId::new(topic_id(n), 0)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rivven_core_types::{Durability, LogConfig, PartitionId, StateMachine};
 
 use super::support::{Cluster, b, entry, ids, topic_id, topic_name};
-use crate::{Command, CommandResult, Rejection, TopicChange};
+use crate::{Command, CommandResult, MAX_STRATEGY_BYTES, Rejection, TopicChange, TopicPlacement};
 
 fn create(name: &str, id: u8, replicas: &[&[i32]], min_isr: u32) -> Command {
     Command::CreateTopic {
@@ -15,6 +15,7 @@ fn create(name: &str, id: u8, replicas: &[&[i32]], min_isr: u32) -> Command {
         min_isr,
         durability: Durability::Replicated,
         log: LogConfig::default(),
+        placement: None,
     }
 }
 
@@ -123,6 +124,7 @@ fn too_many_partitions_are_refused() {
         min_isr: 1,
         durability: Durability::Fsync,
         log: LogConfig::default(),
+        placement: None,
     };
     assert!(matches!(
         c.refused(&command),
@@ -275,4 +277,40 @@ fn a_setting_out_of_range_changes_nothing() {
     }));
     assert!(matches!(refused, Rejection::InvalidTopicConfig { key, .. } if key == "retention.ms"));
     assert_eq!(c.state().hash(), hash);
+}
+
+#[test]
+fn how_a_topic_was_placed_is_kept_and_survives_a_snapshot() {
+    let mut c = Cluster::with_brokers(2);
+    let mut command = create("a", 1, &[&[1, 2]], 1);
+    let Command::CreateTopic { placement, .. } = &mut command else {
+        unreachable!();
+    };
+    let kept = TopicPlacement {
+        strategy: "copyset:10".to_owned(),
+        algorithm_version: 2,
+    };
+    *placement = Some(kept.clone());
+    c.ok(&command);
+    c.ok(&create("b", 2, &[&[2, 1]], 1));
+    let mut image = Vec::new();
+    c.machine.freeze().write_to(&mut image).unwrap();
+    let restored = crate::image::read(&mut image.as_slice()).unwrap();
+    for state in [c.state(), &restored] {
+        let placement = |name| &state.topic(&topic_name(name)).unwrap().placement;
+        assert_eq!(*placement("a"), Some(kept.clone()));
+        assert_eq!(*placement("b"), None);
+    }
+    for strategy in [String::new(), "x".repeat(MAX_STRATEGY_BYTES + 1)] {
+        let mut command = create("c", 3, &[&[1]], 1);
+        let Command::CreateTopic { placement, .. } = &mut command else {
+            unreachable!();
+        };
+        *placement = Some(TopicPlacement {
+            strategy,
+            algorithm_version: 2,
+        });
+        let refused = c.refused(&command);
+        assert!(matches!(refused, Rejection::InvalidTopicConfig { .. }));
+    }
 }

@@ -37,6 +37,8 @@ pub(super) struct Cluster {
     pub(super) session: Session,
     #[serde(default)]
     pub(super) topic_defaults: TopicDefaults,
+    #[serde(default)]
+    pub(super) placement: Placement,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -115,4 +117,13 @@ pub(super) struct TopicDefaults {
     pub(super) partitions: Option<Spanned<u32>>,
     pub(super) replication_factor: Option<Spanned<u32>>,
     pub(super) auto_create: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Placement {
+    pub(super) strategy: Option<Spanned<String>>,
+    pub(super) rack_aware: Option<bool>,
+    pub(super) virtual_nodes: Option<Spanned<u32>>,
+    pub(super) max_partitions_per_node: Option<Spanned<u32>>,
 }

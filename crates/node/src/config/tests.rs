@@ -1,5 +1,6 @@
 use super::*;
 use rivven_cluster::coordinator::ClusterMode;
+use rivven_cluster::{PlacementConfig, PlacementStrategy};
 use std::time::Duration;
 
 /// The seed document's configuration, as it stands there.
@@ -175,4 +176,35 @@ fn initial_members_must_name_this_node_and_nobody_twice() {
         member("b", 3)
     );
     assert!(complaint(&twice).contains("listed twice"));
+}
+
+#[test]
+fn placement_is_as_configured_and_complaints_name_line_and_key() {
+    let with = |placement: &str| format!("{SEED}{REST}  placement:\n    {placement}\n");
+    let placement = |text: &str| parsed(text).unwrap().coordinator.placement;
+    assert_eq!(
+        placement(&format!("{SEED}{REST}")),
+        PlacementConfig::default()
+    );
+    let all = "{ strategy: 'copyset:10', rack_aware: false, virtual_nodes: 9, \
+               max_partitions_per_node: 500 }";
+    let expected = PlacementConfig {
+        strategy: PlacementStrategy::Copyset { scatter_width: 10 },
+        rack_aware: false,
+        virtual_nodes: 9,
+        max_partitions_per_node: 500,
+    };
+    assert_eq!(placement(&with(all)), expected);
+    for (wrong, key) in [
+        ("strategy: fastest", "cluster.placement.strategy"),
+        ("strategy: copyset:0", "cluster.placement.strategy"),
+        ("virtual_nodes: 0", "cluster.placement.virtual_nodes"),
+        ("max_partitions_per_node: -1", "max_partitions_per_node"),
+        ("racks: true", "racks"),
+    ] {
+        let text = complaint(&with(wrong));
+        let line = with(wrong).lines().count();
+        let named = text.contains(&format!(":{line}:")) || text.contains(&format!("line {line}"));
+        assert!(named && text.contains(key), "{text}");
+    }
 }

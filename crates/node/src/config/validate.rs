@@ -6,10 +6,13 @@ use std::time::Duration;
 use rivven_cluster::coordinator::{
     ClusterMember, ClusterMode, CoordinatorConfig, RaftTiming, SessionConfig, TopicDefaults,
 };
+use rivven_cluster::placement::MAX_VIRTUAL_NODES;
 use rivven_cluster::swim::{SwimConfig, SwimSecurity};
 use rivven_cluster::transport::Security;
 use rivven_cluster::types::{Address, NodeInfo, NodeName, RackId};
-use rivven_cluster::{RaftNodeConfig, ReplicationConfig};
+use rivven_cluster::{
+    PlacementConfig, PlacementError, PlacementStrategy, RaftNodeConfig, ReplicationConfig,
+};
 use serde_saphyr::Spanned;
 
 use super::error::ConfigError;
@@ -202,6 +205,7 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
         groups: rivven_cluster::consumer_groups::GroupConfig::default(),
         session: session(&place, cluster.session)?,
         topic_defaults: topic_defaults(&place, cluster.topic_defaults)?,
+        placement: placement(&place, cluster.placement)?,
     };
     Ok(NodeOptions {
         coordinator,
@@ -486,4 +490,33 @@ fn topic_defaults(
         )?,
         auto_create: topics.auto_create.unwrap_or(default.auto_create),
     })
+}
+
+fn placement(place: &Place<'_>, given: model::Placement) -> Result<PlacementConfig, ConfigError> {
+    let default = PlacementConfig::default();
+    let virtual_nodes = place.in_range(
+        given.virtual_nodes,
+        "cluster.placement.virtual_nodes",
+        1..=MAX_VIRTUAL_NODES,
+        default.virtual_nodes,
+    )?;
+    let mut config = PlacementConfig {
+        virtual_nodes,
+        rack_aware: given.rack_aware.unwrap_or(default.rack_aware),
+        max_partitions_per_node: given
+            .max_partitions_per_node
+            .map_or(default.max_partitions_per_node, |cap| cap.value),
+        ..default
+    };
+    if let Some(strategy) = given.strategy {
+        let invalid =
+            |error: PlacementError| place.invalid(&strategy, "cluster.placement.strategy", error);
+        config.strategy = strategy
+            .value
+            .parse::<PlacementStrategy>()
+            .map_err(invalid)?;
+        // All that is left to be wrong is the strategy's own parameter.
+        config.validate().map_err(invalid)?;
+    }
+    Ok(config)
 }
