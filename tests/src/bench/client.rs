@@ -134,7 +134,7 @@ fn code_at(answer: &[u8], at: usize) -> Result<(), LoadError> {
 }
 
 /// Connects without delays.
-fn connect(broker: SocketAddr) -> io::Result<TcpStream> {
+pub(super) fn connect(broker: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(broker)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -173,22 +173,46 @@ struct Window {
 /// Writes to the leader at `broker` for as long as `load` says, and waits for every answer.
 pub fn run_load(broker: SocketAddr, load: &Load) -> Result<Loaded, LoadError> {
     let request = produce_frame(load)?;
-    let mut writing = connect(broker)?;
+    let code_offset = 4 + 4 + 2 + load.topic.len() + 4 + 4;
+    let mut answer = Vec::new();
+    let pace = Pace {
+        in_flight: load.in_flight,
+        time: load.time,
+    };
+    pump(connect(broker)?, &request, pace, move |reading| {
+        read_frame(reading, &mut answer)?;
+        code_at(&answer, code_offset)
+    })
+}
+
+/// How many requests are under way at a time, and for how long they are sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pace {
+    pub(super) in_flight: usize,
+    pub(super) time: Duration,
+}
+
+/// Sends `request` again and again. `read_answer` takes one answer off the connection and judges it; the
+/// end of the stream between two answers is the end.
+pub(super) fn pump(
+    mut writing: TcpStream,
+    request: &[u8],
+    pace: Pace,
+    mut read_answer: impl FnMut(&mut BufReader<TcpStream>) -> Result<(), LoadError> + Send + 'static,
+) -> Result<Loaded, LoadError> {
     let mut reading = BufReader::with_capacity(WRITE_BYTES, writing.try_clone()?);
     let window = Arc::new(Window::default());
-    let code_offset = 4 + 4 + 2 + load.topic.len() + 4 + 4;
     let started = Instant::now();
     let reader = {
         let window = Arc::clone(&window);
         std::thread::spawn(move || -> Result<Loaded, LoadError> {
-            let (mut loaded, mut answer) = (Loaded::default(), Vec::new());
+            let mut loaded = Loaded::default();
             loop {
-                match read_frame(&mut reading, &mut answer) {
+                match read_answer(&mut reading) {
                     Ok(()) => {}
-                    Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => break,
-                    Err(e) => return Err(e.into()),
+                    Err(LoadError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof => break,
+                    Err(e) => return Err(e),
                 }
-                code_at(&answer, code_offset)?;
                 let mut sent = window.sent.lock().unwrap_or_else(PoisonError::into_inner);
                 let at = sent
                     .pop_front()
@@ -204,20 +228,20 @@ pub fn run_load(broker: SocketAddr, load: &Load) -> Result<Loaded, LoadError> {
     };
     let mut first = true;
     let at_once = (WRITE_BYTES / request.len()).max(1);
-    let several = request.repeat(at_once.min(load.in_flight));
-    while (first || started.elapsed() < load.time) && !reader.is_finished() {
+    let several = request.repeat(at_once.min(pace.in_flight));
+    while (first || started.elapsed() < pace.time) && !reader.is_finished() {
         first = false;
         let mut sent = window.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        while sent.len() >= load.in_flight && !reader.is_finished() {
+        while sent.len() >= pace.in_flight && !reader.is_finished() {
             let waited = window.moved.wait_timeout(sent, Duration::from_millis(100));
             sent = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         // As many as the window and one write have room for.
-        let count = load.in_flight.saturating_sub(sent.len()).clamp(1, at_once);
+        let count = pace.in_flight.saturating_sub(sent.len()).clamp(1, at_once);
         let now = Instant::now();
         sent.extend(std::iter::repeat_n(now, count));
         drop(sent);
-        let bytes = several.get(..count * request.len()).unwrap_or(&request);
+        let bytes = several.get(..count * request.len()).unwrap_or(request);
         writing.write_all(bytes)?;
     }
     // All answers, then the end of the stream.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use rivven_tests::Failure;
 use rivven_tests::bench::{
-    Figure, Load, create_topic, loopback_bytes_per_second, percentile, processor_ticks, run_load,
-    synced_appends_per_second,
+    Figure, JetStream, Load, create_topic, loopback_bytes_per_second, percentile, processor_ticks,
+    run_load, synced_appends_per_second,
 };
 use rivven_tests::kafka::KafkaClient;
 use rivven_tests::process::{ClusterOptions, ProcessCluster};
@@ -21,6 +21,7 @@ Usage: bench-isr [--secs N] [--failovers N]
 
   --secs N       Seconds of each load (default 30)
   --failovers N  How many leaders are killed for the failover gap (default 3)
+  --compare      Also runs NATS JetStream with three replicas, if nats-server is installed
 ";
 const LIMIT: Duration = Duration::from_secs(90);
 /// JetStream R3 on the machine that the targets were set on, in the same units.
@@ -29,12 +30,14 @@ const JETSTREAM_SEQUENTIAL_US: f64 = 542.0;
 struct Options {
     secs: u64,
     failovers: usize,
+    compare: bool,
 }
 
 fn options() -> Result<Option<Options>, String> {
     let mut options = Options {
         secs: 30,
         failovers: 3,
+        compare: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -49,8 +52,7 @@ fn options() -> Result<Option<Options>, String> {
                 options.failovers = usize::try_from(number()?).unwrap_or(usize::MAX);
             }
             "--help" => return Ok(None),
-            // The peers are not started by this program.
-            "--compare" => {}
+            "--compare" => options.compare = true,
             other => return Err(format!("unknown argument {other:?}")),
         }
     }
@@ -80,8 +82,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> Result<(), Failure> {
-    let mut cluster = ProcessCluster::start(ClusterOptions::default(), LIMIT).await?;
     let time = Duration::from_secs(options.secs);
+    let jetstream = if options.compare {
+        let compared = tokio::task::spawn_blocking(move || compare(time)).await;
+        compared.map_err(|e| Failure::new(e.to_string()))??
+    } else {
+        None
+    };
+    let mut cluster = ProcessCluster::start(ClusterOptions::default(), LIMIT).await?;
     let short = time.min(Duration::from_secs(3));
     let appends = synced_appends_per_second(cluster.dir(), short)?;
     let loopback = loopback_bytes_per_second(short)? / 1e6;
@@ -101,10 +109,54 @@ async fn run(options: &Options) -> Result<(), Failure> {
         .print();
     }
     for durability in ["replicated", "fsync"] {
-        measure(&mut cluster, durability, time, appends, loopback).await?;
+        let sequential = jetstream.unwrap_or(JETSTREAM_SEQUENTIAL_US);
+        let baselines = [appends, loopback, sequential];
+        measure(&mut cluster, durability, time, baselines).await?;
     }
     failover(&mut cluster, options.failovers).await?;
     cluster.check_no_panic()
+}
+
+/// The same loads on JetStream. Returns its sequential p50 in microseconds, `None` if it is not here.
+fn compare(time: Duration) -> Result<Option<f64>, Failure> {
+    let failed = |e| Failure::new(format!("JetStream: {e}"));
+    let Some(peer) = JetStream::start().map_err(failed)? else {
+        eprintln!("SKIPPED: there is no nats-server");
+        return Ok(None);
+    };
+    let mut sequential = None;
+    for (what, bytes, in_flight) in [
+        ("one by one 128 B", 128, 1),
+        ("pipelined 128 B", 128, 4096),
+        ("batched 1 KiB", 1024, 4096),
+        ("batched 64 KiB", 64 << 10, 64),
+    ] {
+        eprintln!("{what}, JetStream, {} s", time.as_secs());
+        let loaded = peer.run_load(bytes, in_flight, time).map_err(failed)?;
+        let figure = |metric, value, unit| {
+            Figure {
+                case: format!("{what}, JetStream R3"),
+                metric,
+                value,
+                unit,
+                target: None,
+                baseline: None,
+            }
+            .print();
+        };
+        if in_flight == 1 {
+            let micros = |percent| percentile(&loaded.latencies, percent).as_secs_f64() * 1e6;
+            sequential = Some(micros(50));
+            figure("p50", micros(50), "us");
+            figure("p99", micros(99), "us");
+        } else if bytes == 128 {
+            figure("rate", loaded.rate(1), "records/s");
+        } else {
+            let bytes = f64::from(u32::try_from(bytes).unwrap_or(u32::MAX));
+            figure("throughput", loaded.rate(1) * bytes / 1e6, "MB/s");
+        }
+    }
+    Ok(sequential)
 }
 
 /// Makes a topic and returns where its leader listens.
@@ -135,8 +187,7 @@ async fn measure(
     cluster: &mut ProcessCluster,
     durability: &str,
     time: Duration,
-    appends: f64,
-    loopback: f64,
+    [appends, loopback, sequential]: [f64; 3],
 ) -> Result<(), Failure> {
     let lazy = durability == "replicated";
     let loads: [LoadCase; 5] = [
@@ -190,11 +241,7 @@ async fn measure(
         eprintln!("  the machine's processors were busy for {busy} % of the time");
         let case = format!("{what}, {durability}");
         if in_flight == 1 {
-            let limit = if lazy {
-                0.7 * JETSTREAM_SEQUENTIAL_US
-            } else {
-                1200.0
-            };
+            let limit = if lazy { 0.7 * sequential } else { 1200.0 };
             for (metric, percent, target) in [("p50", 50, Some((limit, false))), ("p99", 99, None)]
             {
                 let value = percentile(&loaded.latencies, percent).as_secs_f64() * 1e6;

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rivven_core_types::{BrokerId, MonoTime, NodeEpoch, PartitionId, planted};
+use rivven_core_types::{BrokerId, MonoTime, NodeEpoch, PartitionId};
 use tokio::sync::Notify;
 
 use super::command::Stand;
@@ -234,8 +234,7 @@ impl Table {
         for partition in std::mem::take(&mut self.reading) {
             session.queue(partition);
         }
-        let heard =
-            header.answered >= self.last_answered || planted("isr.lost-answer-counts-as-heard");
+        let heard = header.answered >= self.last_answered;
         for partition in std::mem::take(&mut self.unheard) {
             let Some(slot) = self.slots.get_mut(&partition) else {
                 continue;
