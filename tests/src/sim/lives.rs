@@ -68,22 +68,20 @@ pub(super) fn wipe(stage: &Arc<Stage>, n: usize, down: Duration) {
     restart_after(stage, n, down);
 }
 
-/// A node with a replica that is not in sync though it has all that is committed, and its leader.
-pub(super) fn about_to_join(stage: &Stage) -> Option<(usize, Option<usize>)> {
+/// A node with a replica that is not in sync though it has all that is committed.
+pub(super) fn about_to_join(stage: &Stage) -> Option<usize> {
     let living = stage.living();
     living.into_iter().find_map(|node| {
         let broker = node.coordinator.session().local?.id;
         let state = node.coordinator.cluster_state();
         let statuses = node.coordinator.replication()?.statuses();
-        let joins = statuses.iter().find_map(|status| {
-            let record = state.partition(&status.partition)?;
-            let outside = record.is_replica(broker) && !record.isr.contains(&broker);
+        let joins = statuses.iter().any(|status| {
+            let record = state.partition(&status.partition);
+            let outside = record.is_some_and(|r| r.is_replica(broker) && !r.isr.contains(&broker));
             let committed = stage.history().seen(status.partition).committed;
-            let has_all = committed > Offset::ZERO && status.durable_end >= committed;
-            (outside && has_all).then_some(record.leader)
-        })?;
-        let leader = joins.and_then(|leader| stage.cluster().node_of(leader));
-        Some((node.number, leader))
+            outside && committed > Offset::ZERO && status.durable_end >= committed
+        });
+        joins.then_some(node.number)
     })
 }
 

@@ -39,7 +39,7 @@ pub(super) enum Fault {
     SlowDisk,
     BrokenDisk,
     WipedLogs,
-    HarmOnCatchUp,
+    WipedOnCatchUp,
     Clock,
     Stop,
 }
@@ -66,7 +66,7 @@ impl Fault {
         Self::SlowDisk,
         Self::BrokenDisk,
         Self::WipedLogs,
-        Self::HarmOnCatchUp,
+        Self::WipedOnCatchUp,
         Self::Clock,
         Self::Stop,
     ];
@@ -203,7 +203,7 @@ impl Nemesis {
             Fault::SlowDisk => self.slow_disk(node),
             Fault::BrokenDisk => self.break_disk(node),
             Fault::WipedLogs => self.wipe_logs(node),
-            Fault::HarmOnCatchUp => self.harm_on_catch_up(),
+            Fault::WipedOnCatchUp => self.wipe_on_catch_up(),
             Fault::Clock => self.clock(node),
             Fault::Stop => self.stop(node),
         }
@@ -499,38 +499,28 @@ impl Nemesis {
         wipe(&self.stage, n, down);
     }
 
-    /// The next replica that has everything again, and so is about to join, loses it all, or its leaders
-    /// out of sight, while proposals take long.
-    fn harm_on_catch_up(&mut self) {
-        let (length, wiped) = (self.length(), self.rng.below(2) == 0);
+    /// The next replica that has everything again, and so is about to join, loses it all, while proposals
+    /// take long.
+    fn wipe_on_catch_up(&mut self) {
+        let length = self.length();
         let stage = Arc::clone(&self.stage);
-        stage.tell(format!("for {length:?} who catches up is harmed"));
+        stage.tell(format!("for {length:?} who catches up is wiped"));
         let weather = Weather {
             stalled_proposals: 700,
             ..Weather::default()
         };
         stage.cluster().network.set_weather(weather);
-        self.later(length * 2, |cluster| {
+        self.later(length, |cluster| {
             cluster.network.set_weather(Weather::default());
         });
         let until = stage.millis() + u64::try_from(length.as_millis()).unwrap_or(0);
         drop(tokio::spawn(async move {
             while stage.millis() < until && !stage.healing.load(Ordering::Relaxed) {
-                match about_to_join(&stage) {
-                    Some((n, _)) if wiped => return wipe(&stage, n, Duration::ZERO),
-                    Some((n, Some(leader))) => {
-                        let (here, there, network) = {
-                            let cluster = stage.cluster();
-                            let address = |n: usize| cluster.nodes[n].address;
-                            (address(n), address(leader), cluster.network.clone())
-                        };
-                        network.set_link(here, there, false);
-                        tokio::time::sleep(length).await;
-                        network.set_link(here, there, true);
-                        return;
-                    }
-                    _ => tokio::time::sleep(Duration::from_millis(2)).await,
+                if let Some(n) = about_to_join(&stage) {
+                    wipe(&stage, n, Duration::ZERO);
+                    return;
                 }
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }));
     }
