@@ -132,6 +132,39 @@ async fn a_standalone_node_serves_and_stops_in_order_on_sigterm() {
     assert!(!node.log().contains("panicked at"), "{}", node.log());
 }
 
+/// Three processes whose peers prove themselves by certificates: they form a cluster, lose a node, take
+/// new certificates while they run, and acknowledge all along.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_work_over_mutual_tls_and_change_their_certificates() {
+    let options = ClusterOptions {
+        mutual_tls: true,
+        ..ClusterOptions::default()
+    };
+    let cluster = ProcessCluster::start(options, LIMIT).await;
+    let mut cluster = cluster.unwrap_or_else(|failure| panic!("{failure}"));
+    let client = KafkaClient::new(cluster.bootstrap());
+    let topic = client.create_topic("secured", 3, 3, 2, LIMIT).await;
+    assert_eq!(pass(&cluster, topic).partitions.len(), 3);
+    let from: Vec<usize> = (0..3).map(|n| cluster.node(n).log().len()).collect();
+    let certs = cluster.certificates();
+    for n in 1..=3 {
+        for kind in ["pem", "key"] {
+            std::fs::remove_file(certs.join(format!("node-{n}.{kind}"))).unwrap();
+        }
+    }
+    pass(&cluster, cluster.make_certificates());
+    for (node, from) in from.into_iter().enumerate() {
+        says(&cluster, node, from, &["read the new certificates"]).await;
+    }
+    cluster.kill(0).unwrap();
+    let topic = client.create_topic("after", 1, 2, 1, LIMIT).await;
+    assert_eq!(pass(&cluster, topic).partitions.len(), 1);
+    for node in 0..3 {
+        let log = cluster.node(node).log();
+        assert!(!log.contains("panicked at"), "{log}");
+    }
+}
+
 fn pass<T>(cluster: &ProcessCluster, result: Result<T, Failure>) -> T {
     result.unwrap_or_else(|failure| panic!("{}", cluster.explain(failure)))
 }

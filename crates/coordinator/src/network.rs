@@ -8,7 +8,9 @@ use rivven_core_types::{
     RpcError, RpcHandler, RpcRequest, RpcResponse,
 };
 use rivven_swim::{SwimError, UdpDatagram};
-use rivven_transport::{Security, Transport, TransportConfig, TransportLimits, TransportRuntimes};
+use rivven_transport::{
+    Compression, Security, Transport, TransportConfig, TransportLimits, TransportRuntimes,
+};
 
 use crate::error::CoordinatorError;
 
@@ -65,13 +67,18 @@ pub trait NetworkFactory: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<BoundNetwork, CoordinatorError>>;
 }
 
-/// Real sockets: TCP for RPC and UDP for the failure detector, on the same port (D13).
+/// Real sockets: TCP for RPC and UDP for the failure detector, on the same port, and QUIC on another one.
 #[derive(Debug, Clone)]
 pub struct SocketNetwork {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// QUIC beside TCP, if wanted.
+    #[cfg(feature = "quic")]
+    pub quic: Option<rivven_transport::QuicListen>,
     /// How peers prove who they are.
     pub security: Security,
+    /// Whether long bodies are compressed.
+    pub compression: Compression,
     /// Bounds.
     pub limits: TransportLimits,
     /// Which runtime serves which lane.
@@ -103,9 +110,17 @@ impl NetworkFactory for SocketNetwork {
                 cluster_id: identity.cluster,
                 listen: this.listen,
                 security: this.security,
+                compression: this.compression,
                 limits: this.limits,
             };
-            let transport = Transport::bind(config, this.runtimes, this.entropy.0).await?;
+            let (runtimes, entropy) = (this.runtimes, this.entropy.0);
+            #[cfg(feature = "quic")]
+            let transport = match this.quic {
+                Some(quic) => Transport::bind_beside_quic(config, quic, runtimes, entropy).await?,
+                None => Transport::bind(config, runtimes, entropy).await?,
+            };
+            #[cfg(not(feature = "quic"))]
+            let transport = Transport::bind(config, runtimes, entropy).await?;
             let address = transport.local_addr();
             let unbound = |source| SwimError::Bind {
                 address: format!("the UDP address {address}"),

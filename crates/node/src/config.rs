@@ -5,9 +5,11 @@
 mod error;
 mod model;
 mod security;
+mod transport;
 mod validate;
 
 pub use error::ConfigError;
+pub use transport::QuicOptions;
 pub use validate::{AdminOptions, NodeOptions};
 
 use std::path::Path;

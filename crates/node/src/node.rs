@@ -9,7 +9,7 @@ use rivven_cluster::coordinator::{
     ClusterCoordinator, CoordinatorPorts, RuntimeHooks, SharedEntropy, SocketNetwork,
 };
 use rivven_cluster::metrics::PrometheusHandle;
-use rivven_cluster::transport::{TransportLimits, TransportRuntimes};
+use rivven_cluster::transport::{QuicConfig, QuicListen, TransportLimits, TransportRuntimes};
 use rivven_cluster::types::{Address, OsEntropy, OsVfs, SystemClock};
 use rivven_kafka::{CoordinatorBroker, KafkaConfig, KafkaServer};
 use tokio::net::TcpListener;
@@ -57,6 +57,14 @@ async fn serve(
     let mut stop = StopSignals::install()?;
     let client_listen = resolve(&options.client_listen).await?;
     let cluster_listen = resolve(&options.cluster_listen).await?;
+    let quic = match options.quic {
+        Some(quic) => Some(QuicListen {
+            listen: resolve(&quic.listen).await?,
+            advertised: Some(quic.advertised),
+            config: QuicConfig::default(),
+        }),
+        None => None,
+    };
     let admin_listener = match &options.admin.listen {
         Some(address) => Some(listen(resolve(address).await?).await?),
         None => None,
@@ -68,6 +76,8 @@ async fn serve(
         io: Arc::new(ThreadExecutor),
         network: Arc::new(SocketNetwork {
             listen: cluster_listen,
+            quic,
+            compression: options.compression,
             security: options.security,
             limits: TransportLimits::default(),
             runtimes: TransportRuntimes {

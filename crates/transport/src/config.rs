@@ -62,8 +62,23 @@ pub struct TransportConfig {
     pub listen: SocketAddr,
     /// How peers prove themselves.
     pub security: Security,
+    /// Whether long bodies are compressed.
+    pub compression: Compression,
     /// Every bound.
     pub limits: TransportLimits,
+}
+
+/// Whether bodies are compressed on the way to peers that can read it. Never on the control lane, never
+/// short ones, and only what shrinks by an eighth or more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Compression {
+    /// As they are. Records are often compressed by their producers already.
+    #[default]
+    None,
+    /// With zstd: for links that are slower than about 300 MB/s.
+    #[cfg(feature = "compression")]
+    Zstd,
 }
 
 /// Every bound of the transport. The longest frame of each lane is fixed by the protocol
@@ -73,8 +88,11 @@ pub struct TransportLimits {
     /// Requests of one connection being answered at once; at the bound the connection is not read,
     /// so that TCP holds the peer back.
     pub max_in_flight_requests: usize,
-    /// Bytes of such requests; at the bound the connection is not read either.
+    /// Bytes that one connection may hold: requests being answered, and bodies that come in parts. At
+    /// the bound the connection is not read either; a body that finds no room is `Overloaded`.
     pub max_in_flight_bytes: usize,
+    /// The same for all connections together.
+    pub max_node_bytes: usize,
     /// Calls awaiting an answer on one outgoing connection.
     pub max_pending_calls: usize,
     /// Calls waiting to become pending, on one outgoing connection; more are `Overloaded`. On the
@@ -108,6 +126,11 @@ pub struct TransportLimits {
     pub backoff_min: Duration,
     /// Greatest pause between connection attempts.
     pub backoff_max: Duration,
+    /// An outgoing connection that no call has used for this long is closed.
+    pub idle_timeout: Duration,
+    /// An outgoing connection older than this (up to a tenth less, at random) takes no new calls and
+    /// closes after its last answer: so that peers are judged anew, and moved addresses are noticed.
+    pub max_connection_age: Duration,
     /// At shutdown, how long requests in flight may take to be answered.
     pub drain_timeout: Duration,
 }
@@ -117,6 +140,7 @@ impl Default for TransportLimits {
         Self {
             max_in_flight_requests: 256,
             max_in_flight_bytes: 64 * 1024 * 1024,
+            max_node_bytes: 512 * 1024 * 1024,
             max_pending_calls: 1024,
             max_waiting_calls: 4096,
             send_queue_frames: 1024,
@@ -133,6 +157,8 @@ impl Default for TransportLimits {
             write_stall: Duration::from_secs(10),
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(600),
+            max_connection_age: Duration::from_secs(12 * 3600),
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -145,6 +171,7 @@ impl TransportLimits {
         let counts = [
             ("max_in_flight_requests", self.max_in_flight_requests),
             ("max_in_flight_bytes", self.max_in_flight_bytes),
+            ("max_node_bytes", self.max_node_bytes),
             ("max_pending_calls", self.max_pending_calls),
             ("max_waiting_calls", self.max_waiting_calls),
             ("send_queue_frames", self.send_queue_frames),
@@ -166,6 +193,7 @@ impl TransportLimits {
         let longest = limits::MAX_BULK_FRAME_BYTES;
         for (name, bytes) in [
             ("max_in_flight_bytes", self.max_in_flight_bytes),
+            ("max_node_bytes", self.max_node_bytes),
             ("send_queue_bytes", self.send_queue_bytes),
         ] {
             if bytes < longest {
@@ -181,6 +209,8 @@ impl TransportLimits {
             ("backoff_min", self.backoff_min),
             ("backoff_max", self.backoff_max),
             ("dead_after", self.dead_after),
+            ("idle_timeout", self.idle_timeout),
+            ("max_connection_age", self.max_connection_age),
         ];
         let least = Duration::from_millis(1);
         let day = Duration::from_secs(86_400);

@@ -1,12 +1,16 @@
 //! The TCP driver: sockets, tasks and timers around the pure codec and handshake.
 
+mod accept;
 mod admission;
+mod answers;
+mod bodies;
 #[cfg(feature = "tls")]
 mod certificates;
 mod client;
 mod dial;
 mod lifecycle;
 mod link;
+mod memory;
 mod metrics;
 mod peers;
 #[cfg(feature = "quic")]

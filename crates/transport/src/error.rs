@@ -80,6 +80,12 @@ pub enum FrameError {
     /// The authentication code is wrong: the frame was altered, replayed, dropped or reordered.
     #[error("the frame's authentication code is wrong: altered, replayed or out of order")]
     Seal,
+    /// Parts of bodies that do not fit together.
+    #[error("bodies in parts: {0}")]
+    Parts(&'static str),
+    /// A compressed body that is not what it says.
+    #[error("compressed body: {0}")]
+    Compression(&'static str),
 }
 
 impl FrameError {
@@ -92,6 +98,8 @@ impl FrameError {
             Self::Flags(_) => "flags",
             Self::TooLong { .. } => "too_long",
             Self::Seal => "seal",
+            Self::Parts(_) => "parts",
+            Self::Compression(_) => "compression",
         }
     }
 }

@@ -20,7 +20,7 @@ pub use session::SessionKeys;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    ClusterId, Entropy, HandshakeRefusal, Incarnation, Lane, NodeName, PeerIdentity,
+    Address, ClusterId, Entropy, HandshakeRefusal, Incarnation, Lane, NodeName, PeerIdentity,
 };
 
 use self::messages::{Claim, HandshakeMessage, Hello, RefusalReply, Welcome, decode, encode};
@@ -46,6 +46,30 @@ pub struct LocalIdentity {
     pub incarnation: Incarnation,
     /// Its cluster; `None` while it is blank.
     pub cluster: Option<ClusterId>,
+    /// Where peers reach it over QUIC, if they do.
+    pub quic: Option<Address>,
+}
+
+/// What a build can do with the frames of a peer. Told in the handshake, as bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abilities(u32);
+
+impl Abilities {
+    const ZSTD: u32 = 1;
+
+    /// What this build can do.
+    pub const fn of_this_build() -> Self {
+        Self(if cfg!(feature = "compression") {
+            Self::ZSTD
+        } else {
+            0
+        })
+    }
+
+    /// Whether it reads bodies compressed with zstd.
+    pub const fn reads_zstd(self) -> bool {
+        self.0 & Self::ZSTD != 0
+    }
 }
 
 /// What the channel below has proved about the peer before the first message: its certificate.
@@ -68,6 +92,10 @@ pub struct Established {
     pub version: u8,
     /// Keys of the frame seals; `None` in insecure mode.
     pub keys: Option<SessionKeys>,
+    /// What the other side can do.
+    pub abilities: Abilities,
+    /// Where the other side is reached over QUIC, if it is the responder and says so.
+    pub quic: Option<Address>,
 }
 
 /// What the initiator does next.
@@ -180,6 +208,8 @@ impl Initiator {
             incarnation: self.local.incarnation,
             cluster: self.local.cluster,
             expected: self.expected.clone(),
+            abilities: Abilities::of_this_build().0,
+            quic: None,
         };
         self.transcript.add_message(&claim)?;
         let proofs = secret(&self.security).map_or_else(Vec::new, |secret| {
@@ -214,6 +244,8 @@ impl Initiator {
             lane: self.lane,
             version,
             keys,
+            abilities: Abilities(welcome.claim.abilities),
+            quic: welcome.claim.quic.clone(),
         })))
     }
 
@@ -381,6 +413,8 @@ impl Responder {
             incarnation: self.local.incarnation,
             cluster: self.local.cluster,
             expected: None,
+            abilities: Abilities::of_this_build().0,
+            quic: self.local.quic.clone(),
         };
         self.transcript.add_message(&ours)?;
         let proof = known.map(|secret| prove(secret, RESPONDER, &self.transcript));
@@ -391,6 +425,8 @@ impl Responder {
             lane,
             version,
             keys,
+            abilities: Abilities(claim.abilities),
+            quic: None,
         };
         Ok(ResponderStep::Done(welcome, Box::new(established)))
     }

@@ -17,7 +17,11 @@
 //! - No byte is allocated on a peer's word: a frame's length is checked from its 24-byte header, and
 //!   buffers grow as bytes arrive.
 //! - A correlation id is used once per connection, so that a late answer can only be dropped.
+//! - A body of more than 64 KiB goes in parts, and other frames go between them; the memory for all of
+//!   it is taken from the budgets of the connection and of the node before its first part is read.
 //! - Every queue, wait and connection count has a bound in [`TransportLimits`].
+//! - A node that shuts down says so (GOAWAY) and up to which call it will answer: what came later was not
+//!   run, and the caller is told so.
 //! - A listener tells an unauthenticated stranger its protocol version and security mode, and no more.
 //!
 //! # Sources
@@ -36,6 +40,7 @@
 //! [`RpcError`]: rivven_core_types::RpcError
 
 mod answer;
+mod compression;
 mod config;
 #[cfg(feature = "tokio")]
 mod driver;
@@ -49,20 +54,22 @@ mod secret;
 mod tls;
 
 pub use answer::{FailedAnswer, decode_answer, encode_failure};
-pub use config::{Security, SecurityMode, TransportConfig, TransportLimits};
+pub use compression::{COMPRESS_FROM_BYTES, MAX_COMPRESSION_RATIO};
+pub use config::{Compression, Security, SecurityMode, TransportConfig, TransportLimits};
 #[cfg(feature = "tokio")]
 pub use driver::{Transport, TransportRuntimes, describe_metrics};
 pub use error::{FrameError, HandshakeError, TransportError};
 pub use frame::{
-    Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameSeal, FrameType, GROWTH_STEP_BYTES,
-    HEADER_BYTES, SEAL_BYTES, WriteBatch, lane_limit,
+    Assembler, Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameSeal, FrameType,
+    GROWTH_STEP_BYTES, HEADER_BYTES, MAX_OPEN_BODIES, MAX_SLICES, PART_BYTES, SEAL_BYTES,
+    WriteBatch, lane_limit,
 };
 pub use handshake::{
-    Established, Initiator, InitiatorStep, LocalIdentity, MAX_VERSION, MIN_VERSION, ProvenPeer,
-    Responder, ResponderStep, SessionKeys,
+    Abilities, Established, Initiator, InitiatorStep, LocalIdentity, MAX_VERSION, MIN_VERSION,
+    ProvenPeer, Responder, ResponderStep, SessionKeys,
 };
 #[cfg(feature = "quic")]
-pub use quic::{Congestion, QuicConfig, QuicTransport};
+pub use quic::{Congestion, QuicConfig, QuicListen, QuicTransport};
 pub use secret::{MAX_SECRET_BYTES, MIN_SECRET_BYTES, Secret};
 #[cfg(feature = "tls")]
 pub use tls::{

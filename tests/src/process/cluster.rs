@@ -20,6 +20,8 @@ pub struct ClusterOptions {
     pub nodes: usize,
     /// The secret that all nodes share.
     pub secret: String,
+    /// Mutual TLS instead of the secret, with certificates made by the binary.
+    pub mutual_tls: bool,
     /// Lines that are appended to each configuration, below `cluster:`.
     pub extra: String,
     /// Where the nodes run; those without a site get free ports on the loopback address.
@@ -33,6 +35,7 @@ impl Default for ClusterOptions {
         Self {
             nodes: 3,
             secret: "a secret for tests on loopback".to_owned(),
+            mutual_tls: false,
             extra: String::new(),
             sites: Vec::new(),
             detached: false,
@@ -71,6 +74,9 @@ impl ProcessCluster {
             options,
             dir,
         };
+        if this.options.mutual_tls {
+            this.make_certificates()?;
+        }
         for node in &this.nodes {
             node.set_secret(&this.options.secret)?;
             node.configure(&this.yaml(node))?;
@@ -115,9 +121,12 @@ impl ProcessCluster {
         let ports = &node.ports;
         let mut yaml = format!(
             "cluster:\n  node_id: {}\n  data_dir: data\n  client_addr: {}\n  cluster_addr: {}\n  \
-             admin_addr: {}\n  security:\n    mode: shared_secret\n    secret_file: {SECRET_FILE}\n  \
-             initial_members:\n",
-            node.name, ports.client, ports.cluster, ports.admin
+             admin_addr: {}\n{}  initial_members:\n",
+            node.name,
+            ports.client,
+            ports.cluster,
+            ports.admin,
+            self.security(node)
         );
         if node.cluster_address() != ports.cluster {
             yaml.insert_str(
@@ -136,6 +145,42 @@ impl ProcessCluster {
         }
         yaml.push_str(&self.options.extra);
         yaml
+    }
+
+    fn security(&self, node: &NodeProcess) -> String {
+        if !self.options.mutual_tls {
+            return format!(
+                "  security:\n    mode: shared_secret\n    secret_file: {SECRET_FILE}\n"
+            );
+        }
+        let (certs, name) = (self.certificates(), &node.name);
+        let certs = certs.display();
+        format!(
+            "  security:\n    mode: mutual_tls\n    ca_file: {certs}/ca.pem\n    \
+             certificate_file: {certs}/{name}.pem\n    key_file: {certs}/{name}.key\n    \
+             gossip_secret_file: {certs}/gossip.secret\n"
+        )
+    }
+
+    /// Where the certificates are.
+    pub fn certificates(&self) -> PathBuf {
+        self.dir.path().join("certs")
+    }
+
+    /// Makes the certificates that are missing, with the node's own command.
+    pub fn make_certificates(&self) -> Result<(), Failure> {
+        let mut command = std::process::Command::new(&self.binary);
+        command.args(["certs", "--cluster", "tests", "--out"]);
+        command.arg(self.certificates());
+        for node in &self.nodes {
+            command.args(["--node", &node.name]);
+        }
+        let output = command.output()?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let reason = String::from_utf8_lossy(&output.stderr).into_owned();
+        Err(Failure::new(format!("no certificates: {reason}")))
     }
 
     /// Where everything is.

@@ -22,6 +22,10 @@ pub(super) struct Cluster {
     pub(super) advertised_client_addr: Option<Spanned<String>>,
     pub(super) advertised_cluster_addr: Option<Spanned<String>>,
     pub(super) admin_addr: Option<Spanned<String>>,
+    pub(super) transport: Option<Spanned<Transport>>,
+    pub(super) quic_addr: Option<Spanned<String>>,
+    pub(super) advertised_quic_addr: Option<Spanned<String>>,
+    pub(super) compression: Option<Compression>,
     #[serde(default)]
     pub(super) seeds: Vec<Spanned<String>>,
     #[serde(default)]
@@ -46,6 +50,20 @@ pub(super) struct Cluster {
 pub(super) enum Mode {
     Cluster,
     Standalone,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Transport {
+    Tcp,
+    Quic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Compression {
+    None,
+    Zstd,
 }
 
 #[derive(Debug, Deserialize)]

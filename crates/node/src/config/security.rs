@@ -19,7 +19,7 @@ const GOSSIP: &str = "cluster.security.gossip_secret_file";
 
 pub(super) fn security(
     place: &Place<'_>,
-    security: Option<model::Security>,
+    security: Option<&model::Security>,
     alone_on_loopback: bool,
     node: &NodeName,
 ) -> Result<(Security, SwimSecurity), ConfigError> {
@@ -31,11 +31,11 @@ pub(super) fn security(
                       `secret_file`, or, for development alone, `mode: insecure_dev`";
         return Err(place.missing("cluster.security", reason));
     };
-    refuse_unused(place, &security)?;
+    refuse_unused(place, security)?;
     match security.mode.value {
         model::SecurityMode::InsecureDev => Ok((Security::InsecureDev, SwimSecurity::InsecureDev)),
-        model::SecurityMode::SharedSecret => shared_secret(place, &security),
-        model::SecurityMode::MutualTls => mutual_tls(place, &security, node),
+        model::SecurityMode::SharedSecret => shared_secret(place, security),
+        model::SecurityMode::MutualTls => mutual_tls(place, security, node),
     }
 }
 

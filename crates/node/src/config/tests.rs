@@ -208,3 +208,61 @@ fn placement_is_as_configured_and_complaints_name_line_and_key() {
         assert!(named && text.contains(key), "{text}");
     }
 }
+
+fn certificates_for(node: &str, out: &Path) {
+    let options = crate::certs::CertsOptions {
+        out: out.to_owned(),
+        cluster: "tests".to_owned(),
+        nodes: vec![node.to_owned()],
+        days: 1,
+    };
+    crate::certs::make(&options).unwrap();
+}
+
+#[test]
+fn quic_needs_certificates_and_a_port_of_its_own() {
+    let base = "cluster: { node_id: a, seeds: ['b:1'], ";
+    let plain = format!("{base} security: {{ mode: insecure_dev }}, transport: quic }}");
+    let text = complaint(&plain);
+    assert!(
+        text.contains("cluster.transport") && text.contains("mutual_tls"),
+        "{text}"
+    );
+    let unused =
+        format!("{base} security: {{ mode: insecure_dev }}, quic_addr: '127.0.0.1:9094' }}");
+    let text = complaint(&unused);
+    assert!(
+        text.contains("cluster.quic_addr") && text.contains("transport: quic"),
+        "{text}"
+    );
+
+    let dir = tempfile::tempdir().unwrap();
+    let options = |extra: &str| {
+        let text = format!(
+            "{base} {extra}, transport: quic, compression: zstd, security: {{ mode: mutual_tls, ca_file: ca.pem, \
+             certificate_file: a.pem, key_file: a.key, gossip_secret_file: gossip.secret }} }}"
+        );
+        parse(&text, &dir.path().join("node.yaml"))
+    };
+    certificates_for("a", dir.path());
+    let quic = options("cluster_addr: '127.0.0.1:7000'")
+        .unwrap()
+        .quic
+        .unwrap();
+    assert_eq!(quic.listen.to_string(), "127.0.0.1:7001");
+    assert_eq!(quic.advertised.to_string(), "127.0.0.1:7001");
+    let wide = "cluster_addr: '0.0.0.0:7000', advertised_cluster_addr: 'a:7100'";
+    let quic = options(wide).unwrap().quic.unwrap();
+    assert_eq!(quic.listen.to_string(), "0.0.0.0:7001");
+    assert_eq!(quic.advertised.to_string(), "a:7101");
+    let text = options(&format!("{wide}, quic_addr: '0.0.0.0:7001'"))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("cluster.advertised_quic_addr"), "{text}");
+    let same = "cluster_addr: '127.0.0.1:7000', quic_addr: '127.0.0.1:7000'";
+    let text = options(same).unwrap_err().to_string();
+    assert!(
+        text.contains("cluster.quic_addr") && text.contains("failure detector"),
+        "{text}"
+    );
+}

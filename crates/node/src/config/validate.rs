@@ -8,7 +8,7 @@ use rivven_cluster::coordinator::{
 };
 use rivven_cluster::placement::MAX_VIRTUAL_NODES;
 use rivven_cluster::swim::{SwimConfig, SwimSecurity};
-use rivven_cluster::transport::Security;
+use rivven_cluster::transport::{Compression, Security};
 use rivven_cluster::types::{Address, NodeInfo, NodeName, RackId};
 use rivven_cluster::{
     PlacementConfig, PlacementError, PlacementStrategy, RaftNodeConfig, ReplicationConfig,
@@ -18,6 +18,7 @@ use serde_saphyr::Spanned;
 use super::error::ConfigError;
 use super::model;
 use super::security::security;
+use super::transport::{QuicOptions, compression, quic};
 
 /// Where records and metadata live unless the file says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/rivven";
@@ -37,6 +38,10 @@ pub struct NodeOptions {
     pub cluster_listen: Address,
     /// Where to listen for Kafka clients.
     pub client_listen: Address,
+    /// QUIC beside TCP.
+    pub quic: Option<QuicOptions>,
+    /// Whether long bodies between nodes are compressed.
+    pub compression: Compression,
     /// The admin port.
     pub admin: AdminOptions,
 }
@@ -108,21 +113,22 @@ impl Place<'_> {
     }
 
     /// The address to listen on and the one to tell others.
-    fn listen_and_advertise(
+    /// `default` stands for both where the file has neither; the second of it only for what others are
+    /// told.
+    pub(super) fn listen_and_advertise(
         &self,
         listen: Option<&Spanned<String>>,
         advertised: Option<&Spanned<String>>,
-        default: &str,
+        (default, default_told): (&str, Option<&str>),
         keys: (&'static str, &'static str),
     ) -> Result<(Address, Address), ConfigError> {
-        let fallback = || {
-            default
-                .parse()
+        let parsed = |text: &str| {
+            text.parse()
                 .map_err(|e: rivven_cluster::types::InvalidId| self.missing(keys.0, &e.to_string()))
         };
         let listening = match listen {
             Some(at) => self.address(at, keys.0)?,
-            None => fallback()?,
+            None => parsed(default)?,
         };
         let advertised = match advertised {
             Some(at) => {
@@ -133,6 +139,7 @@ impl Place<'_> {
                 }
                 address
             }
+            None if default_told.is_some() => parsed(default_told.unwrap_or_default())?,
             None if listening.is_unspecified() => {
                 let reason = format!(
                     "{} listens on every interface ({listening}), so say where others reach this node",
@@ -158,13 +165,13 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
     let (client_listen, client_addr) = place.listen_and_advertise(
         cluster.client_addr.as_ref(),
         cluster.advertised_client_addr.as_ref(),
-        DEFAULT_CLIENT_ADDR,
+        (DEFAULT_CLIENT_ADDR, None),
         ("cluster.client_addr", "cluster.advertised_client_addr"),
     )?;
     let (cluster_listen, cluster_addr) = place.listen_and_advertise(
         cluster.cluster_addr.as_ref(),
         cluster.advertised_cluster_addr.as_ref(),
-        DEFAULT_CLUSTER_ADDR,
+        (DEFAULT_CLUSTER_ADDR, None),
         ("cluster.cluster_addr", "cluster.advertised_cluster_addr"),
     )?;
     let admin = match &cluster.admin_addr {
@@ -177,7 +184,10 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
         .iter()
         .all(|address| address.is_loopback());
     let alone_on_loopback = mode == ClusterMode::Standalone && loopback;
-    let (security, swim_security) = security(&place, cluster.security, alone_on_loopback, &name)?;
+    let own = (&cluster_listen, &cluster_addr);
+    let chosen = cluster.security.as_ref();
+    let (security, swim_security) = security(&place, chosen, alone_on_loopback, &name)?;
+    let quic = quic(&place, &cluster, &security, own)?;
     let members = members(
         &place,
         mode,
@@ -212,6 +222,8 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
         security,
         cluster_listen,
         client_listen,
+        quic,
+        compression: compression(cluster.compression),
         admin,
     })
 }

@@ -152,6 +152,7 @@ impl Bench {
         self.bulks(mode, files, limits);
         self.heartbeats(mode, files);
         self.connects(mode, files);
+        self.idles(mode, files);
     }
 
     fn echoes(&self, mode: Mode, files: Option<&Path>, limits: &Limits) {
@@ -260,6 +261,44 @@ impl Bench {
         figure("p50", median(&mut p50), "us", None).print();
         figure("p99", median(&mut p99), "us", Some(10_000.0)).print();
         figure("bulk beside it", median(&mut bulk), "MB/s", None).print();
+    }
+
+    /// What a connection costs the accepting side while nothing happens on it.
+    fn idles(&self, mode: Mode, files: Option<&Path>) {
+        const CLIENTS: u32 = 100;
+        let case = format!("{} idle connection", mode.name());
+        if !self.wants(&case) {
+            return;
+        }
+        let pair = Pair::start(mode, files);
+        let before = pair.server.memory();
+        let clients: Vec<Transport> = (0..CLIENTS)
+            .map(|_| {
+                let bind = mode.bind("client", files, pair.runtimes.handles());
+                let client = pair.runtimes.control.block_on(bind);
+                client.add_peer(name(), Address::from(pair.server.address));
+                for lane in Lane::ALL {
+                    let call = client.call(&name(), request(ECHO, lane, &Bytes::new()));
+                    pair.runtimes.control.block_on(call).unwrap();
+                }
+                client
+            })
+            .collect();
+        // A ping's time and more: what an idle connection gives back it has given back.
+        // sleep-ok: there is no other sign of it
+        let rest = async { tokio::time::sleep(Duration::from_secs(3)).await };
+        pair.runtimes.control.block_on(rest);
+        let each = (pair.server.memory() - before) / (3.0 * f64::from(CLIENTS));
+        drop(clients);
+        Figure {
+            case: &case,
+            metric: "memory of the accepting side",
+            value: each,
+            unit: "KiB",
+            target: Some(64.0),
+            ..Figure::default()
+        }
+        .print();
     }
 
     /// Connections by address: dialled, shaken hands on, called over, closed.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rivven_core_types::{Incarnation, NodeName, OsEntropy};
 use rivven_transport::{
-    CertificateAuthority, QuicConfig, Secret, Security, TlsConfig, TlsFiles, Transport,
-    TransportConfig, TransportLimits, TransportRuntimes,
+    CertificateAuthority, Compression, QuicConfig, Secret, Security, TlsConfig, TlsFiles,
+    Transport, TransportConfig, TransportLimits, TransportRuntimes,
 };
 use tempfile::TempDir;
 
@@ -102,6 +102,7 @@ impl Mode {
             cluster_id: None,
             listen: "127.0.0.1:0".parse().unwrap(),
             security,
+            compression: Compression::None,
             limits: TransportLimits {
                 max_unauthenticated_per_source: 256,
                 drain_timeout: Duration::from_millis(200),

@@ -130,6 +130,18 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Memory of the server process, in KiB.
+    pub(crate) fn memory(&self) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
 fn cpu_of(process: &str) -> f64 {
     // Nanoseconds on the processor; the threads of a process one by one.
     let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();

@@ -4,22 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rivven_core_types::{Lane, NodeName, PeerIdentity, RpcError, RpcRequest, RpcResponse, limits};
+use rivven_core_types::{Lane, PeerIdentity, RpcError, RpcRequest, RpcResponse, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
+use super::answers::AnswerReader;
+use super::bodies::outgoing_body;
 use super::dial::Shaken;
 use super::lifecycle::{Phase, Shared, lock};
-use super::link::ReadSide;
 use super::metrics::{self, ConnectionGauge};
-use super::reader::{FrameReader, Pulse, ReadError};
+use super::reader::{FrameReader, Pulse};
 use super::writer::{Outgoing, write_loop};
-use crate::answer::decode_answer;
-use crate::config::TransportLimits;
-use crate::frame::{Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameType, lane_limit};
+use crate::frame::{FrameDecoder, FrameEncoder, FrameHeader, FrameType, lane_limit};
 use crate::handshake::Established;
 
-type Answer = Result<RpcResponse, RpcError>;
+pub(super) type Answer = Result<RpcResponse, RpcError>;
 /// A place among the pending calls, a share of the queue's bytes, a place in the queue.
 type Entry<'a> = (
     SemaphorePermit<'a>,
@@ -29,10 +28,12 @@ type Entry<'a> = (
 
 /// Calls that wait for their answers.
 #[derive(Debug)]
-struct Pending {
+pub(super) struct Pending {
     /// `None` once the connection is of no use for new calls.
-    next_id: Option<u32>,
-    calls: BTreeMap<u32, oneshot::Sender<Answer>>,
+    pub(super) next_id: Option<u32>,
+    /// It takes no more calls because one of the sides said so, not because it broke.
+    pub(super) in_order: bool,
+    pub(super) calls: BTreeMap<u32, oneshot::Sender<Answer>>,
 }
 
 /// The calling side of a connection; it closes when the last clone of its `Arc` is dropped.
@@ -48,6 +49,7 @@ pub(super) struct Connection {
     slots: Semaphore,
     /// Bytes in the send queue.
     bytes: Arc<Semaphore>,
+    compress: bool,
 }
 
 /// Takes a call out of the pending ones however its future ends, and tells the peer if it was given
@@ -86,12 +88,15 @@ impl Connection {
             lane,
             version,
             keys,
+            abilities,
+            ..
         } = established;
         let (send, receive) = keys.map(|keys| keys.seals()).unzip();
         let max = lane_limit(lane);
         let (queue, frames) = mpsc::channel(limits.send_queue_frames);
         let pending = Arc::new(Mutex::new(Pending {
             next_id: Some(1),
+            in_order: false,
             calls: BTreeMap::new(),
         }));
         let connection = Arc::new(Self {
@@ -103,24 +108,27 @@ impl Connection {
             admitted: Semaphore::new(limits.max_pending_calls + limits.max_waiting_calls),
             slots: Semaphore::new(limits.max_pending_calls),
             bytes: Arc::new(Semaphore::new(limits.send_queue_bytes)),
+            compress: shared.compresses(lane, abilities),
         });
         let shared = Arc::clone(shared);
         let queue = queue.downgrade();
         tokio::spawn(async move {
             let _alive = alive;
-            let _gauge = ConnectionGauge::new(lane, "out");
+            let _gauge = ConnectionGauge::new(lane, "out", link.carrier());
             let pulse = Pulse::new();
             let (read, write) = link.split();
             let encoder = FrameEncoder::new(version, max, send);
             let reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
-            let ended = tokio::select! {
+            let mut answers = AnswerReader::new(&shared, &peer.name, lane, &pending);
+            let (reason, ended) = tokio::select! {
                 end = write_loop(write, encoder, frames, &pulse, limits.write_stall) => {
-                    end.map_or_else(|e| e.to_string(), |()| "no longer used".to_owned())
+                    end.map_or_else(|e| ("io", e.to_string()), |()| ("unused", String::new()))
                 }
-                end = read_answers(reader, &peer.name, &pending, &pulse, &queue, &limits) => end,
-                () = shared.reached(Phase::Closed) => "shut down".to_owned(),
+                end = answers.read(reader, &pulse, &queue) => end,
+                () = shared.reached(Phase::Closed) => ("shutdown", String::new()),
             };
-            tracing::debug!(peer = %peer.name, lane = lane.name(), "connection ended: {ended}");
+            metrics::disconnected("out", reason);
+            tracing::debug!(peer = %peer.name, lane = lane.name(), "connection ended ({reason}): {ended}");
             let mut pending = lock(&pending);
             pending.next_id = None;
             // Dropping the senders is how the callers learn of it.
@@ -136,6 +144,11 @@ impl Connection {
     /// Whether a new call may use it.
     pub(super) fn usable(&self) -> bool {
         lock(&self.pending).next_id.is_some()
+    }
+
+    /// Whether it was given up in order.
+    pub(super) fn ended_in_order(&self) -> bool {
+        lock(&self.pending).in_order
     }
 
     pub(super) fn age(&self) -> Duration {
@@ -156,8 +169,9 @@ impl Connection {
 
     /// Makes one call; gives up at `deadline`. `Unreachable` means that nothing was sent.
     pub(super) async fn call(&self, request: RpcRequest, deadline: Instant) -> Answer {
-        let length = request.meta.len() + request.body.len();
         let _admitted = self.admitted.try_acquire().map_err(|_| self.overloaded())?;
+        let (body, compressed) = outgoing_body(request.body, self.compress).await;
+        let length = request.meta.len() + body.len();
         let share = u32::try_from(length).map_err(|_| self.overloaded())?;
         let (_slot, share, place) = self.enter(share, deadline).await?;
         let (answered, answer) = oneshot::channel();
@@ -169,10 +183,11 @@ impl Connection {
         let mut header = FrameHeader::new(0, FrameType::Request);
         header.kind = request.kind.0;
         header.correlation = id;
+        header.compressed = compressed;
         place.send(Outgoing {
             header,
             meta: request.meta,
-            body: request.body,
+            body,
             deadline: Some(deadline),
             share: Some(share),
         });
@@ -238,72 +253,6 @@ pub(super) fn check_size(request: &RpcRequest) -> Result<(), RpcError> {
     let max = lane_limit(request.lane);
     if length > max {
         return too_large(length, max);
-    }
-    Ok(())
-}
-
-/// Hands answers to their callers until the connection fails; says why it did.
-async fn read_answers(
-    mut reader: FrameReader<ReadSide>,
-    peer: &NodeName,
-    pending: &Mutex<Pending>,
-    pulse: &Pulse,
-    queue: &mpsc::WeakSender<Outgoing>,
-    limits: &TransportLimits,
-) -> String {
-    // Two looks per ping interval, so that a dead peer is noticed soon after `dead_after`.
-    let mut ticker = interval(limits.ping_interval / 2);
-    ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last_ping = Instant::now();
-    loop {
-        let frame = tokio::select! {
-            frame = reader.next(Some(pulse)) => frame,
-            _ = ticker.tick() => {
-                if pulse.unanswered_for() > limits.dead_after - limits.ping_interval {
-                    return "no sign of life".to_owned();
-                }
-                let due = last_ping.elapsed() >= limits.ping_interval;
-                if due && pulse.unanswered_for().is_zero() {
-                    last_ping = Instant::now();
-                    // A full queue is itself something the peer must answer or the writer stalls on.
-                    if let Some(queue) = queue.upgrade() {
-                        let ping = Outgoing::bare(FrameType::Ping, 0);
-                        let _sent = queue.try_send(ping).is_ok();
-                    }
-                }
-                continue;
-            }
-        };
-        match frame {
-            Ok(frame) => {
-                if let Err(reason) = take_answer(frame, peer, pending) {
-                    return reason;
-                }
-            }
-            Err(e @ (ReadError::Closed | ReadError::Io(_) | ReadError::Frame(_))) => {
-                return e.to_string();
-            }
-        }
-    }
-}
-
-fn take_answer(frame: Frame, peer: &NodeName, pending: &Mutex<Pending>) -> Result<(), String> {
-    let answer = match frame.header.frame_type {
-        FrameType::Pong => return Ok(()),
-        FrameType::Response => Ok(RpcResponse {
-            meta: frame.meta,
-            body: frame.body,
-        }),
-        FrameType::Failure => Err(decode_answer(peer, &frame.meta)),
-        other @ (FrameType::Handshake
-        | FrameType::Request
-        | FrameType::Cancel
-        | FrameType::Ping) => return Err(format!("unexpected {other:?} frame")),
-    };
-    let caller = lock(pending).calls.remove(&frame.header.correlation);
-    let delivered = caller.is_some_and(|caller| caller.send(answer).is_ok());
-    if !delivered {
-        metrics::late_response();
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Connecting and shaking hands, on either side.
 
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use rivven_core_types::{Address, Lane, NodeName, RpcError, limits};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::client::Connection;
 use super::lifecycle::Shared;
@@ -15,7 +16,7 @@ use super::link::{Link, Socket};
 use super::reader::{FrameReader, ReadError};
 use super::socket;
 use crate::error::HandshakeError;
-use crate::frame::{FrameDecoder, FrameEncoder, FrameHeader, FrameType, WriteBatch};
+use crate::frame::{FrameDecoder, FrameEncoder, FrameHeader, FrameType, MAX_SLICES, WriteBatch};
 use crate::handshake::{
     Established, Initiator, InitiatorStep, ProvenPeer, Responder, ResponderStep,
 };
@@ -33,40 +34,132 @@ pub(super) async fn dial(
     lane: Lane,
 ) -> Result<Arc<Connection>, RpcError> {
     let alive = shared.alive().ok_or(RpcError::Shutdown)?;
-    let unreachable = |reason: String| RpcError::Unreachable {
-        peer: label.clone(),
-        reason: format!("{address}: {reason}"),
+    let target = Target {
+        shared,
+        expected,
+        label,
+        lane,
     };
-    let limits = shared.limits();
-    let (way, remote) = timeout(limits.connect_timeout, way(shared, address))
-        .await
-        .map_err(|_| unreachable(format!("no connection within {:?}", limits.connect_timeout)))?
-        .map_err(|e| unreachable(e.to_string()))?;
-    let shaken = timeout(limits.handshake_timeout, async {
-        let secured = match way {
-            Way::Tcp(stream) => secure_outgoing(shared, stream).await?,
-            #[cfg(feature = "quic")]
-            Way::Quic => super::quic::open(shared, remote, lane).await?,
-        };
-        initiate(shared, secured, expected, lane).await
-    });
-    match shaken.await.unwrap_or(Err(HandshakeError::Timeout)) {
-        Ok(shaken) => Ok(Connection::start(shared, shaken, alive)),
-        Err(error) => {
-            shared.handshake_failed("dialled", &format!("{label} at {remote}"), &error);
-            Err(match error {
-                HandshakeError::Refused(reason) => RpcError::Handshake {
-                    peer: label.clone(),
-                    reason,
-                },
-                other @ (HandshakeError::Unexpected
-                | HandshakeError::Malformed(_)
-                | HandshakeError::Frame(_)
-                | HandshakeError::Io(_)
-                | HandshakeError::Timeout) => unreachable(other.to_string()),
-            })
+    let shaken = target.shake_hands(address).await?;
+    Ok(Connection::start(shared, shaken, alive))
+}
+
+/// Whom to reach.
+struct Target<'a> {
+    shared: &'a Arc<Shared>,
+    expected: Option<&'a NodeName>,
+    label: &'a NodeName,
+    lane: Lane,
+}
+
+impl Target<'_> {
+    /// Over what this transport runs over. Where that is TCP and QUIC, over QUIC if the peer is known or
+    /// says to be there as well; calls by address are too short for a second dial.
+    async fn shake_hands(&self, address: &Address) -> Result<Shaken, RpcError> {
+        #[cfg(feature = "quic")]
+        if let Some(quic) = &self.shared.quic {
+            if quic.advertised.is_none() {
+                return self.over(Carried::Quic, address).await;
+            }
+            if self.expected.is_some() {
+                return self.over_the_better(quic, address).await;
+            }
         }
+        self.over(Carried::Tcp, address).await
     }
+
+    #[cfg(feature = "quic")]
+    async fn over_the_better(
+        &self,
+        quic: &super::quic::Quic,
+        address: &Address,
+    ) -> Result<Shaken, RpcError> {
+        if let Some(better) = quic.alternative(address) {
+            match self.over(Carried::Quic, &better).await {
+                Ok(shaken) => return Ok(shaken),
+                Err(error) => self.not_over_quic(quic, address, &error),
+            }
+        }
+        let shaken = self.over(Carried::Tcp, address).await?;
+        let Some(better) = shaken.established.quic.clone() else {
+            return Ok(shaken);
+        };
+        let most = self.shared.limits().max_peers;
+        if quic.learn(address, better.clone(), most) {
+            match self.over(Carried::Quic, &better).await {
+                Ok(shaken) => return Ok(shaken),
+                Err(error) => self.not_over_quic(quic, address, &error),
+            }
+        }
+        Ok(shaken)
+    }
+
+    #[cfg(feature = "quic")]
+    fn not_over_quic(&self, quic: &super::quic::Quic, address: &Address, error: &RpcError) {
+        quic.broken(address);
+        tracing::info!(peer = %self.label, "not over QUIC, using TCP for now: {error}");
+    }
+
+    async fn over(&self, carried: Carried, address: &Address) -> Result<Shaken, RpcError> {
+        let Self {
+            shared,
+            expected,
+            label,
+            lane,
+        } = *self;
+        let unreachable = |reason: String| RpcError::Unreachable {
+            peer: label.clone(),
+            reason: format!("{address}: {reason}"),
+        };
+        let limits = shared.limits();
+        let began = Instant::now();
+        let (way, remote) = timeout(limits.connect_timeout, way(shared, carried, address))
+            .await
+            .map_err(|_| unreachable(format!("no connection within {:?}", limits.connect_timeout)))?
+            .map_err(|e| unreachable(e.to_string()))?;
+        let shaken = timeout(limits.handshake_timeout, async {
+            let secured = match way {
+                Way::Tcp(stream) => secure_outgoing(shared, stream).await?,
+                #[cfg(feature = "quic")]
+                Way::Quic => super::quic::open(shared, remote, lane).await?,
+            };
+            initiate(shared, secured, expected, lane).await
+        });
+        let error = match shaken.await.unwrap_or(Err(HandshakeError::Timeout)) {
+            Ok(shaken) => {
+                super::metrics::shaken_hands("out", began.elapsed());
+                return Ok(shaken);
+            }
+            Err(error) => error,
+        };
+        #[cfg(feature = "quic")]
+        if carried == Carried::Quic
+            && error == HandshakeError::Timeout
+            && let Some(quic) = &shared.quic
+        {
+            quic.forget(remote);
+        }
+        shared.handshake_failed("dialled", &format!("{label} at {remote}"), &error);
+        Err(match error {
+            HandshakeError::Refused(reason) => RpcError::Handshake {
+                peer: label.clone(),
+                reason,
+            },
+            other @ (HandshakeError::Unexpected
+            | HandshakeError::Malformed(_)
+            | HandshakeError::Frame(_)
+            | HandshakeError::Io(_)
+            | HandshakeError::Timeout) => unreachable(other.to_string()),
+        })
+    }
+}
+
+/// What to connect over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    Tcp,
+    #[cfg(feature = "quic")]
+    Quic,
 }
 
 /// The way to a peer, before it is secured.
@@ -76,13 +169,19 @@ enum Way {
     Quic,
 }
 
-async fn way(shared: &Shared, address: &Address) -> std::io::Result<(Way, SocketAddr)> {
+async fn way(
+    shared: &Shared,
+    carried: Carried,
+    address: &Address,
+) -> std::io::Result<(Way, SocketAddr)> {
     #[cfg(feature = "quic")]
-    if shared.quic.is_some() {
+    if carried == Carried::Quic {
         let mut found = lookup_host((address.host(), address.port())).await?;
         let remote = found.next().ok_or_else(no_address)?;
         return Ok((Way::Quic, remote));
     }
+    #[cfg(not(feature = "quic"))]
+    let Carried::Tcp = carried;
     let (stream, remote) = connect(shared, address).await?;
     Ok((Way::Tcp(stream), remote))
 }
@@ -158,8 +257,9 @@ impl Talk {
             .encode(header, message, Bytes::new(), &mut batch)?;
         batch.close_segment();
         let link = self.reader.io_mut();
-        for slice in batch.slices() {
-            link.write_all(&slice).await.map_err(|e| io_error(&e))?;
+        let mut room = [IoSlice::new(&[]); MAX_SLICES];
+        for slice in batch.slices(&mut room) {
+            link.write_all(slice).await.map_err(|e| io_error(&e))?;
         }
         link.flush().await.map_err(|e| io_error(&e))
     }

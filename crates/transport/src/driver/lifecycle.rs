@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rivven_core_types::{ClusterId, Entropy, Lane, Rng};
+use rivven_core_types::{Address, ClusterId, Entropy, Lane, Rng};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use super::metrics::Calls;
 use super::peers::Peers;
 #[cfg(feature = "quic")]
 use super::quic::Quic;
@@ -40,9 +41,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What connections run over.
 pub(super) enum Carrier {
     Tcp,
-    /// A bound UDP socket.
+    /// A bound UDP socket, and what peers are told of it where TCP is there as well.
     #[cfg(feature = "quic")]
-    Quic(std::net::UdpSocket, crate::quic::QuicConfig),
+    Quic(
+        std::net::UdpSocket,
+        crate::quic::QuicConfig,
+        Option<Address>,
+    ),
 }
 
 pub(super) struct Shared {
@@ -56,6 +61,9 @@ pub(super) struct Shared {
     pub(super) peers: Peers,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) unpooled: Semaphore,
+    /// Memory that peers may still take.
+    pub(super) memory: Arc<Semaphore>,
+    pub(super) calls: Calls,
     cluster: Mutex<Option<ClusterId>>,
     warned: Mutex<BTreeMap<&'static str, Instant>>,
     /// Every task holds a clone until it ends; the transport takes its own away at shutdown.
@@ -77,8 +85,8 @@ impl Shared {
         };
         #[cfg(feature = "quic")]
         let quic = match (carrier, &tls) {
-            (Carrier::Quic(socket, quic), Some(tls)) => {
-                Some(Quic::new(socket, quic, &tls.current())?)
+            (Carrier::Quic(socket, quic, advertised), Some(tls)) => {
+                Some(Quic::new(socket, quic, advertised, &tls.current())?)
             }
             (Carrier::Quic(..), None) => {
                 let reason = "QUIC needs mutual TLS".to_owned();
@@ -99,6 +107,8 @@ impl Shared {
             peers: Peers::default(),
             phase: watch::Sender::new(Phase::Running),
             unpooled: Semaphore::new(config.limits.max_unpooled_calls),
+            memory: Arc::new(Semaphore::new(config.limits.max_node_bytes)),
+            calls: Calls::default(),
             cluster: Mutex::new(config.cluster_id),
             warned: Mutex::default(),
             alive: Mutex::new(Some(alive)),
@@ -131,7 +141,15 @@ impl Shared {
             name: self.config.name.clone(),
             incarnation: self.config.incarnation,
             cluster: self.cluster(),
+            quic: self.advertised_quic(),
         }
+    }
+
+    fn advertised_quic(&self) -> Option<Address> {
+        #[cfg(feature = "quic")]
+        return self.quic.as_ref().and_then(|quic| quic.advertised.clone());
+        #[cfg(not(feature = "quic"))]
+        None
     }
 
     pub(super) fn phase_now(&self) -> Phase {
@@ -152,6 +170,12 @@ impl Shared {
         let mut phases = self.phase.subscribe();
         // The sender lives in `self`, so that the wait cannot fail.
         let _reached = phases.wait_for(|now| *now >= phase).await.is_ok();
+    }
+
+    /// Tells the metric how much memory is held.
+    pub(super) fn note_memory(&self) {
+        let left = self.memory.available_permits();
+        super::metrics::memory_held(self.limits().max_node_bytes.saturating_sub(left));
     }
 
     /// Closes what all connections run over, if there is such a thing.

@@ -109,6 +109,17 @@ impl Link {
         }
     }
 
+    /// What it is, for metrics.
+    pub(super) const fn carrier(&self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "tcp",
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => "tls",
+            #[cfg(feature = "quic")]
+            Self::Quic(_) => "quic",
+        }
+    }
+
     /// Leaves the runtime on which it was made. QUIC's socket belongs to its endpoint and stays.
     pub(super) fn park(&mut self) -> io::Result<()> {
         self.socket().map_or(Ok(()), Socket::park)

@@ -1,11 +1,25 @@
 //! Metric names, and the few places that touch them.
 
-use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use metrics::{
+    Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use rivven_core_types::{Lane, RpcError, RpcKind};
+
+use super::lifecycle::lock;
 
 const CONNECTIONS: &str = "rivven_transport_connections";
 const HANDSHAKE_FAILURES: &str = "rivven_transport_handshake_failures_total";
 const REQUESTS: &str = "rivven_transport_requests_total";
+const HANDSHAKE_SECONDS: &str = "rivven_transport_handshake_seconds";
+const DISCONNECTS: &str = "rivven_transport_disconnects_total";
+const REJECTED: &str = "rivven_transport_frames_rejected_total";
+const CANCELLED: &str = "rivven_transport_cancelled_total";
+const PEER_RTT: &str = "rivven_transport_peer_rtt_seconds";
+const NODE_BYTES: &str = "rivven_transport_memory_bytes";
 const BYTES: &str = "rivven_transport_bytes_total";
 const LATE_RESPONSES: &str = "rivven_transport_late_responses_total";
 const OVERLOAD: &str = "rivven_transport_overload_total";
@@ -19,7 +33,7 @@ pub fn describe_metrics() {
     describe_gauge!(
         CONNECTIONS,
         Unit::Count,
-        "Authenticated connections, by lane and direction (in, out)"
+        "Authenticated connections, by lane, direction (in, out) and carrier (tcp, tls, quic)"
     );
     describe_counter!(
         HANDSHAKE_FAILURES,
@@ -31,6 +45,36 @@ pub fn describe_metrics() {
         Unit::Count,
         "Calls that ended, at the caller, by kind and outcome; outcome expired is counted where \
          the request was served"
+    );
+    describe_histogram!(
+        HANDSHAKE_SECONDS,
+        Unit::Seconds,
+        "Time from the start of a connection to the end of its handshake, by direction (in, out)"
+    );
+    describe_counter!(
+        DISCONNECTS,
+        Unit::Count,
+        "Authenticated connections that ended, by direction (in, out) and reason"
+    );
+    describe_counter!(
+        REJECTED,
+        Unit::Count,
+        "Frames for which a connection was closed, by reason"
+    );
+    describe_counter!(
+        CANCELLED,
+        Unit::Count,
+        "Requests whose callers gave them up, where they were served"
+    );
+    describe_histogram!(
+        PEER_RTT,
+        Unit::Seconds,
+        "Time from a ping to the next sign of life, by peer"
+    );
+    describe_gauge!(
+        NODE_BYTES,
+        Unit::Bytes,
+        "Memory held for peers' requests and long bodies, of max_node_bytes"
     );
     describe_counter!(
         BYTES,
@@ -78,18 +122,36 @@ pub(super) fn certificate_ends(at: Option<std::time::SystemTime>) {
 
 /// Counts a connection for as long as it lives.
 #[derive(Debug)]
-pub(super) struct ConnectionGauge(Lane, &'static str);
+pub(super) struct ConnectionGauge {
+    lane: Lane,
+    direction: &'static str,
+    carrier: &'static str,
+}
 
 impl ConnectionGauge {
-    pub(super) fn new(lane: Lane, direction: &'static str) -> Self {
-        gauge!(CONNECTIONS, "lane" => lane.name(), "direction" => direction).increment(1.0);
-        Self(lane, direction)
+    pub(super) fn new(lane: Lane, direction: &'static str, carrier: &'static str) -> Self {
+        let this = Self {
+            lane,
+            direction,
+            carrier,
+        };
+        this.gauge().increment(1.0);
+        this
+    }
+
+    fn gauge(&self) -> metrics::Gauge {
+        gauge!(
+            CONNECTIONS,
+            "lane" => self.lane.name(),
+            "direction" => self.direction,
+            "carrier" => self.carrier
+        )
     }
 }
 
 impl Drop for ConnectionGauge {
     fn drop(&mut self) {
-        gauge!(CONNECTIONS, "lane" => self.0.name(), "direction" => self.1).decrement(1.0);
+        self.gauge().decrement(1.0);
     }
 }
 
@@ -97,12 +159,49 @@ pub(super) fn handshake_failed(reason: &'static str) {
     counter!(HANDSHAKE_FAILURES, "reason" => reason).increment(1);
 }
 
-pub(super) fn call_ended<T>(kind: RpcKind, lane: Lane, result: &Result<T, RpcError>) {
-    if matches!(result, Err(RpcError::Overloaded { .. })) {
-        counter!(OVERLOAD, "lane" => lane.name()).increment(1);
+pub(super) fn shaken_hands(direction: &'static str, took: Duration) {
+    histogram!(HANDSHAKE_SECONDS, "direction" => direction).record(took.as_secs_f64());
+}
+
+pub(super) fn disconnected(direction: &'static str, reason: &'static str) {
+    counter!(DISCONNECTS, "direction" => direction, "reason" => reason).increment(1);
+}
+
+pub(super) fn frame_rejected(reason: &'static str) {
+    counter!(REJECTED, "reason" => reason).increment(1);
+}
+
+pub(super) fn request_cancelled() {
+    counter!(CANCELLED).increment(1);
+}
+
+pub(super) fn round_trip(peer: &str, took: Duration) {
+    histogram!(PEER_RTT, "peer" => peer.to_owned()).record(took.as_secs_f64());
+}
+
+pub(super) fn memory_held(bytes: usize) {
+    let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    gauge!(NODE_BYTES).set(f64::from(bytes));
+}
+
+/// Counts calls that ended. Handles are looked up once: a call costs microseconds in all, and the lookup
+/// would be a good part of that.
+#[derive(Debug, Default)]
+pub(super) struct Calls(Mutex<BTreeMap<(u16, &'static str), Counter>>);
+
+impl Calls {
+    pub(super) fn ended<T>(&self, kind: RpcKind, lane: Lane, result: &Result<T, RpcError>) {
+        if matches!(result, Err(RpcError::Overloaded { .. })) {
+            counter!(OVERLOAD, "lane" => lane.name()).increment(1);
+        }
+        let outcome = result.as_ref().map_or_else(outcome, |_| "ok");
+        // Unknown kinds share a name, and so they do an entry.
+        let known = if kind.name() == "unknown" { 0 } else { kind.0 };
+        lock(&self.0)
+            .entry((known, outcome))
+            .or_insert_with(|| counter!(REQUESTS, "kind" => kind.name(), "outcome" => outcome))
+            .increment(1);
     }
-    let outcome = result.as_ref().map_or_else(outcome, |_| "ok");
-    counter!(REQUESTS, "kind" => kind.name(), "outcome" => outcome).increment(1);
 }
 
 const fn outcome(error: &RpcError) -> &'static str {
@@ -128,9 +227,17 @@ pub(super) fn request_expired(kind: RpcKind) {
     counter!(REQUESTS, "kind" => kind.name(), "outcome" => "expired").increment(1);
 }
 
-pub(super) fn bytes_moved(direction: &'static str, bytes: usize) {
-    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-    counter!(BYTES, "direction" => direction).increment(bytes);
+/// Counts the bytes of one direction of one connection.
+pub(super) struct Moved(Counter);
+
+impl Moved {
+    pub(super) fn new(direction: &'static str) -> Self {
+        Self(counter!(BYTES, "direction" => direction))
+    }
+
+    pub(super) fn by(&self, bytes: usize) {
+        self.0.increment(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
 }
 
 pub(super) fn late_response() {

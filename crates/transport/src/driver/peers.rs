@@ -108,6 +108,12 @@ impl Peers {
         }
     }
 
+    /// Where a peer is.
+    #[cfg(feature = "quic")]
+    pub(super) fn address(&self, name: &NodeName) -> Option<Address> {
+        lock(&self.0).get(name).map(|peer| peer.address.clone())
+    }
+
     fn find(&self, name: &NodeName, lane: Lane) -> Option<(Address, Arc<Mutex<Slot>>)> {
         let peers = lock(&self.0);
         let peer = peers.get(name)?;
@@ -160,7 +166,7 @@ fn poll_slot(
         if connection.usable() {
             return Poll::Settled(Ok(Arc::clone(connection)));
         }
-        if connection.age() < SHORT_LIFE {
+        if connection.age() < SHORT_LIFE && !connection.ended_in_order() {
             let error = RpcError::Unreachable {
                 peer: name.clone(),
                 reason: format!("{address}: the last connection closed at once"),

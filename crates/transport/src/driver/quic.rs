@@ -8,14 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{
-    Connection, ConnectionError, Endpoint, EndpointConfig, RecvStream, SendStream, TokioRuntime,
-};
-use rivven_core_types::{Lane as RpcLane, RpcHandler};
+use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TokioRuntime};
+use rivven_core_types::{Address, Lane as RpcLane, RpcHandler};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::admission::{Door, Place};
 use super::dial::{Secured, Shaken, respond};
@@ -89,12 +87,26 @@ const fn priority(lane: RpcLane) -> i32 {
     }
 }
 
+/// How to reach a node over QUIC (RFC 7838 is the model: alternative services).
+#[derive(Debug)]
+struct Alternative {
+    address: Address,
+    broken_until: Option<Instant>,
+}
+
+/// How long TCP is used where QUIC did not get through, as where a firewall drops UDP.
+const BROKEN_FOR: std::time::Duration = std::time::Duration::from_secs(60);
+
 type Shelf = Arc<tokio::sync::Mutex<Option<Connection>>>;
 
 /// The endpoint of a node: its one UDP socket for both roles.
 pub(super) struct Quic {
     endpoint: Endpoint,
     config: QuicConfig,
+    /// Where peers are told to come, if TCP is there as well.
+    pub(super) advertised: Option<Address>,
+    /// What peers have told of themselves over TCP, by their TCP addresses.
+    alternatives: Mutex<BTreeMap<Address, Alternative>>,
     /// One connection per address, dialled once however many lanes wait for it.
     connections: Mutex<BTreeMap<SocketAddr, Shelf>>,
 }
@@ -104,18 +116,64 @@ impl Quic {
     pub(super) fn new(
         socket: UdpSocket,
         config: QuicConfig,
+        advertised: Option<Address>,
         tls: &TlsBundle,
     ) -> Result<Self, TransportError> {
         config.validate()?;
         let failed = |e: io::Error| TransportError::Certificate(format!("QUIC: {e}"));
         let server = server_config(&config, tls)?;
         let runtime = Arc::new(TokioRuntime);
-        let endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime);
+        let endpoint = Endpoint::new(tls.reset.endpoint_config(), Some(server), socket, runtime);
         Ok(Self {
             endpoint: endpoint.map_err(failed)?,
             config,
+            advertised,
+            alternatives: Mutex::default(),
             connections: Mutex::default(),
         })
+    }
+
+    /// Where the node at `address` is reached over QUIC, if it has said so and it has worked.
+    pub(super) fn alternative(&self, address: &Address) -> Option<Address> {
+        let alternatives = lock(&self.alternatives);
+        let known = alternatives.get(address)?;
+        let works = known
+            .broken_until
+            .is_none_or(|until| Instant::now() >= until);
+        works.then(|| known.address.clone())
+    }
+
+    /// The node at `address` says that `quic` leads to it, too; whether that is worth a try.
+    pub(super) fn learn(&self, address: &Address, quic: Address, most: usize) -> bool {
+        let mut alternatives = lock(&self.alternatives);
+        match alternatives.get(address) {
+            Some(known) if known.address == quic => {}
+            // Peers that moved leave entries behind; what still counts is learnt again.
+            None if alternatives.len() >= most => alternatives.clear(),
+            Some(_) | None => {}
+        }
+        let known = alternatives
+            .entry(address.clone())
+            .or_insert_with(|| Alternative {
+                address: quic.clone(),
+                broken_until: None,
+            });
+        if known.address != quic {
+            *known = Alternative {
+                address: quic,
+                broken_until: None,
+            };
+        }
+        known
+            .broken_until
+            .is_none_or(|until| Instant::now() >= until)
+    }
+
+    /// It did not work: TCP for a while.
+    pub(super) fn broken(&self, address: &Address) {
+        if let Some(known) = lock(&self.alternatives).get_mut(address) {
+            known.broken_until = Some(Instant::now() + BROKEN_FOR);
+        }
     }
 
     /// New connections use these certificates; old ones are left to the calls in flight.
@@ -129,6 +187,14 @@ impl Quic {
     pub(super) fn close(&self) {
         self.endpoint.close(CLOSED, b"shut down");
         lock(&self.connections).clear();
+    }
+
+    /// A new stream got no answer: the connection is dead, whatever its timers say so far.
+    pub(super) fn forget(&self, address: SocketAddr) {
+        let shelf = lock(&self.connections).remove(&address);
+        if let Some(connection) = shelf.and_then(|shelf| shelf.try_lock().ok()?.take()) {
+            connection.close(CLOSED, b"no answer");
+        }
     }
 
     /// A lane to the node at `address`, on the connection that the other lanes use.

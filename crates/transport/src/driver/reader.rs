@@ -8,7 +8,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::Instant;
 
-use super::metrics;
+use super::metrics::Moved;
 use crate::error::FrameError;
 use crate::frame::{Frame, FrameDecoder};
 
@@ -29,7 +29,11 @@ pub(super) struct FrameReader<R> {
     buffer: BytesMut,
     decoder: FrameDecoder,
     last_read: Instant,
+    moved: Moved,
 }
+
+/// A buffer with more room than this is given back when the connection rests.
+const RESTING_BYTES: usize = 32 * 1024;
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(super) fn new(io: R, decoder: FrameDecoder, buffer: BytesMut) -> Self {
@@ -38,6 +42,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             buffer,
             decoder,
             last_read: Instant::now(),
+            moved: Moved::new("in"),
+        }
+    }
+
+    /// Gives the buffer's memory back if nothing is in it.
+    pub(super) fn rest(&mut self) {
+        if self.buffer.is_empty() && self.buffer.capacity() > RESTING_BYTES {
+            self.buffer = BytesMut::new();
         }
     }
 
@@ -56,7 +68,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             self.last_read = Instant::now();
             if let Some(pulse) = pulse {
                 pulse.heard();
-                metrics::bytes_moved("in", read);
+                self.moved.by(read);
             }
         }
     }
@@ -85,6 +97,8 @@ pub(super) struct Pulse {
     heard_at: AtomicU64,
     /// Microseconds since `origin` (at least 1) when a ping that nothing has followed left; 0 = none.
     pinged_at: AtomicU64,
+    /// Microseconds (at least 1) from the last such ping to what followed it; 0 = taken.
+    round_trip: AtomicU64,
 }
 
 impl Pulse {
@@ -93,6 +107,7 @@ impl Pulse {
             origin: Instant::now(),
             heard_at: AtomicU64::new(0),
             pinged_at: AtomicU64::new(0),
+            round_trip: AtomicU64::new(0),
         }
     }
 
@@ -102,8 +117,20 @@ impl Pulse {
 
     /// Bytes arrived; or reading resumes after a pause of our own, which says nothing about the peer.
     pub(super) fn heard(&self) {
-        self.heard_at.store(self.now(), Ordering::Relaxed);
-        self.pinged_at.store(0, Ordering::Relaxed);
+        let now = self.now();
+        self.heard_at.store(now, Ordering::Relaxed);
+        let pinged = self.pinged_at.load(Ordering::Relaxed);
+        if pinged != 0 {
+            self.pinged_at.store(0, Ordering::Relaxed);
+            let took = now.saturating_sub(pinged).max(1);
+            self.round_trip.store(took, Ordering::Relaxed);
+        }
+    }
+
+    /// The time from the last ping to what followed it, once.
+    pub(super) fn take_round_trip(&self) -> Option<Duration> {
+        let took = self.round_trip.swap(0, Ordering::Relaxed);
+        (took != 0).then(|| Duration::from_micros(took))
     }
 
     /// A ping has left for the kernel.

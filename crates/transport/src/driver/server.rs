@@ -1,7 +1,6 @@
-//! The accepting side: the accept loop, and one task per connection that answers its requests.
+//! The accepting side: one task per connection that answers its requests.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,118 +8,29 @@ use bytes::Bytes;
 use rivven_core_types::{
     BoxFuture, PeerIdentity, Reply, RpcError, RpcHandler, RpcKind, RpcRequest, RpcResponse,
 };
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
-use super::admission::Door;
+use super::bodies::{Received, outgoing_body, received_body};
 #[cfg(feature = "tls")]
 use super::certificates::Judge;
-use super::dial::{Shaken, respond, secure_incoming};
+use super::dial::Shaken;
 use super::lifecycle::{Phase, Shared};
 use super::link::ReadSide;
+use super::memory::{Held, Memory};
 use super::metrics::{self, ConnectionGauge};
-use super::reader::{FrameReader, Pulse};
-use super::socket;
+use super::reader::{FrameReader, Pulse, ReadError};
 use super::writer::{Outgoing, write_loop};
 use crate::answer::{FailedAnswer, encode_failure};
-use crate::error::HandshakeError;
-use crate::frame::{Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameType, lane_limit};
+use crate::error::FrameError;
+use crate::frame::{Assembler, Frame, FrameDecoder, FrameEncoder, FrameType, lane_limit};
 use crate::handshake::Established;
-
-/// Pauses after a failed accept (no file descriptors left, say), which would otherwise spin.
-const ACCEPT_PAUSE_MIN: Duration = Duration::from_millis(10);
-const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// Accepts until shutdown.
-pub(super) async fn accept_loop(
-    shared: Arc<Shared>,
-    listener: std::net::TcpListener,
-    handler: Arc<dyn RpcHandler>,
-    alive: mpsc::Sender<()>,
-) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(e) => {
-            tracing::error!("cannot accept connections: {e}");
-            return;
-        }
-    };
-    let door = Door::default();
-    let connections = Arc::new(Semaphore::new(shared.limits().max_connections));
-    let mut pause = ACCEPT_PAUSE_MIN;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shared.reached(Phase::Draining) => return,
-        };
-        match accepted {
-            Ok((stream, remote)) => {
-                pause = ACCEPT_PAUSE_MIN;
-                let place = door.admit(remote.ip(), shared.limits());
-                let permit = Arc::clone(&connections).try_acquire_owned();
-                // Both are taken before anything is spawned or read.
-                let (Some(place), Ok(permit)) = (place, permit) else {
-                    metrics::handshake_failed("too_many_connections");
-                    if shared.may_warn("too_many_connections") {
-                        tracing::warn!(address = %remote, "too many connections; closed this one");
-                    }
-                    continue;
-                };
-                let (shared, handler) = (Arc::clone(&shared), Arc::clone(&handler));
-                let alive = alive.clone();
-                tokio::spawn(async move {
-                    let welcomed = welcome(&shared, stream, remote).await;
-                    drop(place);
-                    if let Some(shaken) = welcomed {
-                        let runtime = shared.runtime(shaken.established.lane).clone();
-                        let serve = Serve {
-                            shared,
-                            handler,
-                            peer: shaken.established.peer.clone(),
-                        };
-                        runtime.spawn(serve.run(shaken, permit, alive));
-                    }
-                });
-            }
-            Err(e) => {
-                if shared.may_warn("accept") {
-                    tracing::warn!("cannot accept a connection, trying again in {pause:?}: {e}");
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(ACCEPT_PAUSE_MAX);
-            }
-        }
-    }
-}
-
-/// Shakes hands. The socket comes back without a runtime, for its lane may live on another one.
-async fn welcome(shared: &Shared, stream: TcpStream, remote: SocketAddr) -> Option<Shaken> {
-    let limits = shared.limits();
-    let io = |e: std::io::Error| HandshakeError::Io(e.to_string());
-    let shaken = async {
-        socket::configure(&stream, limits.write_stall).map_err(io)?;
-        let shaken = timeout(limits.handshake_timeout, async {
-            respond(shared, secure_incoming(shared, stream).await?).await
-        });
-        let mut shaken = shaken.await.unwrap_or(Err(HandshakeError::Timeout))?;
-        shaken.link.park().map_err(io)?;
-        Ok(shaken)
-    };
-    let shaken = tokio::select! {
-        shaken = shaken => shaken,
-        () = shared.reached(Phase::Draining) => return None,
-    };
-    shaken
-        .map_err(|error| shared.handshake_failed("accepted", &remote.to_string(), &error))
-        .ok()
-}
 
 /// Why a connection is no longer served.
 enum Ended {
-    /// Lost, closed, or in breach of the protocol.
-    Closed(String),
+    /// Lost, closed, or in breach of the protocol: a name for the metric, and the details.
+    Closed(&'static str, String),
     /// The requests in flight at shutdown have been answered.
     Drained,
 }
@@ -148,6 +58,7 @@ impl Serve {
             lane,
             version,
             keys,
+            abilities,
             ..
         } = established;
         if let Err(e) = link.unpark() {
@@ -163,7 +74,7 @@ impl Serve {
             None
         };
         let limits = self.shared.limits();
-        let _gauge = ConnectionGauge::new(lane, "in");
+        let _gauge = ConnectionGauge::new(lane, "in", link.carrier());
         let (send, receive) = keys.map(|keys| keys.seals()).unzip();
         let (read, write) = link.split();
         let max = lane_limit(lane);
@@ -176,21 +87,24 @@ impl Serve {
             queue,
             bytes: Arc::new(Semaphore::new(limits.send_queue_bytes)),
             max_payload: max,
+            compress: self.shared.compresses(lane, abilities),
         };
         let reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
         let served = self.serve_requests(reader, lane, &answers, &pulse, &mut objection);
         let ended = tokio::select! {
             end = &mut writer => {
-                Ended::Closed(end.map_or_else(|e| e.to_string(), |()| "queue closed".to_owned()))
+                Ended::Closed("io", end.map_or_else(|e| e.to_string(), |()| String::new()))
             }
             ended = served => ended,
-            () = self.shared.reached(Phase::Closed) => Ended::Closed("shut down".to_owned()),
+            () = self.shared.reached(Phase::Closed) => Ended::Closed("shutdown", String::new()),
         };
         match ended {
-            Ended::Closed(reason) => {
-                tracing::debug!(peer = %self.peer.name, lane = lane.name(), "closed: {reason}");
+            Ended::Closed(reason, details) => {
+                metrics::disconnected("in", reason);
+                tracing::debug!(peer = %self.peer.name, lane = lane.name(), reason, "closed: {details}");
             }
             Ended::Drained => {
+                metrics::disconnected("in", "drained");
                 // The queue closes with its last sender; the writer then flushes and hangs up.
                 drop(answers);
                 tokio::select! {
@@ -211,7 +125,9 @@ impl Serve {
         objection: &mut (dyn FnMut() -> Option<String> + Send),
     ) -> Ended {
         let limits = self.shared.limits();
-        let mut flight = Flight::new(limits.max_in_flight_requests, limits.max_in_flight_bytes);
+        let mut flight = Flight::new(limits.max_in_flight_requests);
+        let memory = Memory::of(&self.shared);
+        let mut bodies = Bodies::default();
         let mut ticker = interval(limits.ping_interval);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let draining = self.shared.reached(Phase::Draining);
@@ -222,42 +138,100 @@ impl Serve {
                 _ = ticker.tick() => {
                     // The caller pings far more often than this.
                     if pulse.silent_for() > limits.dead_after {
-                        return Ended::Closed("no sign of life".to_owned());
+                        return Ended::Closed("silent", "no sign of life".to_owned());
                     }
                     if let Some(objection) = objection() {
                         tracing::warn!(peer = %self.peer.name, "closed a connection: {objection}");
-                        return Ended::Closed(objection);
+                        return Ended::Closed("untrusted", objection);
                     }
+                    reader.rest();
                     continue;
                 }
                 () = &mut draining => {
+                    // What has been read is answered; the caller is told that the rest was not run.
+                    answers.go_away(flight.last);
                     flight.land().await;
                     return Ended::Drained;
                 }
             };
             let frame = match frame {
                 Ok(frame) => frame,
-                Err(e) => return Ended::Closed(e.to_string()),
+                Err(ReadError::Closed) => return Ended::Closed("closed", String::new()),
+                Err(ReadError::Io(e)) => return Ended::Closed("io", e.to_string()),
+                Err(ReadError::Frame(e)) => return broken(&e),
             };
-            let correlation = frame.header.correlation;
-            match frame.header.frame_type {
-                FrameType::Request => {
-                    if self.is_foreign() {
-                        return Ended::Closed("the peer belongs to another cluster".to_owned());
-                    }
-                    let received = reader.last_read();
-                    let dispatched = self.dispatch(frame, lane, received, answers, &mut flight);
-                    dispatched.await;
-                    // While we did not read, its silence was our doing.
+            let received = reader.last_read();
+            let request = match self.assemble(frame, received, answers, &mut bodies, &mut flight) {
+                Ok(Heard::Nothing) => continue,
+                Ok(Heard::Announced(frame)) => {
+                    let announced = announce(frame, received, answers, &memory, &mut bodies);
+                    let announced = announced.await;
                     pulse.heard();
+                    self.shared.note_memory();
+                    match announced {
+                        Ok(()) => continue,
+                        Err(e) => return broken(&e),
+                    }
                 }
-                FrameType::Cancel => flight.cancel(correlation),
-                FrameType::Ping => answers.pong(),
-                FrameType::Pong => {}
-                other @ (FrameType::Handshake | FrameType::Response | FrameType::Failure) => {
-                    return Ended::Closed(format!("unexpected {other:?} frame"));
-                }
+                Ok(Heard::Request(request)) => request,
+                Err(ended) => return ended,
+            };
+            let dispatched = self.dispatch(request, lane, answers, &memory, &mut flight);
+            if let Err(e) = dispatched.await {
+                return broken(&e);
             }
+            // While we did not read, its silence was our doing.
+            pulse.heard();
+        }
+    }
+
+    /// What a frame means; a part is put to its body.
+    fn assemble(
+        &self,
+        frame: Frame,
+        received: Instant,
+        answers: &Answers,
+        bodies: &mut Bodies,
+        flight: &mut Flight,
+    ) -> Result<Heard, Ended> {
+        let foreign = || Ended::Closed("cluster", "it belongs to another cluster".to_owned());
+        let correlation = frame.header.correlation;
+        match frame.header.frame_type {
+            FrameType::Request if self.is_foreign() => Err(foreign()),
+            FrameType::Request if frame.header.in_parts => Ok(Heard::Announced(frame)),
+            FrameType::Request => Ok(Heard::Request(Incoming {
+                frame,
+                held: None,
+                received,
+            })),
+            FrameType::Part => match bodies.part(&frame) {
+                Ok(None) => Ok(Heard::Nothing),
+                Ok(Some(_)) if self.is_foreign() => Err(foreign()),
+                Ok(Some((frame, (held, received)))) => Ok(Heard::Request(Incoming {
+                    frame,
+                    held: Some(held),
+                    received,
+                })),
+                Err(e) => Err(broken(&e)),
+            },
+            FrameType::Cancel => {
+                bodies.forget(correlation);
+                flight.cancel(correlation);
+                metrics::request_cancelled();
+                Ok(Heard::Nothing)
+            }
+            FrameType::Ping => {
+                answers.pong();
+                Ok(Heard::Nothing)
+            }
+            FrameType::Pong => Ok(Heard::Nothing),
+            other @ (FrameType::Handshake
+            | FrameType::Response
+            | FrameType::Failure
+            | FrameType::GoAway) => Err(Ended::Closed(
+                "protocol",
+                format!("unexpected {other:?} frame"),
+            )),
         }
     }
 
@@ -271,19 +245,32 @@ impl Serve {
 
     async fn dispatch(
         &self,
-        frame: Frame,
+        request: Incoming,
         lane: rivven_core_types::Lane,
-        received: Instant,
         answers: &Answers,
+        memory: &Memory,
         flight: &mut Flight,
-    ) {
+    ) -> Result<(), FrameError> {
+        let Incoming {
+            frame,
+            held,
+            received,
+        } = request;
+        flight.last = flight.last.max(frame.header.correlation);
+        let (frame, more) = match received_body(frame, memory, lane_limit(lane)).await? {
+            Received::Plain(frame, more) => (frame, more),
+            Received::NoMemory(frame) => {
+                answers.refuse_overloaded(frame.header.correlation);
+                return Ok(());
+            }
+        };
         let kind = RpcKind(frame.header.kind);
         let correlation = frame.header.correlation;
         let deadline = received + Duration::from_millis(u64::from(frame.header.budget_ms));
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             metrics::request_expired(kind);
-            return;
+            return Ok(());
         }
         let length = frame.meta.len() + frame.body.len();
         let request = RpcRequest {
@@ -296,17 +283,25 @@ impl Serve {
         match self.handler.handle(&self.peer, request) {
             Reply::Now(result) => answers.send(correlation, result, deadline).await,
             Reply::Later(answer) => {
-                let Some(permits) = self.permits(length, deadline, answers, flight).await else {
+                // What came in parts or compressed has its memory already.
+                let length = if held.is_none() && more.is_none() {
+                    length
+                } else {
+                    0
+                };
+                let permits = self.permits(length, deadline, answers, memory, flight);
+                let Some(permits) = permits.await else {
                     metrics::request_expired(kind);
-                    return;
+                    return Ok(());
                 };
                 let task = later(answer, kind, correlation, deadline, answers.clone());
                 flight.start(correlation, async move {
                     task.await;
-                    drop(permits);
+                    drop((permits, held, more));
                 });
             }
         }
+        Ok(())
     }
 
     /// Room for one more request in flight; nothing is read meanwhile, so that TCP holds the peer
@@ -316,13 +311,16 @@ impl Serve {
         length: usize,
         deadline: Instant,
         answers: &Answers,
+        memory: &Memory,
         flight: &Flight,
-    ) -> Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
-        let length = u32::try_from(length).ok()?;
+    ) -> Option<(OwnedSemaphorePermit, Option<Held>)> {
         let wait = async {
             let request = Arc::clone(&flight.requests).acquire_owned().await.ok()?;
-            let bytes = Arc::clone(&flight.bytes);
-            Some((request, bytes.acquire_many_owned(length).await.ok()?))
+            let held = match length {
+                0 => None,
+                _ => Some(memory.hold(length).await?),
+            };
+            Some((request, held))
         };
         tokio::pin!(wait);
         loop {
@@ -367,10 +365,54 @@ async fn later(
     }
 }
 
+fn broken(error: &FrameError) -> Ended {
+    metrics::frame_rejected(error.name());
+    Ended::Closed("protocol", error.to_string())
+}
+
+/// A request that has come in whole.
+struct Incoming {
+    frame: Frame,
+    /// The memory of a body that came in parts.
+    held: Option<Held>,
+    /// When it began to come: its budget runs from then.
+    received: Instant,
+}
+
+/// Bodies in parts: the memory of each, and when it was announced.
+type Bodies = Assembler<(Held, Instant)>;
+
+/// What a frame means to the serving side.
+enum Heard {
+    /// Nothing more to do.
+    Nothing,
+    /// A request whose body comes in parts.
+    Announced(Frame),
+    /// A whole request.
+    Request(Incoming),
+}
+
+/// Takes memory for a body that is to come; without it the request is refused and its parts dropped.
+async fn announce(
+    frame: Frame,
+    received: Instant,
+    answers: &Answers,
+    memory: &Memory,
+    bodies: &mut Bodies,
+) -> Result<(), FrameError> {
+    let length = usize::try_from(frame.header.body_len).unwrap_or(usize::MAX);
+    let held = memory.for_body(length, bodies.is_empty()).await;
+    if held.is_none() {
+        answers.refuse_overloaded(frame.header.correlation);
+    }
+    bodies.begin(frame, held.map(|held| (held, received)))
+}
+
 /// The requests of one connection that are being answered.
 struct Flight {
     requests: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    /// The greatest id of a request that has been run.
+    last: u32,
     tasks: JoinSet<()>,
     /// For cancelling; finished ones are swept out now and then.
     running: BTreeMap<u32, AbortHandle>,
@@ -378,10 +420,10 @@ struct Flight {
 }
 
 impl Flight {
-    fn new(max_requests: usize, max_bytes: usize) -> Self {
+    fn new(max_requests: usize) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(max_requests)),
-            bytes: Arc::new(Semaphore::new(max_bytes)),
+            last: 0,
             tasks: JoinSet::new(),
             running: BTreeMap::new(),
             sweep_at: 2 * max_requests,
@@ -415,6 +457,7 @@ struct Answers {
     queue: mpsc::Sender<Outgoing>,
     bytes: Arc<Semaphore>,
     max_payload: usize,
+    compress: bool,
 }
 
 impl Answers {
@@ -426,11 +469,9 @@ impl Answers {
         deadline: Instant,
     ) {
         let (frame_type, meta, body) = self.encode(result);
+        let (body, compressed) = outgoing_body(body, self.compress).await;
         let mut frame = Outgoing::bare(frame_type, correlation);
-        frame.header = FrameHeader {
-            correlation,
-            ..FrameHeader::new(0, frame_type)
-        };
+        frame.header.compressed = compressed;
         let Ok(length) = u32::try_from(meta.len() + body.len()) else {
             return;
         };
@@ -457,6 +498,21 @@ impl Answers {
         };
         let meta = encode_failure(&failure).unwrap_or_default();
         (FrameType::Failure, meta, Bytes::new())
+    }
+
+    /// There is no memory for a request; it is not run.
+    fn refuse_overloaded(&self, correlation: u32) {
+        let mut frame = Outgoing::bare(FrameType::Failure, correlation);
+        frame.meta = encode_failure(&FailedAnswer::Overloaded).unwrap_or_default();
+        // Without it the caller waits for its deadline.
+        let _sent = self.queue.try_send(frame).is_ok();
+    }
+
+    /// No request after `last` will be run.
+    fn go_away(&self, last: u32) {
+        let frame = Outgoing::bare(FrameType::GoAway, last);
+        // Without it the caller learns the same from the end of the connection, and cannot be sure.
+        let _sent = self.queue.try_send(frame).is_ok();
     }
 
     /// A sign of life. Not queued when the queue is full: then other frames are one.

@@ -13,12 +13,12 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::accept::accept_loop;
 use super::client::check_size;
 use super::dial::dial;
 use super::lifecycle::{Carrier, Phase, Shared, lock};
 use super::peers::connection;
-use super::server::accept_loop;
-use super::{metrics, socket};
+use super::socket;
 use crate::config::TransportConfig;
 use crate::error::TransportError;
 
@@ -124,8 +124,37 @@ impl Transport {
     ) -> Result<Self, TransportError> {
         config.limits.validate()?;
         let local = config.listen;
-        let made = Shared::new(config, Carrier::Quic(socket, quic), runtimes, entropy)?;
+        let carrier = Carrier::Quic(socket, quic, None);
+        let made = Shared::new(config, carrier, runtimes, entropy)?;
         Ok(Self::from_parts(made, None, local))
+    }
+
+    /// Over TCP, and over QUIC as well: listens on both. Peers learn the QUIC address in the handshake over
+    /// TCP, authenticated, and those that speak QUIC use it from then on; where it does not get through
+    /// they stay on TCP. Needs `Security::MutualTls`. The endpoint lives on the current runtime.
+    #[cfg(feature = "quic")]
+    #[expect(
+        clippy::unused_async,
+        reason = "an endpoint is made inside of a runtime"
+    )]
+    pub async fn bind_beside_quic(
+        config: TransportConfig,
+        quic: crate::quic::QuicListen,
+        runtimes: TransportRuntimes,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, TransportError> {
+        config.limits.validate()?;
+        let address = config.listen;
+        let listener = socket::listen(address)?;
+        let local = listener
+            .local_addr()
+            .map_err(|source| TransportError::Bind { address, source })?;
+        let bytes = quic.config.socket_buffer_bytes;
+        let (socket, bound) = socket::bind_udp(quic.listen, bytes)?;
+        let advertised = quic.advertised.unwrap_or_else(|| Address::from(bound));
+        let carrier = Carrier::Quic(socket, quic.config, Some(advertised));
+        let made = Shared::new(config, carrier, runtimes, entropy)?;
+        Ok(Self::from_parts(made, Some(listener), local))
     }
 
     fn from_parts(
@@ -159,13 +188,21 @@ impl Transport {
             let watching = super::certificates::watch(Arc::clone(&self.shared), alive.clone());
             control.spawn(watching);
         }
+        let listener = lock(&self.owner.listener).take();
         #[cfg(feature = "quic")]
-        if self.shared.quic.is_some() {
-            let accepting = super::quic::accept_loop(Arc::clone(&self.shared), handler, alive);
-            control.spawn(accepting);
-            return;
+        if let Some(quic) = &self.shared.quic
+            && quic.advertised.is_some() == listener.is_some()
+        {
+            control.spawn(super::quic::accept_loop(
+                Arc::clone(&self.shared),
+                Arc::clone(&handler),
+                alive.clone(),
+            ));
+            if listener.is_none() {
+                return;
+            }
         }
-        let Some(listener) = lock(&self.owner.listener).take() else {
+        let Some(listener) = listener else {
             tracing::warn!("the transport already serves");
             return;
         };
@@ -201,6 +238,13 @@ impl Transport {
         self.shared.peers.remove(name);
     }
 
+    /// Where a peer is reached over QUIC, if it has said so over TCP and it works.
+    #[cfg(feature = "quic")]
+    pub fn quic_address_of(&self, name: &NodeName) -> Option<Address> {
+        let address = self.shared.peers.address(name)?;
+        self.shared.quic.as_ref()?.alternative(&address)
+    }
+
     /// This node has become a member of `cluster`. Outgoing connections are made anew, so that peers
     /// no longer see a blank node; peers of another cluster are no longer answered.
     pub fn set_cluster_id(&self, cluster: ClusterId) {
@@ -219,8 +263,8 @@ impl Transport {
         let (shared, address) = (Arc::clone(&self.shared), address.clone());
         Box::pin(async move {
             let (kind, lane) = (request.kind, request.lane);
-            let result = call_address(shared, address, request).await;
-            metrics::call_ended(kind, lane, &result);
+            let result = call_address(Arc::clone(&shared), address, request).await;
+            shared.calls.ended(kind, lane, &result);
             result
         })
     }
@@ -262,15 +306,15 @@ impl PeerRpc for Transport {
         let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
         Box::pin(async move {
             let (kind, lane) = (request.kind, request.lane);
-            let result = call(shared, peer, request).await;
-            metrics::call_ended(kind, lane, &result);
+            let result = call(&shared, peer, request).await;
+            shared.calls.ended(kind, lane, &result);
             result
         })
     }
 }
 
 async fn call(
-    shared: Arc<Shared>,
+    shared: &Arc<Shared>,
     peer: NodeName,
     request: RpcRequest,
 ) -> Result<RpcResponse, RpcError> {
@@ -281,7 +325,7 @@ async fn call(
         if shared.phase_now() != Phase::Running {
             return Err(RpcError::Shutdown);
         }
-        let connection = connection(&shared, &peer, request.lane, deadline).await?;
+        let connection = connection(shared, &peer, request.lane, deadline).await?;
         match connection.call(request.clone(), deadline).await {
             // The pooled connection closed under us before anything was sent on it.
             Err(RpcError::Unreachable { .. }) if !second_try => second_try = true,

@@ -13,6 +13,11 @@ const MAGIC: u16 = 0x5256;
 
 /// Flag: a seal follows the body.
 const FLAG_SEALED: u16 = 1;
+/// Flag: the body is not in this frame but in the parts that follow; its length is that of the whole.
+const FLAG_IN_PARTS: u16 = 2;
+/// Flag: the body is compressed.
+const FLAG_COMPRESSED: u16 = 4;
+const KNOWN_FLAGS: u16 = FLAG_SEALED | FLAG_IN_PARTS | FLAG_COMPRESSED;
 
 /// What a frame is. Numbers are part of the wire protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +37,10 @@ pub enum FrameType {
     Ping,
     /// I am.
     Pong,
+    /// The next part of a body that was announced before.
+    Part,
+    /// No new calls here: those up to the correlation id will be answered, later ones were not run.
+    GoAway,
 }
 
 impl FrameType {
@@ -44,6 +53,8 @@ impl FrameType {
             Self::Cancel => 4,
             Self::Ping => 5,
             Self::Pong => 6,
+            Self::Part => 7,
+            Self::GoAway => 8,
         }
     }
 
@@ -56,6 +67,8 @@ impl FrameType {
             4 => Ok(Self::Cancel),
             5 => Ok(Self::Ping),
             6 => Ok(Self::Pong),
+            7 => Ok(Self::Part),
+            8 => Ok(Self::GoAway),
             other => Err(FrameError::Type(other)),
         }
     }
@@ -72,11 +85,15 @@ pub struct FrameHeader {
     pub kind: u16,
     /// Whether a seal follows the body.
     pub sealed: bool,
+    /// Whether the body follows in frames of type [`FrameType::Part`].
+    pub in_parts: bool,
+    /// Whether the body is compressed.
+    pub compressed: bool,
     /// Length of the message part, in bytes.
     pub meta_len: u32,
-    /// Length of the body, in bytes.
+    /// Length of the body, in bytes; of the whole body if it comes in parts.
     pub body_len: u32,
-    /// Matches an answer to its request; 0 = none.
+    /// Matches an answer to its request, and a part to its body; 0 = none.
     pub correlation: u32,
     /// Remaining budget when the frame was written, in milliseconds. A request with 0 is not run.
     pub budget_ms: u32,
@@ -90,6 +107,8 @@ impl FrameHeader {
             frame_type,
             kind: 0,
             sealed: false,
+            in_parts: false,
+            compressed: false,
             meta_len: 0,
             body_len: 0,
             correlation: 0,
@@ -104,7 +123,10 @@ impl FrameHeader {
         bytes[2] = self.version;
         bytes[3] = self.frame_type.number();
         bytes[4..6].copy_from_slice(&self.kind.to_be_bytes());
-        let flags = if self.sealed { FLAG_SEALED } else { 0 };
+        let flag = |set: bool, flag: u16| if set { flag } else { 0 };
+        let flags = flag(self.sealed, FLAG_SEALED)
+            | flag(self.in_parts, FLAG_IN_PARTS)
+            | flag(self.compressed, FLAG_COMPRESSED);
         bytes[6..8].copy_from_slice(&flags.to_be_bytes());
         bytes[8..12].copy_from_slice(&self.meta_len.to_be_bytes());
         bytes[12..16].copy_from_slice(&self.body_len.to_be_bytes());
@@ -124,14 +146,19 @@ impl FrameHeader {
             return Err(FrameError::Magic(magic));
         }
         let flags = u16_at(6);
-        if flags & !FLAG_SEALED != 0 {
+        let frame_type = FrameType::from_number(bytes[3])?;
+        let has_body_of_its_own = matches!(frame_type, FrameType::Request | FrameType::Response);
+        let about_bodies = FLAG_IN_PARTS | FLAG_COMPRESSED;
+        if flags & !KNOWN_FLAGS != 0 || (flags & about_bodies != 0 && !has_body_of_its_own) {
             return Err(FrameError::Flags(flags));
         }
         Ok(Self {
             version: bytes[2],
-            frame_type: FrameType::from_number(bytes[3])?,
+            frame_type,
             kind: u16_at(4),
             sealed: flags & FLAG_SEALED != 0,
+            in_parts: flags & FLAG_IN_PARTS != 0,
+            compressed: flags & FLAG_COMPRESSED != 0,
             meta_len: u32_at(8),
             body_len: u32_at(12),
             correlation: u32_at(16),
@@ -152,6 +179,8 @@ mod tests {
             frame_type: FrameType::Request,
             kind: 0x0102,
             sealed: true,
+            in_parts: true,
+            compressed: true,
             meta_len: 3,
             body_len: 4,
             correlation: 5,
@@ -160,7 +189,7 @@ mod tests {
         assert_eq!(
             header.encode(),
             [
-                0x52, 0x56, 1, 1, 1, 2, 0, 1, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 6
+                0x52, 0x56, 1, 1, 1, 2, 0, 7, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5, 0, 0, 0, 6
             ]
         );
     }
@@ -174,8 +203,11 @@ mod tests {
             FrameHeader::decode(&bytes)
         };
         assert_eq!(with(0, 0), Err(FrameError::Magic(0x0056)));
-        assert_eq!(with(3, 7), Err(FrameError::Type(7)));
+        assert_eq!(with(3, 9), Err(FrameError::Type(9)));
+        assert_eq!(with(7, 8), Err(FrameError::Flags(8)));
+        // A ping has no body that could come in parts or be compressed.
         assert_eq!(with(7, 2), Err(FrameError::Flags(2)));
+        assert_eq!(with(7, 4), Err(FrameError::Flags(4)));
     }
 
     proptest! {
@@ -184,9 +216,9 @@ mod tests {
             let mut bytes = bytes;
             if known {
                 bytes[0..2].copy_from_slice(&MAGIC.to_be_bytes());
-                bytes[3] %= 7;
+                bytes[3] %= 9;
                 bytes[6] = 0;
-                bytes[7] %= 2;
+                bytes[7] %= if matches!(bytes[3], 1 | 2) { 8 } else { 2 };
             }
             match FrameHeader::decode(&bytes) {
                 Ok(header) => prop_assert_eq!(header.encode(), bytes),

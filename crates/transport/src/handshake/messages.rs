@@ -1,7 +1,7 @@
 //! The messages of the handshake. Postcard: fields and variants are only ever added at the end.
 
 use bytes::Bytes;
-use rivven_core_types::{ClusterId, Incarnation, Lane, NodeName, limits, wire};
+use rivven_core_types::{Address, ClusterId, Incarnation, Lane, NodeName, limits, wire};
 use serde::{Deserialize, Serialize};
 
 use crate::config::SecurityMode;
@@ -36,6 +36,10 @@ pub(super) struct Claim {
     pub(super) cluster: Option<ClusterId>,
     /// Whom it wants to reach (the initiator alone).
     pub(super) expected: Option<NodeName>,
+    /// What it can do, by bits: see `Abilities`. Unknown bits are ignored.
+    pub(super) abilities: u32,
+    /// Where it can be reached over QUIC as well (the responder alone).
+    pub(super) quic: Option<Address>,
 }
 
 /// The responder's last message.

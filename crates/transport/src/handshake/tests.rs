@@ -9,6 +9,7 @@ fn local(name: &str, cluster: Option<u8>) -> LocalIdentity {
         name: NodeName::new(name).unwrap(),
         incarnation: Incarnation::from_bytes([1; 16]),
         cluster: cluster.map(|b| ClusterId::from_bytes([b; 16])),
+        quic: None,
     }
 }
 

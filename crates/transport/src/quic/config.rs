@@ -1,10 +1,12 @@
 //! Settings of QUIC.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::congestion::{BbrConfig, CubicConfig, NewRenoConfig};
 use quinn::{IdleTimeout, MtuDiscoveryConfig, VarInt};
+use rivven_core_types::Address;
 
 use crate::error::TransportError;
 
@@ -26,6 +28,17 @@ pub enum Congestion {
     Bbr,
     /// NewReno (RFC 9002).
     NewReno,
+}
+
+/// QUIC beside TCP: where to listen, and where peers are told to come.
+#[derive(Debug, Clone)]
+pub struct QuicListen {
+    /// The UDP address to bind; never the failure detector's.
+    pub listen: SocketAddr,
+    /// What peers are told in the handshake over TCP; the bound address if `None`.
+    pub advertised: Option<Address>,
+    /// Settings.
+    pub config: QuicConfig,
 }
 
 /// Settings of QUIC. Every window is finite: together they bound the memory that a peer can take.
@@ -62,7 +75,7 @@ impl Default for QuicConfig {
             connection_window: 32 << 20,
             send_window: 16 << 20,
             max_streams: 128,
-            idle_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(6),
             keep_alive: Duration::from_secs(2),
             mtu: 1452,
             segmentation_offload: true,

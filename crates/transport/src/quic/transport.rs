@@ -9,7 +9,7 @@ use rivven_core_types::{
 };
 
 use super::config::QuicConfig;
-use crate::config::{Security, TransportConfig, TransportLimits};
+use crate::config::{Compression, Security, TransportConfig, TransportLimits};
 use crate::driver::{Transport, TransportRuntimes, address_label, bind_udp};
 use crate::error::TransportError;
 use crate::tls::TlsConfig;
@@ -91,6 +91,7 @@ impl QuicTransport {
             cluster_id: None,
             listen: local,
             security: Security::MutualTls(tls),
+            compression: Compression::None,
             limits: TransportLimits::default(),
         };
         let runtimes = TransportRuntimes::current();

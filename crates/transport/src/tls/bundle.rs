@@ -34,6 +34,8 @@ pub(crate) struct TlsBundle {
     pub(crate) verifier: Arc<PeerVerifier>,
     /// When our certificate ends.
     pub(crate) not_after: Option<SystemTime>,
+    #[cfg(feature = "quic")]
+    pub(crate) reset: crate::quic::ResetSecret,
 }
 
 /// The parts of an identity before they are checked against each other.
@@ -78,6 +80,8 @@ impl TlsBundle {
             return Err(format!("it is for node {}, this is {node}", identity.node));
         }
         let not_after = not_after(leaf);
+        #[cfg(feature = "quic")]
+        let reset = crate::quic::ResetSecret::of_private_key(material.key.secret_der());
         let key = CertifiedKey::from_der(material.chain, material.key, &provider).map_err(|e| {
             if matches!(e, rustls::Error::InconsistentKeys(_)) {
                 "the private key is not that of the certificate".to_owned()
@@ -102,6 +106,8 @@ impl TlsBundle {
             client: Arc::new(client),
             verifier,
             not_after,
+            #[cfg(feature = "quic")]
+            reset,
         })
     }
 }

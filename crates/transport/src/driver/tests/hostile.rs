@@ -108,36 +108,45 @@ async fn a_node_of_another_name_at_the_address_is_refused() {
 }
 
 /// A peer of our own making, below the transport.
-struct Raw {
-    stream: TcpStream,
+pub(super) struct Raw {
+    pub(super) stream: TcpStream,
     encoder: FrameEncoder,
 }
 
-fn bytes_of(encoder: &mut FrameEncoder, header: FrameHeader, meta: &Bytes) -> Bytes {
-    let mut batch = WriteBatch::default();
-    encoder
-        .encode(header, meta, Bytes::new(), &mut batch)
-        .unwrap();
-    batch.close_segment();
-    Bytes::copy_from_slice(&batch.slices().concat_bytes())
-}
+impl Raw {
+    pub(super) async fn send(&mut self, header: FrameHeader, meta: &Bytes, body: Bytes) {
+        let bytes = bytes_with(&mut self.encoder, header, meta, body);
+        self.stream.write_all(&bytes).await.unwrap();
+    }
 
-trait Concat {
-    fn concat_bytes(&self) -> Vec<u8>;
-}
-
-impl Concat for Vec<std::io::IoSlice<'_>> {
-    fn concat_bytes(&self) -> Vec<u8> {
-        self.iter().flat_map(|slice| slice.to_vec()).collect()
+    pub(super) async fn say(&mut self, what: FrameType, correlation: u32, meta: &'static [u8]) {
+        let mut header = FrameHeader::new(1, what);
+        header.correlation = correlation;
+        self.send(header, &Bytes::from_static(meta), Bytes::new())
+            .await;
     }
 }
 
-async fn raw(to: &Node, lane: Lane) -> Raw {
+fn bytes_of(encoder: &mut FrameEncoder, header: FrameHeader, meta: &Bytes) -> Bytes {
+    bytes_with(encoder, header, meta, Bytes::new())
+}
+
+fn bytes_with(encoder: &mut FrameEncoder, header: FrameHeader, meta: &Bytes, body: Bytes) -> Bytes {
+    let mut batch = WriteBatch::default();
+    encoder.encode(header, meta, body, &mut batch).unwrap();
+    batch.close_segment();
+    let mut room = [std::io::IoSlice::new(&[]); crate::frame::MAX_SLICES];
+    let slices = batch.slices(&mut room);
+    slices.iter().flat_map(|slice| slice.to_vec()).collect()
+}
+
+pub(super) async fn raw(to: &Node, lane: Lane) -> Raw {
     let mut stream = TcpStream::connect(to.transport.local_addr()).await.unwrap();
     let local = LocalIdentity {
         name: name("raw"),
         incarnation: rivven_core_types::Incarnation::from_bytes([3; 16]),
         cluster: None,
+        quic: None,
     };
     let (mut initiator, mut message) =
         Initiator::start(local, shared("s"), None, None, lane, &OsEntropy).unwrap();
@@ -168,7 +177,7 @@ async fn raw(to: &Node, lane: Lane) -> Raw {
 }
 
 /// Waits until the other side hangs up.
-async fn closed(stream: &mut TcpStream) {
+pub(super) async fn closed(stream: &mut TcpStream) {
     let mut sink = [0; 1024];
     while !matches!(within(stream.read(&mut sink)).await, Ok(0) | Err(_)) {}
 }
@@ -293,27 +302,27 @@ async fn a_request_whose_budget_is_over_is_not_run() {
     assert_eq!(b.handler.arrived.available_permits(), 0, "only the second");
 }
 
-/// A peer that answers the first request only after the second has come: late, and twice, and with
-/// an answer to a request that never was; then it answers the second.
-async fn tardy_peer(listener: TcpListener) {
+/// Accepts a connection without security, as node b, and takes so many requests: their ids and messages.
+pub(super) async fn taken(listener: &TcpListener, count: usize) -> (Raw, Vec<(u32, Bytes)>) {
     let (mut stream, _) = listener.accept().await.unwrap();
     let local = LocalIdentity {
         name: name("b"),
         incarnation: rivven_core_types::Incarnation::from_bytes([4; 16]),
         cluster: None,
+        quic: None,
     };
     let mut responder = Responder::new(local, Security::InsecureDev, None);
     let mut decoder = FrameDecoder::new(0, limits::MAX_UNAUTHENTICATED_FRAME_BYTES, None);
     let mut encoder = FrameEncoder::new(0, limits::MAX_UNAUTHENTICATED_FRAME_BYTES, None);
     let mut buffer = BytesMut::new();
     let mut requests = Vec::new();
-    while requests.len() < 2 {
+    while requests.len() < count {
         let Some(frame) = decoder.decode(&mut buffer).unwrap() else {
             assert_ne!(stream.read_buf(&mut buffer).await.unwrap(), 0);
             continue;
         };
         if frame.header.frame_type == FrameType::Request {
-            requests.push(frame.header.correlation);
+            requests.push((frame.header.correlation, frame.meta.clone()));
         }
         if frame.header.frame_type != FrameType::Handshake {
             continue;
@@ -330,19 +339,24 @@ async fn tardy_peer(listener: TcpListener) {
         let bytes = bytes_of(&mut encoder, header, &reply);
         stream.write_all(&bytes).await.unwrap();
     }
-    let mut encoder = FrameEncoder::new(1, lane_limit(Lane::Rpc), None);
+    let encoder = FrameEncoder::new(1, lane_limit(Lane::Rpc), None);
+    (Raw { stream, encoder }, requests)
+}
+
+/// A peer that answers the first request only after the second has come: late, and twice, and with
+/// an answer to a request that never was; then it answers the second.
+async fn tardy_peer(listener: TcpListener) {
+    let (mut raw, requests) = taken(&listener, 2).await;
     for (correlation, meta) in [
-        (requests[0], "late"),
-        (requests[0], "late again"),
+        (requests[0].0, "late"),
+        (requests[0].0, "late again"),
         (4711, "to nobody"),
-        (requests[1], "in time"),
+        (requests[1].0, "in time"),
     ] {
-        let mut header = FrameHeader::new(1, FrameType::Response);
-        header.correlation = correlation;
-        let bytes = bytes_of(&mut encoder, header, &Bytes::from(meta));
-        stream.write_all(&bytes).await.unwrap();
+        raw.say(FrameType::Response, correlation, meta.as_bytes())
+            .await;
     }
-    let _until_closed = stream.read(&mut [0; 64]).await;
+    let _until_closed = raw.stream.read(&mut [0; 64]).await;
 }
 
 #[tokio::test]
@@ -361,4 +375,108 @@ async fn a_late_answer_never_reaches_another_caller() {
     let second = a.call("b", request(ECHO, Lane::Rpc, b"second")).await;
     assert_eq!(&second.unwrap().meta[..], b"in time");
     peer.abort();
+}
+
+/// Slowloris: a byte now and then keeps no place at the door beyond the handshake's time.
+#[tokio::test]
+async fn a_stranger_who_trickles_bytes_is_cut_off() {
+    let mut settings = config("b", shared("s"));
+    settings.limits.handshake_timeout = Duration::from_millis(300);
+    let b = start(settings).await;
+    let mut stranger = TcpStream::connect(b.transport.local_addr()).await.unwrap();
+    // The beginning of a Hello of a thousand bytes.
+    let header = bomb(0, 1000, 0, false);
+    let began = tokio::time::Instant::now();
+    let mut bytes = header.iter().chain(std::iter::repeat(&0));
+    loop {
+        let byte = [*bytes.next().unwrap()];
+        let cut_off = stranger.write_all(&byte).await.is_err()
+            || matches!(
+                tokio::time::timeout(Duration::from_millis(20), stranger.read(&mut [0; 8])).await,
+                Ok(Ok(0) | Err(_))
+            );
+        if cut_off {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "still connected");
+    }
+    assert!(began.elapsed() >= Duration::from_millis(200));
+}
+
+/// A member of the cluster that goes mad after the handshake.
+#[tokio::test]
+async fn garbage_after_the_handshake_closes_the_connection() {
+    let b = node("b").await;
+    let mut seed = 7u64;
+    for _ in 0..20 {
+        let mut member = raw(&b, Lane::Rpc).await;
+        let garbage: Vec<u8> = (0..512)
+            .map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                seed.to_be_bytes()[0]
+            })
+            .collect();
+        member.stream.write_all(&garbage).await.unwrap();
+        closed(&mut member.stream).await;
+    }
+    // Frames that are well formed, sealed, and make no sense from a caller.
+    for what in [
+        FrameType::Response,
+        FrameType::GoAway,
+        FrameType::Handshake,
+        FrameType::Part,
+    ] {
+        let mut member = raw(&b, Lane::Rpc).await;
+        member.say(what, 9, b"").await;
+        closed(&mut member.stream).await;
+    }
+    assert_eq!(b.handler.arrived.available_permits(), 0);
+}
+
+/// Five thousand sockets that say nothing: members go on, and the places are free again afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_sockets_does_not_reach_those_who_are_in() {
+    let mut settings = config("b", shared("s"));
+    settings.limits.handshake_timeout = Duration::from_secs(2);
+    let (a, b) = (node("a").await, start(settings).await);
+    a.knows(&b, "b");
+    a.call("b", request(ECHO, Lane::Control, b""))
+        .await
+        .unwrap();
+    let to = b.transport.local_addr();
+    let storm = tokio::spawn(async move {
+        let mut sockets = tokio::task::JoinSet::new();
+        let (mut made, mut kept) = (0, Vec::new());
+        for _ in 0..5000 {
+            // As many at a time as the kernel's queue of the listener takes.
+            if sockets.len() >= 100
+                && let Some(Ok(Ok(socket))) = sockets.join_next().await
+            {
+                made += 1;
+                // The latest stay open; a process may not have 5,000 descriptors to spare.
+                kept.push(socket);
+                if kept.len() > 400 {
+                    kept.remove(0);
+                }
+            }
+            sockets.spawn(TcpStream::connect(to));
+        }
+        (made, kept)
+    });
+    let mut slowest = Duration::ZERO;
+    while !storm.is_finished() {
+        let began = tokio::time::Instant::now();
+        a.call("b", request(ECHO, Lane::Control, b"hb"))
+            .await
+            .unwrap();
+        slowest = slowest.max(began.elapsed());
+    }
+    let (made, kept): (usize, Vec<TcpStream>) = within(storm).await.unwrap();
+    assert!(made > 4000, "only {made} sockets");
+    assert!(slowest < Duration::from_secs(2), "a call took {slowest:?}");
+    drop(kept);
+    let c = node("c").await;
+    c.knows(&b, "b");
+    let echo = async || c.call("b", request(ECHO, Lane::Rpc, b"")).await;
+    eventually(echo, Result::is_ok).await.unwrap();
 }

@@ -2,11 +2,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rivven_core_types::{
-    HandshakeRefusal, Lane, NodeName, RpcError, RpcKind, RpcRequest, RpcResponse,
+    Address, HandshakeRefusal, Lane, NodeName, OsEntropy, RpcError, RpcKind, RpcRequest,
+    RpcResponse,
 };
 
 use super::support::*;
-use crate::quic::{QuicConfig, QuicTransport};
+use crate::config::Security;
+use crate::driver::{Transport, TransportRuntimes};
+use crate::quic::{QuicConfig, QuicListen, QuicTransport};
 use crate::tls::TlsConfig;
 
 async fn quic(tls: TlsConfig) -> (QuicTransport, Arc<Tester>) {
@@ -108,4 +111,65 @@ async fn calls_over_quic_time_out_are_cancelled_and_survive_a_restart_of_the_pee
     b.start().await.unwrap();
     let echo = async || send(&a, &name("b"), request(ECHO, Lane::Rpc, b"")).await;
     eventually(echo, Result::is_ok).await.unwrap();
+}
+
+/// A node on TCP, and on QUIC as well. Peers are told `advertised`, or the truth.
+async fn both(node: &str, tls: &TlsConfig, advertised: Option<Address>) -> Node {
+    let tls = tls.clone().for_node(name(node));
+    let mut settings = config(node, Security::MutualTls(tls));
+    settings.limits.handshake_timeout = Duration::from_secs(1);
+    let listen = QuicListen {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        advertised,
+        config: QuicConfig::default(),
+    };
+    let (runtimes, entropy) = (TransportRuntimes::current(), Arc::new(OsEntropy));
+    let transport = Transport::bind_beside_quic(settings, listen, runtimes, entropy);
+    let transport = within(transport).await.unwrap();
+    let handler = Arc::new(Tester::default());
+    transport.serve(Arc::<Tester>::clone(&handler));
+    Node { transport, handler }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quic_is_learnt_over_tcp_and_left_where_it_does_not_get_through() {
+    let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
+    // Whoever is told this address reaches nobody.
+    let nowhere = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let nowhere = Address::from(nowhere.local_addr().unwrap());
+    let a = both("a", &tls, None).await;
+    let b = both("b", &tls, None).await;
+    let cut_off = both("cut-off", &tls, Some(nowhere)).await;
+    let plain = start(config(
+        "plain",
+        Security::MutualTls(tls.clone().for_node(name("plain"))),
+    ))
+    .await;
+    let carrier = |to: &str| {
+        let quic = a.transport.quic_address_of(&name(to));
+        quic.is_some()
+    };
+    for (peer, over_quic) in [("b", true), ("cut-off", false), ("plain", false)] {
+        let node = match peer {
+            "b" => &b,
+            "plain" => &plain,
+            _ => &cut_off,
+        };
+        a.knows(node, peer);
+        for lane in Lane::ALL {
+            let mut echo = request(ECHO, lane, b"meta");
+            echo.body = vec![7; 1 << 20].into();
+            let answer = a.call(peer, echo.clone()).await.unwrap();
+            assert!(answer.body == echo.body);
+        }
+        assert_eq!(carrier(peer), over_quic, "{peer}");
+    }
+    // Who does not speak QUIC calls those who do.
+    plain.knows(&a, "a");
+    plain
+        .call("a", request(ECHO, Lane::Rpc, b""))
+        .await
+        .unwrap();
+    within(a.transport.shutdown()).await;
+    within(b.transport.shutdown()).await;
 }

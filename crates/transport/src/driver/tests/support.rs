@@ -125,6 +125,7 @@ pub(super) fn config(node: &str, security: Security) -> TransportConfig {
         cluster_id: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         security,
+        compression: crate::config::Compression::None,
         limits: TransportLimits {
             backoff_min: Duration::from_millis(5),
             backoff_max: Duration::from_millis(50),

@@ -333,3 +333,28 @@ async fn self_signed_clones_trust_each_other_and_nobody_else() {
     assert_untrusted(outcome, "");
     assert!(TlsConfig::self_signed("no spaces").is_err());
 }
+
+/// A client that would resume, and send its first request before the handshake is over, gets neither a
+/// ticket nor early data taken: there is nothing that could be replayed.
+#[tokio::test]
+async fn nothing_is_resumed_and_no_early_data_is_taken() {
+    let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let settings = config("b", Security::MutualTls(tls.clone().for_node(name("b"))));
+    let b = start(settings).await;
+    let bundle = crate::tls::TlsBundle::load(&tls.for_node(name("a")), &name("a")).unwrap();
+    let mut eager = rustls::ClientConfig::clone(&bundle.client);
+    eager.resumption = rustls::client::Resumption::in_memory_sessions(8);
+    eager.enable_early_data = true;
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(eager));
+    for _ in 0..3 {
+        let stream = TcpStream::connect(b.transport.local_addr()).await.unwrap();
+        let host = "node.rivven.invalid".try_into().unwrap();
+        let connecting = connector.connect(host, stream);
+        let mut session = within(connecting).await.unwrap();
+        session.write_all(&[0; 24]).await.unwrap();
+        let _until_closed = within(session.read(&mut [0; 64])).await;
+        let (_, state) = session.get_ref();
+        assert_eq!(state.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        assert!(!state.is_early_data_accepted());
+    }
+}

@@ -1,7 +1,6 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::frame::header::FrameType;
 
 const KEY: [u8; 32] = [9; 32];
 
@@ -35,7 +34,8 @@ fn wire(encoder: &mut FrameEncoder, frames: &[(Bytes, Bytes)]) -> Vec<u8> {
     let mut out = Vec::new();
     while !batch.is_empty() {
         let mut written = 0;
-        for slice in batch.slices() {
+        let mut room = [IoSlice::new(&[]); MAX_SLICES];
+        for slice in batch.slices(&mut room) {
             let take = slice.len().min(1777 - written);
             out.extend_from_slice(&slice[..take]);
             written += take;
@@ -63,6 +63,8 @@ fn a_frame_bomb_is_refused_from_its_header() {
         (0, u32::MAX),
         (u32::MAX, u32::MAX),
         (0, 1 << 21),
+        // Longer than a part, although a body in parts could be as long.
+        (0, 64 * 1024 + 1),
     ] {
         let mut buffer = header_of(meta, body, false);
         let capacity = buffer.capacity();
@@ -73,8 +75,8 @@ fn a_frame_bomb_is_refused_from_its_header() {
         assert_eq!(buffer.capacity(), capacity);
     }
     // A length within the limit reserves a step and not the whole frame.
-    let buffer = header_of(0, 1 << 20, false);
-    assert_eq!(decoder(false).room(&buffer), GROWTH_STEP_BYTES);
+    let buffer = header_of(64 * 1024, 64 * 1024, false);
+    assert!(decoder(false).room(&buffer) <= GROWTH_STEP_BYTES);
     let strict = FrameDecoder::new(1, limits::MAX_UNAUTHENTICATED_FRAME_BYTES, None);
     assert!(strict.room(&BytesMut::new()) < 1100);
 }

@@ -1,0 +1,80 @@
+//! What nodes talk over: from keys to the settings of the transport.
+
+use rivven_cluster::transport::{Compression, Security};
+use rivven_cluster::types::Address;
+
+use super::error::ConfigError;
+use super::model;
+use super::validate::Place;
+
+const QUIC: &str = "cluster.quic_addr";
+const ADVERTISED: &str = "cluster.advertised_quic_addr";
+
+/// QUIC beside TCP.
+#[derive(Debug, Clone)]
+pub struct QuicOptions {
+    /// Where to listen.
+    pub listen: Address,
+    /// Where peers are told to come.
+    pub advertised: Address,
+}
+
+/// The addresses of QUIC, if the file asks for it. Unless it says otherwise they are those of TCP, one
+/// port up: the failure detector has the same port on UDP.
+pub(super) fn quic(
+    place: &Place<'_>,
+    cluster: &model::Cluster,
+    security: &Security,
+    (listen, advertised): (&Address, &Address),
+) -> Result<Option<QuicOptions>, ConfigError> {
+    let wanted = cluster.transport.as_ref();
+    let Some(at) = wanted.filter(|at| at.value == model::Transport::Quic) else {
+        for (key, unused) in [
+            (QUIC, &cluster.quic_addr),
+            (ADVERTISED, &cluster.advertised_quic_addr),
+        ] {
+            if let Some(unused) = unused {
+                let reason = "only transport: quic uses it; remove it, or choose that";
+                return Err(place.invalid(unused, key, reason));
+            }
+        }
+        return Ok(None);
+    };
+    if !matches!(security, Security::MutualTls(_)) {
+        let reason = "quic is encrypted and proves peers by certificates: it needs security: { mode: \
+                      mutual_tls, .. }";
+        return Err(place.invalid(at, "cluster.transport", reason));
+    }
+    let one_up = |address: &Address| {
+        let port = address.port().checked_add(1)?;
+        Address::new(address.host(), port).ok()
+    };
+    let no_port = || place.missing(QUIC, "there is no port above that of cluster_addr");
+    let default = one_up(listen).ok_or_else(no_port)?;
+    let told = match &cluster.quic_addr {
+        Some(_) => None,
+        None => Some(one_up(advertised).ok_or_else(no_port)?.to_string()),
+    };
+    let (quic, advertised) = place.listen_and_advertise(
+        cluster.quic_addr.as_ref(),
+        cluster.advertised_quic_addr.as_ref(),
+        (&default.to_string(), told.as_deref()),
+        (QUIC, ADVERTISED),
+    )?;
+    if let Some(at) = cluster.quic_addr.as_ref().filter(|_| quic == *listen) {
+        let reason =
+            "is cluster_addr, whose UDP port belongs to the failure detector; choose another port";
+        return Err(place.invalid(at, QUIC, reason));
+    }
+    Ok(Some(QuicOptions {
+        listen: quic,
+        advertised,
+    }))
+}
+
+pub(super) const fn compression(compression: Option<model::Compression>) -> Compression {
+    match compression {
+        Some(model::Compression::Zstd) => Compression::Zstd,
+        Some(model::Compression::None) | None => Compression::None,
+    }
+}
