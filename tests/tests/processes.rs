@@ -16,6 +16,7 @@ use std::time::Duration;
 use rivven_tests::kafka::KafkaClient;
 use rivven_tests::process::{ClusterOptions, NodeProcess, Ports, ProcessCluster, node_binary};
 use rivven_tests::{Failure, wait};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -132,6 +133,63 @@ async fn a_standalone_node_serves_and_stops_in_order_on_sigterm() {
     assert!(!node.log().contains("panicked at"), "{}", node.log());
 }
 
+/// A node that has run out of descriptors accepts nobody, says so, does not spin, and goes on when some are
+/// free again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_out_of_descriptors_waits_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut node, _) = standalone(dir.path(), Ports::free().unwrap()).await;
+    node.spawn(&node_binary().await.unwrap(), false).unwrap();
+    let ready = wait::until("the node is ready", LIMIT, async || node.ready().await);
+    ready
+        .await
+        .map_err(|failure| node.explain(failure))
+        .unwrap();
+    let pid = node.pid().unwrap();
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let highest = open
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
+        .max();
+    // The node has inherited ours.
+    let before = getrlimit(Resource::Nofile);
+    let allow = |current: Option<u64>| {
+        let limit = Rlimit { current, ..before };
+        prlimit(
+            Pid::from_raw(i32::try_from(pid).unwrap()),
+            Resource::Nofile,
+            limit,
+        )
+        .unwrap();
+    };
+    allow(Some(highest.unwrap() + 3));
+    let crowd: Vec<std::net::TcpStream> = (0..12)
+        .map(|_| std::net::TcpStream::connect(node.ports.cluster).unwrap())
+        .collect();
+    let says = wait::until("it says so", LIMIT, async || {
+        let said = node.log().contains("cannot accept a connection");
+        said.then_some(())
+            .ok_or_else(|| Failure::new("it does not"))
+    });
+    says.await.map_err(|failure| node.explain(failure)).unwrap();
+    assert!(
+        node.log().matches("cannot accept a connection").count() < 50,
+        "{}",
+        node.log()
+    );
+    drop(crowd);
+    allow(before.current);
+    let ready = wait::until("the node answers again", LIMIT, async || node.ready().await);
+    ready
+        .await
+        .map_err(|failure| node.explain(failure))
+        .unwrap();
+    node.terminate().unwrap();
+    let status = node.wait_exit(Duration::from_secs(20)).await;
+    let status = status.map_err(|failure| node.explain(failure)).unwrap();
+    assert_eq!(status.code(), Some(0), "{}", node.log());
+    assert!(!node.log().contains("panicked at"), "{}", node.log());
+}
+
 /// Three processes whose peers prove themselves by certificates: they form a cluster, lose a node, take
 /// new certificates while they run, and acknowledge all along.
 #[tokio::test(flavor = "multi_thread")]
@@ -163,6 +221,61 @@ async fn three_nodes_work_over_mutual_tls_and_change_their_certificates() {
         let log = cluster.node(node).log();
         assert!(!log.contains("panicked at"), "{log}");
     }
+}
+
+/// Three processes that talk over QUIC: they find each other over TCP, then every lane goes over QUIC, also
+/// to a node that was killed and is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_work_over_quic_and_find_a_restarted_one_again() {
+    let options = ClusterOptions {
+        mutual_tls: true,
+        quic: true,
+        ..ClusterOptions::default()
+    };
+    let cluster = ProcessCluster::start(options, LIMIT).await;
+    let mut cluster = cluster.unwrap_or_else(|failure| panic!("{failure}"));
+    let client = KafkaClient::new(cluster.bootstrap());
+    let topic = client.create_topic("over-quic", 3, 3, 2, LIMIT).await;
+    assert_eq!(pass(&cluster, topic).partitions.len(), 3);
+    for node in 0..3 {
+        outgoing_over_quic(&cluster, node, 4).await;
+    }
+    cluster.kill(0).unwrap();
+    let topic = client.create_topic("after", 1, 2, 1, LIMIT).await;
+    assert_eq!(pass(&cluster, topic).partitions.len(), 1);
+    cluster.spawn(0).unwrap();
+    let ready = cluster.wait_ready(LIMIT).await;
+    pass(&cluster, ready);
+    // Its peers are told at once that their old connections are gone, and stay with QUIC.
+    for node in 0..3 {
+        outgoing_over_quic(&cluster, node, 2).await;
+        let log = cluster.node(node).log();
+        assert!(!log.contains("panicked at"), "{log}");
+    }
+}
+
+/// Waits until a node has at least so many connections of its own over QUIC, and none over TLS.
+async fn outgoing_over_quic(cluster: &ProcessCluster, node: usize, least: u32) {
+    let what = format!("{} calls over QUIC", cluster.node(node).name);
+    let admin = cluster.node(node).ports.admin;
+    let seen = wait::until(&what, LIMIT, async || {
+        let metrics = rivven_tests::http::get(admin, "/metrics").await?.body;
+        let count = |carrier: &str| -> f64 {
+            let lines = metrics.lines().filter(|line| {
+                line.starts_with("rivven_transport_connections{")
+                    && line.contains("direction=\"out\"")
+                    && line.contains(&format!("carrier=\"{carrier}\""))
+            });
+            let values = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+            values.sum()
+        };
+        if count("quic") >= f64::from(least) && count("tls") == 0.0 {
+            return Ok(());
+        }
+        let (quic, tls) = (count("quic"), count("tls"));
+        Err(Failure::new(format!("{quic} over QUIC, {tls} over TLS")))
+    });
+    pass(cluster, seen.await);
 }
 
 fn pass<T>(cluster: &ProcessCluster, result: Result<T, Failure>) -> T {

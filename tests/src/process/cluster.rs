@@ -22,6 +22,8 @@ pub struct ClusterOptions {
     pub secret: String,
     /// Mutual TLS instead of the secret, with certificates made by the binary.
     pub mutual_tls: bool,
+    /// QUIC beside TCP, on ports of its own; needs `mutual_tls`.
+    pub quic: bool,
     /// Lines that are appended to each configuration, below `cluster:`.
     pub extra: String,
     /// Where the nodes run; those without a site get free ports on the loopback address.
@@ -36,6 +38,7 @@ impl Default for ClusterOptions {
             nodes: 3,
             secret: "a secret for tests on loopback".to_owned(),
             mutual_tls: false,
+            quic: false,
             extra: String::new(),
             sites: Vec::new(),
             detached: false,
@@ -158,8 +161,18 @@ impl ProcessCluster {
         format!(
             "  security:\n    mode: mutual_tls\n    ca_file: {certs}/ca.pem\n    \
              certificate_file: {certs}/{name}.pem\n    key_file: {certs}/{name}.key\n    \
-             gossip_secret_file: {certs}/gossip.secret\n"
+             gossip_secret_file: {certs}/gossip.secret\n{}",
+            self.quic(node)
         )
+    }
+
+    /// The client port's number is free on UDP.
+    fn quic(&self, node: &NodeProcess) -> String {
+        if self.options.quic {
+            format!("  transport: quic\n  quic_addr: {}\n", node.ports.client)
+        } else {
+            String::new()
+        }
     }
 
     /// Where the certificates are.
