@@ -9,7 +9,7 @@ use crate::requests::{
     FindCoordinatorRequest, GroupIdsRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
     InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
     ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
-    OffsetFetchRequest, ProduceRequest, SyncGroupRequest,
+    OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
 };
 use crate::wire::DecodeError;
 
@@ -59,6 +59,9 @@ fn decode(call: Call, rest: Bytes) -> Result<(), DecodeError> {
         ApiKey::DescribeGroups => GroupIdsRequest::decode(reader, version >= 3).map(drop),
         ApiKey::ConsumerGroupDescribe => GroupIdsRequest::decode(reader, true).map(drop),
         ApiKey::DeleteGroups => GroupIdsRequest::decode(reader, false).map(drop),
+        ApiKey::OffsetForLeaderEpoch => {
+            OffsetForLeaderEpochRequest::decode(reader, version).map(drop)
+        }
         ApiKey::OffsetDelete => OffsetDeleteRequest::decode(reader).map(drop),
         ApiKey::ConsumerGroupHeartbeat => {
             ConsumerHeartbeatRequest::decode(reader, version).map(drop)

@@ -170,7 +170,7 @@ pub struct RaftLimits {
     /// Deadline of one snapshot transfer.
     pub install_snapshot_timeout: Duration,
     /// Whether a commit of the log is two fsyncs, the second of which makes it current. One alone
-    /// relies on checksums to tell a torn commit after a crash; `docs/decisions/0009` has the figures.
+    /// relies on checksums to tell a torn commit after a crash; `bench-raft --only one-phase` compares.
     pub two_phase_commit: bool,
     /// Restarts of a failed Raft core within a minute before the node gives up.
     pub max_restarts_per_minute: u32,
