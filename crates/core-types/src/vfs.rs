@@ -45,10 +45,9 @@ pub trait Vfs: Debug + Send + Sync + 'static {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// A handle of the whole disk that holds `path`, which syncs all of it at once; `None` if this disk
+    /// A handle of the whole disk that holds a path, which syncs all of it at once; `None` if this disk
     /// has no such call, or one that hides lost writes.
-    fn disk(&self, path: &Path) -> io::Result<Option<Arc<dyn VfsDisk>>> {
-        let _without = path;
+    fn disk(&self, _path: &Path) -> io::Result<Option<Arc<dyn VfsDisk>>> {
         Ok(None)
     }
 

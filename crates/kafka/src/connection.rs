@@ -233,14 +233,13 @@ async fn write<W: AsyncWrite + Unpin>(
 ) -> Close {
     let mut held = BytesMut::new();
     loop {
-        let next = match queue.try_recv() {
-            Ok(started) => Some(started),
-            Err(_) => {
-                if let Err(close) = write_frame(config, &mut output, &mut held).await {
-                    return close;
-                }
-                queue.recv().await
+        let next = if let Ok(started) = queue.try_recv() {
+            Some(started)
+        } else {
+            if let Err(close) = write_frame(config, &mut output, &mut held).await {
+                return close;
             }
+            queue.recv().await
         };
         let Some(Started {
             api,
@@ -257,14 +256,13 @@ async fn write<W: AsyncWrite + Unpin>(
             answer = &mut answer => Some(answer),
             () = std::future::ready(()) => None,
         };
-        let answer = match there {
-            Some(answer) => answer,
-            None => {
-                if let Err(close) = write_frame(config, &mut output, &mut held).await {
-                    return close;
-                }
-                answer.await
+        let answer = if let Some(answer) = there {
+            answer
+        } else {
+            if let Err(close) = write_frame(config, &mut output, &mut held).await {
+                return close;
             }
+            answer.await
         };
         let answer = match answer {
             Ok(answer) => answer,

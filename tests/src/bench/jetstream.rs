@@ -63,8 +63,9 @@ impl JetStream {
             let store = dir.path().join(format!("store-{index}"));
             let config = dir.path().join(format!("{index}.conf"));
             let text = format!(
-                "server_name: s{index}\nlisten: \"{client}\"\njetstream {{ store_dir: {store:?} }}\n\
+                "server_name: s{index}\nlisten: \"{client}\"\njetstream {{ store_dir: \"{}\" }}\n\
                  cluster {{ name: bench, listen: \"{route}\", routes: [{}] }}\n",
+                store.display(),
                 routes.join(", ")
             );
             std::fs::write(&config, text)?;

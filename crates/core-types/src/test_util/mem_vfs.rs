@@ -357,8 +357,7 @@ impl Vfs for MemVfs {
         Ok(disk.names.contains_key(path) || disk.directories.contains(path))
     }
 
-    fn disk(&self, path: &Path) -> io::Result<Option<Arc<dyn VfsDisk>>> {
-        let _whole = path;
+    fn disk(&self, _path: &Path) -> io::Result<Option<Arc<dyn VfsDisk>>> {
         drop(self.alive()?);
         Ok(Some(Arc::new(self.clone())))
     }

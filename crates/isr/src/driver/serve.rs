@@ -88,7 +88,9 @@ async fn replica_fetch(
         let max_bytes = bytes_limit(header.max_bytes, inner.config.fetch_max_bytes);
         let answers = read_replicas(&inner, &session, &header, stands, max_bytes).await?;
         let (mut answer, quiet) = news(answers, &NewsOf::Session(&session));
-        quiet.into_iter().for_each(|p| session.push_quiet(p));
+        for partition in quiet {
+            session.push_quiet(partition);
+        }
         let now = inner.ports.clock.now();
         if over || !answer.table.is_empty() && table.is_quiet_due(now) {
             table.told_quiet(now + inner.config.fetch_max_wait);
