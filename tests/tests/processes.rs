@@ -238,7 +238,7 @@ async fn three_nodes_work_over_quic_and_find_a_restarted_one_again() {
     let topic = client.create_topic("over-quic", 3, 3, 2, LIMIT).await;
     assert_eq!(pass(&cluster, topic).partitions.len(), 3);
     for node in 0..3 {
-        outgoing_over_quic(&cluster, node, 4).await;
+        outgoing_over_quic(&cluster, node, 2).await;
     }
     cluster.kill(0).unwrap();
     let topic = client.create_topic("after", 1, 2, 1, LIMIT).await;

@@ -40,6 +40,7 @@
 //! [`RpcError`]: rivven_core_types::RpcError
 
 mod answer;
+#[cfg(feature = "tokio")]
 mod compression;
 mod config;
 #[cfg(feature = "tokio")]
@@ -54,6 +55,7 @@ mod secret;
 mod tls;
 
 pub use answer::{FailedAnswer, decode_answer, encode_failure};
+#[cfg(feature = "tokio")]
 pub use compression::{COMPRESS_FROM_BYTES, MAX_COMPRESSION_RATIO};
 pub use config::{Compression, Security, SecurityMode, TransportConfig, TransportLimits};
 #[cfg(feature = "tokio")]
