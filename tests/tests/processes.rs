@@ -9,6 +9,7 @@
 #[path = "processes/membership.rs"]
 mod membership;
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
@@ -123,8 +124,7 @@ async fn a_standalone_node_serves_and_stops_in_order_on_sigterm() {
         .unwrap();
     let is_sample = |line: &&str| !line.is_empty() && !line.starts_with('#');
     let name = |line: &str| line.split(['{', ' ']).next().unwrap_or_default().to_owned();
-    let series: std::collections::BTreeSet<String> =
-        metrics.body.lines().filter(is_sample).map(name).collect();
+    let series: BTreeSet<String> = metrics.body.lines().filter(is_sample).map(name).collect();
     assert!(series.len() >= 10, "{series:?}");
     node.terminate().unwrap();
     let status = node.wait_exit(Duration::from_secs(20)).await;
@@ -147,9 +147,10 @@ async fn a_node_out_of_descriptors_waits_and_goes_on() {
         .unwrap();
     let pid = node.pid().unwrap();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let highest = open
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u64>().ok())
-        .max();
+    let open: BTreeSet<u64> = open
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    let first_free = (0..).find(|number| !open.contains(number));
     // The node has inherited ours.
     let before = getrlimit(Resource::Nofile);
     let allow = |current: Option<u64>| {
@@ -161,7 +162,7 @@ async fn a_node_out_of_descriptors_waits_and_goes_on() {
         )
         .unwrap();
     };
-    allow(Some(highest.unwrap() + 3));
+    allow(first_free);
     let crowd: Vec<std::net::TcpStream> = (0..12)
         .map(|_| std::net::TcpStream::connect(node.ports.cluster).unwrap())
         .collect();

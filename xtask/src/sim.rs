@@ -16,7 +16,7 @@ pub(crate) const COMMAND: Command = Command {
     help: "Usage: cargo xtask sim [--meta | --planted] [arguments of the program]\n\n\
         Builds the program `sim` of rivven-tests and runs it with all arguments:\n\
         --seed S, --seeds N, --minutes M, --secs T, --jobs J, --replay S, --only A,B, --marks, --calm,\n\
-        --boundaries, --json; `cargo xtask sim -- --help` says more.\n\
+        --json; `cargo xtask sim -- --help` says more.\n\
         --meta     plays the seeds in two fresh processes and compares their traces\n\
         --planted  plants each known bug and counts the seeds until the swarm finds it\n\
         --bug NAME with --planted: this bug alone; with --replay: plays with it",
@@ -27,8 +27,6 @@ pub(crate) const COMMAND: Command = Command {
 /// Seeds that every CI run plays, with simulated seconds of faults each.
 const CI_SEEDS: &str = "100";
 const CI_SECONDS: &str = "120";
-/// How many of the first syncs of a disk are the last before the power goes, in a run each.
-const CI_BOUNDARIES: &str = "500";
 /// Wall time for seeds that no run has played before.
 const CI_FRESH_MINUTES: &str = "4";
 /// Fresh seeds begin above this, a block of them per day.
@@ -76,16 +74,6 @@ pub(crate) fn ci() -> Result<Report, Failure> {
         first.extend(trace_of(line));
     })?;
     report.check("base seeds", ok);
-    let boundaries = words(&[
-        "--boundaries",
-        "--seeds",
-        CI_BOUNDARIES,
-        "--secs",
-        "2",
-        "--json",
-    ]);
-    let ok = run_process(&mut program(&boundaries)?)?;
-    report.check("power lost after each of the first syncs", ok);
     let day = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| now.as_secs() / 86_400);

@@ -1,6 +1,6 @@
 //! Assignors on the grid that Kafka's own benchmark has, and the state machine with its coordinator under
 //! many groups and in one large one. Prints one JSON object for each figure; `cargo xtask bench groups`
-//! collects them. Nothing here waits for a disk or a network.
+//! collects them. Nothing here waits for a disk or a network; times are processor time of the thread.
 
 #![allow(
     clippy::print_stdout,
@@ -27,8 +27,10 @@ use rivven_core_types::{
     TopicName, UnixMillis,
 };
 
-/// Each time is the median of as many runs.
-const RUNS: usize = 9;
+/// Least runs that a time is the mean of.
+const MIN_RUNS: u32 = 5;
+/// How long runs are repeated.
+const MEASURED: Duration = Duration::from_millis(500);
 /// Bytes of a batch of operations, as the driver takes them.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -47,16 +49,42 @@ fn print(case: &str, metric: &str, value: f64, unit: &str, target: Option<(f64, 
     );
 }
 
-fn median(mut run: impl FnMut()) -> f64 {
-    let mut times: Vec<Duration> = (0..RUNS)
-        .map(|_| {
-            let started = Instant::now();
-            run();
-            started.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    times[RUNS / 2].as_secs_f64() * 1e3
+/// The processor time that this thread has had: the machine's other work does not count. Elapsed time
+/// where the system does not tell.
+#[derive(Clone, Copy)]
+struct Watch {
+    origin: Instant,
+    start: Duration,
+}
+
+impl Watch {
+    fn start() -> Self {
+        let origin = Instant::now();
+        let start = computed(origin);
+        Self { origin, start }
+    }
+
+    fn elapsed(self) -> Duration {
+        computed(self.origin).saturating_sub(self.start)
+    }
+}
+
+fn computed(since: Instant) -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|n| n.parse().ok());
+    nanos.map_or_else(|| since.elapsed(), Duration::from_nanos)
+}
+
+/// Milliseconds of one run: the mean over so many that the clock's coarse steps (a scheduler tick, on some
+/// systems) do not count.
+fn mean(mut run: impl FnMut()) -> f64 {
+    let started = Watch::start();
+    let mut runs = 0u32;
+    while runs < MIN_RUNS || started.elapsed() < MEASURED {
+        run();
+        runs += 1;
+    }
+    started.elapsed().as_secs_f64() * 1e3 / f64::from(runs)
 }
 
 fn topic_id(n: u32) -> TopicId {
@@ -116,7 +144,7 @@ fn assignors() {
         let case = format!("{kind} {members} members, {partitions} partitions of {topics} topics");
         let at_most = |target: Option<f64>| target.map(|target| (target, false));
         let fresh = spec(members, partitions, topics, wants, &[]);
-        let time = median(|| drop(black_box(uniform.assign(black_box(&fresh)))));
+        let time = mean(|| drop(black_box(uniform.assign(black_box(&fresh)))));
         print(&case, "full", time, "ms", at_most(full));
         let lists = uniform.assign(&fresh);
         // One member more than the partitions were shared among.
@@ -127,7 +155,7 @@ fn assignors() {
             wants,
             &lists,
         );
-        let time = median(|| drop(black_box(uniform.assign(black_box(&grown)))));
+        let time = mean(|| drop(black_box(uniform.assign(black_box(&grown)))));
         print(&case, "incremental", time, "ms", at_most(incremental));
     }
 }
@@ -169,7 +197,7 @@ impl TopicCatalog for Topics {
 
 /// A coordinator with its state machine; what it proposes is committed at once.
 struct World {
-    started: Instant,
+    started: Watch,
     topics: Topics,
     coordinator: GroupCoordinator,
     machine: GroupsStateMachine,
@@ -182,7 +210,7 @@ impl World {
     fn new(topics: Topics) -> Self {
         let watch = GroupsWatch::default();
         let mut world = Self {
-            started: Instant::now(),
+            started: Watch::start(),
             topics,
             coordinator: GroupCoordinator::new(GroupConfig::default()),
             machine: GroupsStateMachine::new(watch.publisher()),
@@ -225,7 +253,7 @@ impl World {
             command: Batch { at, ops }.encode().unwrap(),
         };
         let results = self.machine.apply(&[entry]);
-        let results = decode_results(&results[0]).unwrap();
+        let results = decode_results(&results.unwrap()[0]).unwrap();
         self.step(|c, view| c.applied(view, batch, results));
         true
     }
@@ -309,7 +337,7 @@ fn many_groups(groups: u32) {
     let held = resident_mib() - before;
     print(&case, "memory", held, "MiB", Some((600.0, false)));
 
-    let started = Instant::now();
+    let started = Watch::start();
     let mut answered = 0u32;
     while started.elapsed() < Duration::from_secs(2) {
         for (group, member) in members.iter().step_by(7) {
@@ -329,7 +357,7 @@ fn many_groups(groups: u32) {
     print(&case, "heartbeats", rate, "1/s", None);
 
     let hash = world.state().hash();
-    let started = Instant::now();
+    let started = Watch::start();
     world.step(|c, _| c.resign());
     world.coordinator = GroupCoordinator::new(GroupConfig::default());
     world.step(|c, view| c.lead(view));
@@ -352,11 +380,11 @@ fn many_groups(groups: u32) {
     );
 
     let mut image = Vec::new();
-    let started = Instant::now();
+    let started = Watch::start();
     world.machine.freeze().write_to(&mut image).unwrap();
     let time = started.elapsed().as_secs_f64() * 1e3;
     print(&case, "image written", time, "ms", None);
-    let started = Instant::now();
+    let started = Watch::start();
     drop(world.machine.restore(&mut image.as_slice()).unwrap());
     let time = started.elapsed().as_secs_f64() * 1e3;
     print(&case, "image read", time, "ms", None);

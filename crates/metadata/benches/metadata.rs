@@ -96,6 +96,7 @@ impl Run {
             min_isr: 2,
             durability: Durability::Fsync,
             log: LogConfig::default(),
+            placement: None,
         });
     }
 }

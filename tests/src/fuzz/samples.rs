@@ -1,6 +1,7 @@
 //! Valid messages, made by the encoders.
 
 use std::collections::BTreeMap;
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,8 @@ pub(super) fn frames() -> Samples {
         let encoded = encoder.encode(header, &meta, body, &mut batch);
         encoded.doing(|| "a sample frame".to_owned())?;
         batch.close_segment();
-        let slices = batch.slices();
+        let mut room = [IoSlice::new(&[]); _];
+        let slices = batch.slices(&mut room);
         samples.push(slices.iter().flat_map(|slice| slice.to_vec()).collect());
     }
     Ok(samples)
@@ -61,6 +63,7 @@ pub(super) fn identity(text: &str) -> Result<LocalIdentity, Failure> {
         name: name(text)?,
         incarnation: Incarnation::from_bytes([3; 16]),
         cluster: Some(ClusterId::from_bytes([4; 16])),
+        quic: None,
     })
 }
 
@@ -189,6 +192,7 @@ pub(super) fn commands() -> Samples {
             min_isr: 1,
             durability: Durability::Fsync,
             log: LogConfig::default(),
+            placement: None,
         },
         Command::AlterPartitions {
             broker,

@@ -38,22 +38,6 @@ pub(super) fn crash(stage: &Stage, n: usize, power: bool) {
     ));
 }
 
-/// Cuts the power of node `n` after `syncs` more syncs of its disk, and starts it again.
-pub(super) async fn lose_power_at(stage: Arc<Stage>, n: usize, syncs: u64) {
-    let disk = stage.cluster().nodes[n].disk.clone();
-    disk.blow_after_syncs(syncs);
-    let mut was_up = false;
-    // A start that the power cuts short fails at once, and ends the life.
-    while !(disk.is_blown() || was_up && !stage.cluster().nodes[n].is_up()) {
-        was_up |= stage.cluster().nodes[n].is_up();
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    stage.tell(format!("after {syncs} syncs"));
-    crash(&stage, n, true);
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    start(&stage, n).await;
-}
-
 /// Removes the logs of node `n`, if others hold everything, and starts it again.
 pub(super) fn wipe(stage: &Arc<Stage>, n: usize, down: Duration) {
     if !may_lose_copies(stage, n) {

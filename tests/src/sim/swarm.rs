@@ -46,9 +46,6 @@ pub struct SwarmOptions {
     pub story: bool,
     /// The steps of the nemesis that are played; all of them if there is no list.
     pub only: Option<Vec<u64>>,
-    /// Instead of all faults: the power of one node goes after as many syncs of its disk as the seed
-    /// says, counted from its first start.
-    pub boundary: bool,
 }
 
 /// What must have happened in a run that counts as one.
@@ -63,7 +60,6 @@ impl Default for SwarmOptions {
             faults: true,
             story: false,
             only: None,
-            boundary: false,
         }
     }
 }
@@ -168,13 +164,8 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
     let mut actors = JoinSet::new();
     actors.spawn(observe(Arc::clone(&stage)));
     actors.spawn(watch_in_sync_sets(Arc::clone(&stage)));
-    if options.boundary {
-        let n = usize::try_from(seed % u64::from(NODES)).unwrap_or(0);
-        actors.spawn(lives::lose_power_at(Arc::clone(&stage), n, seed));
-    }
     for n in 0..usize::from(NODES) {
-        let stage = Arc::clone(&stage);
-        drop(tokio::spawn(async move { lives::start(&stage, n).await }));
+        lives::start(&stage, n).await;
     }
     let mut recovery_millis = 0;
     if let Some(partitions) = form(&stage, &plan).await {
@@ -183,15 +174,13 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
         let mut producers = JoinSet::new();
         start_clients(&stage, &partitions, &mut producers, &mut actors);
         actors.spawn(Administrator::new(Arc::clone(&stage), plan.clone()).run());
-        let trouble = (options.faults && !options.boundary).then(|| {
+        let trouble = options.faults.then(|| {
             let nemesis = Nemesis::new(Arc::clone(&stage), plan, options.only.as_deref());
             tokio::spawn(nemesis.run())
         });
         let over = |_: &Stage| false;
         stage.wait(Duration::from_secs(options.seconds), over).await;
-        let enough = |stage: &Stage| {
-            !options.faults || has_enough(stage) || options.boundary && stage.counter("crashes") > 0
-        };
+        let enough = |stage: &Stage| !options.faults || has_enough(stage);
         stage
             .wait(Duration::from_secs(options.seconds), enough)
             .await;

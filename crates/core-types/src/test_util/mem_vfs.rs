@@ -51,15 +51,8 @@ struct Disk {
     boots: u64,
     syncs: u64,
     digest: u64,
-    fuse: Option<Fuse>,
-}
-
-/// What still succeeds before the power goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Fuse {
-    left: u64,
-    /// Whether writes do not count.
-    syncs_only: bool,
+    /// Writes and syncs that still succeed before the power goes.
+    fuse: Option<u64>,
 }
 
 /// The disk of one simulated node. Clones share it.
@@ -148,24 +141,12 @@ impl MemVfs {
     /// Lets `operations` more writes and syncs succeed and fails everything after them: the power goes
     /// in the midst of whatever is under way. Follow it with [`MemVfs::lose_power`].
     pub fn blow_after(&self, operations: u64) {
-        lock(&self.disk).fuse = Some(Fuse {
-            left: operations,
-            syncs_only: false,
-        });
-    }
-
-    /// As [`MemVfs::blow_after`], but only syncs count: the power goes between the last one that
-    /// succeeds and whatever would be written next.
-    pub fn blow_after_syncs(&self, syncs: u64) {
-        lock(&self.disk).fuse = Some(Fuse {
-            left: syncs,
-            syncs_only: true,
-        });
+        lock(&self.disk).fuse = Some(operations);
     }
 
     /// Whether [`MemVfs::blow_after`] has taken effect.
     pub fn is_blown(&self) -> bool {
-        lock(&self.disk).fuse.is_some_and(|fuse| fuse.left == 0)
+        lock(&self.disk).fuse == Some(0)
     }
 
     /// Removes all injected faults.
@@ -252,13 +233,12 @@ impl Disk {
     }
 
     fn fault(&mut self, path: &Path, faults: &[DiskFault]) -> io::Result<()> {
-        if let Some(fuse) = &mut self.fuse {
-            if fuse.left == 0 {
+        if let Some(left) = &mut self.fuse {
+            if *left == 0 {
                 return Err(dead());
             }
-            let syncs = faults.contains(&DiskFault::FailSync);
-            let writes = faults.contains(&DiskFault::FailWrite) && !fuse.syncs_only;
-            fuse.left -= u64::from(syncs || writes);
+            let changes = [DiskFault::FailWrite, DiskFault::FailSync];
+            *left -= u64::from(changes.iter().any(|fault| faults.contains(fault)));
         }
         let path = path.to_string_lossy();
         let hit = self
@@ -557,13 +537,6 @@ mod tests {
         assert!(file.write_all_at(b"d", 0).is_err());
         assert!(file.read_at(&mut [0; 3], 0).is_err());
         let after = vfs.lose_power(&mut Rng::new(1));
-        let file = after.open(Path::new("/d/f"), OpenMode::Create).unwrap();
-        after.blow_after_syncs(1);
-        file.write_all_at(b"e", 0).unwrap();
-        assert!(!after.is_blown());
-        file.sync_data().unwrap();
-        assert!(after.is_blown() && file.write_all_at(b"f", 0).is_err());
-        let after = after.lose_power(&mut Rng::new(1));
         assert!(!after.is_blown() && after.open(Path::new("/d/g"), OpenMode::Create).is_ok());
     }
 

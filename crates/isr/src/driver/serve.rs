@@ -84,7 +84,7 @@ async fn replica_fetch(
             named = table.take(&session, &header, entries).map_err(refused)?;
         }
         let over = Instant::now() >= deadline;
-        let stands = table.to_read(&session, &mut named, limit);
+        let stands = table.take_due(&session, &mut named, limit);
         let max_bytes = bytes_limit(header.max_bytes, inner.config.fetch_max_bytes);
         let answers = read_replicas(&inner, &session, &header, stands, max_bytes).await?;
         let (mut answer, quiet) = news(answers, &NewsOf::Session(&session));

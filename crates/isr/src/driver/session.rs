@@ -263,7 +263,7 @@ impl Table {
     }
 
     /// What to read now: the ready that still wait, then those that were just named.
-    pub(super) fn to_read(
+    pub(super) fn take_due(
         &mut self,
         session: &Session,
         named: &mut Vec<PartitionId>,

@@ -74,12 +74,12 @@ impl Target<'_> {
         quic: &super::quic::Quic,
         address: &Address,
     ) -> Result<Shaken, RpcError> {
-        if let Some(better) = quic.alternative(address) {
-            match self.over(Carried::Quic, &better).await {
-                Ok(shaken) => return Ok(shaken),
-                Err(error) => self.not_over_quic(quic, address, &error),
-            }
+        if let Some(better) = quic.alternative(address)
+            && let Ok(shaken) = self.over(Carried::Quic, &better).await
+        {
+            return Ok(shaken);
         }
+        // Either the peer was away, or QUIC does not get through: if TCP does, one more try tells.
         let shaken = self.over(Carried::Tcp, address).await?;
         let Some(better) = shaken.established.quic.clone() else {
             return Ok(shaken);
@@ -88,16 +88,13 @@ impl Target<'_> {
         if quic.learn(address, better.clone(), most) {
             match self.over(Carried::Quic, &better).await {
                 Ok(shaken) => return Ok(shaken),
-                Err(error) => self.not_over_quic(quic, address, &error),
+                Err(error) => {
+                    quic.broken(address);
+                    tracing::info!(peer = %self.label, "not over QUIC, using TCP for now: {error}");
+                }
             }
         }
         Ok(shaken)
-    }
-
-    #[cfg(feature = "quic")]
-    fn not_over_quic(&self, quic: &super::quic::Quic, address: &Address, error: &RpcError) {
-        quic.broken(address);
-        tracing::info!(peer = %self.label, "not over QUIC, using TCP for now: {error}");
     }
 
     async fn over(&self, carried: Carried, address: &Address) -> Result<Shaken, RpcError> {

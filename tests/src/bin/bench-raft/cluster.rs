@@ -12,7 +12,9 @@ use rivven_core_types::{
     Address, Incarnation, Lane, NodeName, OsEntropy, PeerRpc, RpcKind, RpcRequest, RpcResponse,
 };
 use rivven_tests::{Failure, process::Ports, wait};
-use rivven_transport::{Transport, TransportConfig, TransportLimits, TransportRuntimes};
+use rivven_transport::{
+    Compression, Transport, TransportConfig, TransportLimits, TransportRuntimes,
+};
 use tempfile::TempDir;
 
 use crate::node::{ADD, FORM, STATUS, security};
@@ -88,6 +90,7 @@ impl Cluster {
             cluster_id: None,
             listen: Ports::free()?.client,
             security: security()?,
+            compression: Compression::default(),
             limits: TransportLimits::default(),
         };
         let runtimes = TransportRuntimes::current();

@@ -135,6 +135,7 @@ impl Load {
                 Err(_) => errors += 1,
             }
             if let Some(pace) = self.pace {
+                // sleep-ok: the load has a rate
                 tokio::time::sleep_until((sent + pace).into()).await;
             }
         }

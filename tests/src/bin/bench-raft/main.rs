@@ -42,7 +42,11 @@ fn options(arguments: &[String]) -> Result<Options, String> {
     };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        let mut value = || {
+            arguments
+                .next()
+                .ok_or_else(|| format!("{argument} needs a value"))
+        };
         let number = |text: &String| text.parse::<u32>().map_err(|e| format!("{text}: {e}"));
         match argument.as_str() {
             "--seconds" => options.seconds = Duration::from_secs(number(value()?)?.into()),

@@ -16,7 +16,7 @@ use rivven_raft_store::{
 };
 use rivven_tests::Failure;
 use rivven_transport::{
-    Secret, Security, Transport, TransportConfig, TransportLimits, TransportRuntimes,
+    Compression, Secret, Security, Transport, TransportConfig, TransportLimits, TransportRuntimes,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -85,6 +85,7 @@ async fn serve(
         cluster_id: None,
         listen,
         security: security()?,
+        compression: Compression::default(),
         limits: TransportLimits::default(),
     };
     let transport = Transport::bind(config, runtimes, entropy)

@@ -18,8 +18,6 @@ pub(crate) const USAGE: &str = "sim: plays seeds of a simulated cluster of three
                (in builds with --features planted); fails if one is not found in --seeds seeds
   --bug NAME   with --planted: this bug alone; with --replay: plays with this bug
   --calm       no faults
-  --boundaries instead of the faults, the power of one node goes after as many syncs of its disk as
-               the seed says: --seeds N tries the first N boundaries
   --json       prints one JSON object as the last line
 
 Exit code 1: an invariant was broken; the seed and the invariant are printed.";
@@ -90,7 +88,6 @@ impl Arguments {
                 "--planted" => parsed.task = Task::Planted,
                 "--traces" => parsed.task = Task::Traces,
                 "--marks" => parsed.marks = true,
-                "--boundaries" => parsed.options.boundary = true,
                 "--calm" => parsed.options.faults = false,
                 "--json" => parsed.json = true,
                 "--help" | "-h" => return Ok(None),

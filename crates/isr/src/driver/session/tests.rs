@@ -57,7 +57,7 @@ fn fetch(
     session.arrive(sequence, MonoTime::default()).unwrap();
     let header = header(7, 1, sequence, answered);
     let mut named = table.take(session, &header, names).unwrap();
-    let read = table.to_read(session, &mut named, 100);
+    let read = table.take_due(session, &mut named, 100);
     let read = read.iter().map(|s| s.entry.partition.index.get()).collect();
     table.has_read();
     for index in answers {
@@ -124,7 +124,7 @@ fn what_a_broken_off_fetch_took_is_ready_again() {
     let _first = fetch(&session, &mut table, (0, 0), all, &[]);
     session.push(partition(0));
     let mut named = Vec::new();
-    assert_eq!(table.to_read(&session, &mut named, 100).len(), 1);
+    assert_eq!(table.take_due(&session, &mut named, 100).len(), 1);
     // Its connection went while a shard was reading.
     assert_eq!(fetch(&session, &mut table, (1, 0), vec![], &[]), vec![0]);
 }
