@@ -110,10 +110,11 @@ fn straddles_lost_sector(bytes: &[u8], position: u64) -> bool {
     lost(left) || lost(right)
 }
 
-/// Whether a whole sector of the file is zeros.
+/// Whether a sector of the file is zeros, as far as the batch reaches into it. The first one holds the
+/// header, which would not have been understood.
 fn zero_sector(batch: &[u8], position: u64) -> bool {
     let aligned = batch.get(to_next_sector(position)..).unwrap_or_default();
     aligned
-        .chunks_exact(SECTOR_BYTES)
+        .chunks(SECTOR_BYTES)
         .any(|sector| sector.iter().all(|b| *b == 0))
 }
