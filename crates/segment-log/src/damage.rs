@@ -104,8 +104,9 @@ fn straddles_lost_sector(bytes: &[u8], position: u64) -> bool {
     if boundary >= HEADER_BYTES {
         return false;
     }
-    let (left, right) = bytes.split_at_checked(boundary).unwrap_or_default();
-    let right = right.get(..SECTOR_BYTES).unwrap_or(right);
+    // Where a short batch ends in the second sector the next one begins: its bytes may be there.
+    let header = bytes.get(..HEADER_BYTES).unwrap_or(bytes);
+    let (left, right) = header.split_at_checked(boundary).unwrap_or_default();
     let lost = |side: &[u8]| !side.is_empty() && side.iter().all(|b| *b == 0);
     lost(left) || lost(right)
 }
