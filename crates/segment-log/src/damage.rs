@@ -55,10 +55,12 @@ fn plausible(bytes: &[u8], expected: Offset) -> bool {
 /// Whether the bad batch at `position` looks like a write that was lost or torn, not like bytes that
 /// changed: a lost write reads as zeros (or as the end of the file), and it begins at the start of a
 /// write or of a sector.
-/// `followed` says whether sound batches follow in the same file.
+/// `expected` is the offset that belongs there, `followed` says whether sound batches follow in the
+/// same file.
 pub(crate) fn looks_unwritten(
     reader: &mut BatchReader<'_>,
     position: u64,
+    expected: Offset,
     followed: bool,
 ) -> io::Result<bool> {
     let rest = reader.length() - position;
@@ -79,7 +81,22 @@ pub(crate) fn looks_unwritten(
         return Ok(!followed && !only_length_wrong);
     }
     let batch = bytes.get(..header.total_bytes).unwrap_or_default();
-    Ok(zero_tail(batch) || zero_sector(batch, position))
+    let lost_start = header
+        .base()
+        .is_some_and(|base| lost_start(position, base, expected));
+    Ok(lost_start || zero_tail(batch) || zero_sector(batch, position))
+}
+
+/// Whether a batch at `position` with the base offset `base` may be the one of `expected` without the
+/// sector that its first bytes were in. What is left of such a batch is sound: the offset and the
+/// epoch lie outside the CRC, and the first bytes of a length are zeros.
+pub(crate) fn lost_start(position: u64, base: Offset, expected: Offset) -> bool {
+    let lost = to_next_sector(position);
+    let mut bytes = expected.get().to_be_bytes();
+    for byte in bytes.iter_mut().take(lost) {
+        *byte = 0;
+    }
+    (1..=MAGIC_AT).contains(&lost) && base != expected && i64::from_be_bytes(bytes) == base.get()
 }
 
 /// Whether the batch is zeros from where a write or a sector of one begins.

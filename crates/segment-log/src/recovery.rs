@@ -215,6 +215,13 @@ impl Walk<'_> {
             match reader.batch(segment.length, crc)? {
                 Ok(None) => break None,
                 Ok(Some(header)) => {
+                    let at = segment.length;
+                    if header
+                        .base()
+                        .is_some_and(|base| damage::lost_start(at, base, self.expected))
+                    {
+                        break Some((at, "its first bytes are missing".to_owned()));
+                    }
                     self.admit(&header, i == 0 && segment.length == 0)?;
                     segment.note(&header, self.config.index_interval_bytes);
                     self.expected = segment.end;
@@ -226,8 +233,8 @@ impl Walk<'_> {
         Ok(bad)
     }
 
-    /// Checks offset and epoch of a sound batch. They lie outside the CRC, so a wrong one is never
-    /// the work of a torn write.
+    /// Checks offset and epoch of a sound batch. They lie outside the CRC, so a wrong one is not the
+    /// work of a torn write, unless the sector with the start of the batch was lost.
     fn admit(&mut self, header: &BatchHeader, first: bool) -> Result<(), LogError> {
         let at = self.expected;
         let (Some(base), Some(end), Some(epoch)) =
@@ -264,7 +271,7 @@ impl Walk<'_> {
         let file = segment.file.as_ref();
         let mut reader = BatchReader::new(file, length, BODY_WINDOW_BYTES);
         let mut followed = damage::sound_batch_from(&mut reader, position + 1, self.expected)?;
-        let unwritten = damage::looks_unwritten(&mut reader, position, followed)?;
+        let unwritten = damage::looks_unwritten(&mut reader, position, self.expected, followed)?;
         let mut bytes = length - position;
         for (_, path) in self.files.get(i + 1..).unwrap_or_default() {
             let file = self.vfs.open(path, OpenMode::Read)?;

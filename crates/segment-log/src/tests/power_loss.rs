@@ -64,7 +64,7 @@ fn work(log: &mut SegmentLog, rng: &mut Rng, epoch: &mut i32) {
 #[test]
 fn no_durable_record_is_lost_and_nothing_invalid_is_served_after_power_losses() {
     let (mut losses, mut cuts) = (0, 0);
-    for seed in 0..250 {
+    for seed in 0..2_000 {
         let rng = &mut Rng::new(seed);
         let mut vfs = MemVfs::new();
         let mut epoch = 0;
@@ -104,7 +104,7 @@ fn no_durable_record_is_lost_and_nothing_invalid_is_served_after_power_losses() 
             log.assign_epoch(e(epoch), log.log_end()).unwrap();
         }
     }
-    assert!(losses > 800 && cuts > 50, "{losses} losses, {cuts} cuts");
+    assert!(losses > 6_400 && cuts > 400, "{losses} losses, {cuts} cuts");
 }
 
 #[test]
