@@ -110,11 +110,7 @@ async fn a_standalone_node_serves_and_stops_in_order_on_sigterm() {
     let dir = tempfile::tempdir().unwrap();
     let (mut node, _) = standalone(dir.path(), Ports::free().unwrap()).await;
     node.spawn(&node_binary().await.unwrap(), false).unwrap();
-    let ready = wait::until("the node is ready", LIMIT, async || node.ready().await);
-    ready
-        .await
-        .map_err(|failure| node.explain(failure))
-        .unwrap();
+    becomes_ready(&node).await;
     let client = KafkaClient::new(vec![node.ports.client]);
     let topic = client.create_topic("alone", 2, 1, 1, LIMIT).await;
     let topic = topic.map_err(|failure| node.explain(failure)).unwrap();
@@ -126,6 +122,18 @@ async fn a_standalone_node_serves_and_stops_in_order_on_sigterm() {
     let name = |line: &str| line.split(['{', ' ']).next().unwrap_or_default().to_owned();
     let series: BTreeSet<String> = metrics.body.lines().filter(is_sample).map(name).collect();
     assert!(series.len() >= 10, "{series:?}");
+    ends_well(&mut node).await;
+}
+
+async fn becomes_ready(node: &NodeProcess) {
+    let ready = wait::until("the node is ready", LIMIT, async || node.ready().await);
+    ready
+        .await
+        .map_err(|failure| node.explain(failure))
+        .unwrap();
+}
+
+async fn ends_well(node: &mut NodeProcess) {
     node.terminate().unwrap();
     let status = node.wait_exit(Duration::from_secs(20)).await;
     let status = status.map_err(|failure| node.explain(failure)).unwrap();
@@ -140,11 +148,7 @@ async fn a_node_out_of_descriptors_waits_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (mut node, _) = standalone(dir.path(), Ports::free().unwrap()).await;
     node.spawn(&node_binary().await.unwrap(), false).unwrap();
-    let ready = wait::until("the node is ready", LIMIT, async || node.ready().await);
-    ready
-        .await
-        .map_err(|failure| node.explain(failure))
-        .unwrap();
+    becomes_ready(&node).await;
     let pid = node.pid().unwrap();
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let open: BTreeSet<u64> = open
@@ -179,16 +183,8 @@ async fn a_node_out_of_descriptors_waits_and_goes_on() {
     );
     drop(crowd);
     allow(before.current);
-    let ready = wait::until("the node answers again", LIMIT, async || node.ready().await);
-    ready
-        .await
-        .map_err(|failure| node.explain(failure))
-        .unwrap();
-    node.terminate().unwrap();
-    let status = node.wait_exit(Duration::from_secs(20)).await;
-    let status = status.map_err(|failure| node.explain(failure)).unwrap();
-    assert_eq!(status.code(), Some(0), "{}", node.log());
-    assert!(!node.log().contains("panicked at"), "{}", node.log());
+    becomes_ready(&node).await;
+    ends_well(&mut node).await;
 }
 
 /// Three processes whose peers prove themselves by certificates: they form a cluster, lose a node, take

@@ -22,6 +22,7 @@ use rivven_consumer_groups::{
     MemberId, MemberSpec, OffsetToCommit, Op, Partitions, Request, Response, Ticket, TopicCatalog,
     TopicShape, TopicSpec, View, decode_results,
 };
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_core_types::{
     CommittedEntry, LogIndex, MonoTime, PartitionId, RackId, StateMachine as _, Term, TopicId,
     TopicName, UnixMillis,
@@ -34,19 +35,16 @@ const MEASURED: Duration = Duration::from_millis(500);
 /// Bytes of a batch of operations, as the driver takes them.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// What was measured, with its target and whether more is better.
-fn print(case: &str, metric: &str, value: f64, unit: &str, target: Option<(f64, bool)>) {
-    let target = target.map_or_else(String::new, |(target, more)| {
-        let ok = if more {
-            value >= target
-        } else {
-            value <= target
-        };
-        format!(r#","target":{target},"ok":{ok}"#)
-    });
-    println!(
-        r#"{{"case":"{case}","metric":"{metric}","value":{value:.3},"unit":"{unit}"{target}}}"#
-    );
+fn print(case: &str, metric: &str, value: f64, unit: &str, target: Option<f64>) {
+    Figure {
+        case,
+        metric,
+        value,
+        unit,
+        target: target.map(Target::AtMost),
+        baseline: None,
+    }
+    .print();
 }
 
 /// The processor time that this thread has had: the machine's other work does not count. Elapsed time
@@ -142,10 +140,9 @@ fn assignors() {
             "uniform"
         };
         let case = format!("{kind} {members} members, {partitions} partitions of {topics} topics");
-        let at_most = |target: Option<f64>| target.map(|target| (target, false));
         let fresh = spec(members, partitions, topics, wants, &[]);
         let time = mean(|| drop(black_box(uniform.assign(black_box(&fresh)))));
-        print(&case, "full", time, "ms", at_most(full));
+        print(&case, "full", time, "ms", full);
         let lists = uniform.assign(&fresh);
         // One member more than the partitions were shared among.
         let grown = spec(
@@ -156,7 +153,7 @@ fn assignors() {
             &lists,
         );
         let time = mean(|| drop(black_box(uniform.assign(black_box(&grown)))));
-        print(&case, "incremental", time, "ms", at_most(incremental));
+        print(&case, "incremental", time, "ms", incremental);
     }
 }
 
@@ -335,7 +332,7 @@ fn many_groups(groups: u32) {
     world.settle();
     world.replies.clear();
     let held = resident_mib() - before;
-    print(&case, "memory", held, "MiB", Some((600.0, false)));
+    print(&case, "memory", held, "MiB", Some(600.0));
 
     let started = Watch::start();
     let mut answered = 0u32;
@@ -367,17 +364,11 @@ fn many_groups(groups: u32) {
         "a new coordinator takes over",
         time,
         "ms",
-        Some((500.0, false)),
+        Some(500.0),
     );
     world.settle();
     let moved = f64::from(u8::from(world.state().hash() != hash));
-    print(
-        &case,
-        "changes by a new coordinator",
-        moved,
-        "",
-        Some((0.0, false)),
-    );
+    print(&case, "changes by a new coordinator", moved, "", Some(0.0));
 
     let mut image = Vec::new();
     let started = Watch::start();
@@ -473,7 +464,7 @@ fn join_storm(count: u32) {
         "stable after the last join",
         time,
         "ms",
-        Some((2_000.0, false)),
+        Some(2_000.0),
     );
 }
 

@@ -1,8 +1,10 @@
 //! Test doubles of the ports: an in-memory disk that can lose power, a clock moved by hand, seeded
-//! entropy. The simulator builds on them.
+//! entropy. The simulator builds on them. And the figures of the benches.
 
+mod figure;
 mod mem_vfs;
 
+pub use figure::{Figure, Target};
 pub use mem_vfs::{DiskFault, MemVfs};
 
 use std::sync::Mutex;

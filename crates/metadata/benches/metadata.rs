@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_core_types::{
     BrokerId, ClusterId, CommittedEntry, Durability, Incarnation, LogConfig, LogDirId, LogIndex,
     NodeInfo, NodeName, RaftNodeId, StateMachine, Term, TopicId, TopicName,
@@ -24,11 +25,16 @@ const BROKERS: i32 = 100;
 const TOPICS: u32 = 3_000;
 const PARTITIONS_PER_TOPIC: i32 = 100;
 
-fn print(metric: &str, value: f64, unit: &str, target: f64) {
-    let ok = value <= target;
-    println!(
-        r#"{{"case":"300,000 partitions","metric":"{metric}","value":{value:.3},"unit":"{unit}","target":{target},"ok":{ok}}}"#
-    );
+fn print(metric: &str, value: f64, unit: &str, most: f64) {
+    Figure {
+        case: "300,000 partitions",
+        metric,
+        value,
+        unit,
+        target: Some(Target::AtMost(most)),
+        baseline: None,
+    }
+    .print();
 }
 
 /// Resident memory of this process, in bytes, as Linux tells it; the peak if asked for.

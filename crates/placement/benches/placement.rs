@@ -16,6 +16,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use hashring::HashRing;
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_core_types::{Address, BrokerId, NodeInfo, NodeName, PartitionId, RackId, TopicId};
 use rivven_placement::{
     Assignment, ClusterView, Goals, NodeState, PartitionPlacer, PlacedPartition, PlacementConfig,
@@ -31,33 +32,6 @@ const TOPIC: u32 = 100;
 const RUNS: usize = 5;
 /// Baselines that look at every node are timed on no more partitions than this.
 const SLOW_SAMPLE: usize = 2_000;
-
-struct Figure<'a> {
-    case: &'a str,
-    metric: &'a str,
-    value: f64,
-    unit: &'a str,
-    /// At most this, if there is a target.
-    target: Option<f64>,
-    baseline: Option<f64>,
-}
-
-impl Figure<'_> {
-    fn print(&self) {
-        let mut line = format!(
-            r#"{{"case":"{}","metric":"{}","value":{:.3},"unit":"{}""#,
-            self.case, self.metric, self.value, self.unit
-        );
-        if let Some(target) = self.target {
-            line += &format!(r#","target":{target},"ok":{}"#, self.value <= target);
-        }
-        if let Some(baseline) = self.baseline {
-            let ratio = self.value / baseline;
-            line += &format!(r#","baseline":{baseline:.3},"ratio":{ratio:.3}"#);
-        }
-        println!("{line}}}");
-    }
-}
 
 /// What this thread has computed so far: on a busy machine the clock on the wall measures the
 /// neighbours. Without `/proc` it is the clock all the same.
@@ -277,7 +251,7 @@ fn plans(case: &str, nodes: usize, partitions: usize) {
         metric: "plan -1 node",
         value: time.as_secs_f64() * 1_000.0,
         unit: "ms",
-        target: large.then_some(100.0),
+        target: large.then_some(100.0).map(Target::AtMost),
         baseline: None,
     }
     .print();
@@ -316,7 +290,7 @@ fn report_plan(
             metric: &format!("{what}: {metric}"),
             value,
             unit,
-            target: Some(target),
+            target: Some(Target::AtMost(target)),
             baseline: None,
         }
         .print();
@@ -354,7 +328,7 @@ fn grid_point(count: usize, partitions: usize) {
             metric: &format!("{name}: per partition"),
             value: nanos,
             unit: "ns",
-            target: nanos_target.filter(|_| large),
+            target: nanos_target.filter(|_| large).map(Target::AtMost),
             baseline: Some(ring_ns),
         }
         .print();
@@ -363,7 +337,9 @@ fn grid_point(count: usize, partitions: usize) {
             metric: &format!("{name}: max/mean replicas"),
             value: replicas,
             unit: "ratio",
-            target: large.then_some(replicas_target + 0.0005),
+            target: large
+                .then_some(replicas_target + 0.0005)
+                .map(Target::AtMost),
             baseline: Some(ring_replicas),
         }
         .print();
@@ -372,7 +348,7 @@ fn grid_point(count: usize, partitions: usize) {
             metric: &format!("{name}: max/mean leaders"),
             value: leaders,
             unit: "ratio",
-            target: large.then_some(leaders_target + 0.0005),
+            target: large.then_some(leaders_target + 0.0005).map(Target::AtMost),
             baseline: Some(ring_leaders),
         }
         .print();

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_tests::Failure;
 use rivven_tests::bench::{
-    Figure, JetStream, Load, create_topic, loopback_bytes_per_second, percentile, processor_ticks,
+    JetStream, Load, create_topic, loopback_bytes_per_second, percentile, processor_ticks,
     run_load, synced_appends_per_second,
 };
 use rivven_tests::kafka::KafkaClient;
@@ -97,14 +98,13 @@ async fn run(options: &Options) -> Result<(), Failure> {
         ("append and fdatasync 4 KiB", "rate", appends, "1/s"),
         ("loopback copy", "throughput", loopback, "MB/s"),
     ] {
-        let (case, target, baseline) = (case.to_owned(), None, None);
         Figure {
             case,
             metric,
             value,
             unit,
-            target,
-            baseline,
+            target: None,
+            baseline: None,
         }
         .print();
     }
@@ -135,7 +135,7 @@ fn compare(time: Duration) -> Result<Option<f64>, Failure> {
         let loaded = peer.run_load(bytes, in_flight, time).map_err(failed)?;
         let figure = |metric, value, unit| {
             Figure {
-                case: format!("{what}, JetStream R3"),
+                case: &format!("{what}, JetStream R3"),
                 metric,
                 value,
                 unit,
@@ -242,12 +242,12 @@ async fn measure(
         let case = format!("{what}, {durability}");
         if in_flight == 1 {
             let limit = if lazy { 0.7 * sequential } else { 1200.0 };
-            for (metric, percent, target) in [("p50", 50, Some((limit, false))), ("p99", 99, None)]
+            for (metric, percent, target) in
+                [("p50", 50, Some(Target::AtMost(limit))), ("p99", 99, None)]
             {
                 let value = percentile(&loaded.latencies, percent).as_secs_f64() * 1e6;
-                let case = case.clone();
                 Figure {
-                    case,
+                    case: &case,
                     metric,
                     value,
                     unit: "us",
@@ -261,10 +261,10 @@ async fn measure(
         let rate = loaded.rate(records);
         let figure = if in_megabytes {
             let value = rate * f64::from(u32::try_from(bytes).unwrap_or(u32::MAX)) / 1e6;
-            let target = target.map(|target| (target, true));
+            let target = target.map(Target::AtLeast);
             let baseline = Some(loopback);
             Figure {
-                case,
+                case: &case,
                 metric: "throughput",
                 value,
                 unit: "MB/s",
@@ -274,9 +274,9 @@ async fn measure(
         } else {
             // Three replicas sync what the machine syncs once.
             let baseline = (!lazy).then_some(appends / 3.0);
-            let target = target.map(|target| (target, true));
+            let target = target.map(Target::AtLeast);
             Figure {
-                case,
+                case: &case,
                 metric: "rate",
                 value: rate,
                 unit: "records/s",
@@ -315,15 +315,15 @@ async fn failover(cluster: &mut ProcessCluster, rounds: usize) -> Result<(), Fai
     }
     gaps.sort_unstable();
     let value = percentile(&gaps, 50).as_secs_f64() * 1e3;
-    let figure = Figure {
-        case: format!("kill -9 of the leader, {rounds} times"),
+    Figure {
+        case: &format!("kill -9 of the leader, {rounds} times"),
         metric: "median gap",
         value,
         unit: "ms",
-        target: Some((1000.0, false)),
+        target: Some(Target::AtMost(1000.0)),
         baseline: None,
-    };
-    figure.print();
+    }
+    .print();
     Ok(())
 }
 

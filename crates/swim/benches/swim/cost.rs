@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_swim::Input;
 use rivven_swim::sim::Simulation;
 
-use crate::{Figure, millis, secs};
+use crate::{millis, secs};
 
 /// What this process has computed so far: on a busy machine the clock on the wall measures the
 /// neighbours.
@@ -49,7 +50,7 @@ fn figure(case: &str, metric: &str, value: f64, unit: &str, target: Option<f64>)
         metric,
         value,
         unit,
-        target,
+        target: target.map(Target::AtMost),
         baseline: None,
     }
     .print();
@@ -190,7 +191,7 @@ fn ten_thousand() {
             metric,
             value,
             unit,
-            target: Some(target),
+            target: Some(Target::AtMost(target)),
             baseline: None,
         }
         .print();

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_swim::sim::{Crash, Faults, crash};
 
-use crate::{Curves, Figure, mean, millis, peer, secs};
+use crate::{Curves, mean, millis, peer, secs};
 
 pub(crate) fn run(compare: bool, curves: &mut Curves) {
     for (count, runs) in [
@@ -38,7 +39,7 @@ pub(crate) fn run(compare: bool, curves: &mut Curves) {
         let worst = sorted[sorted.len() - 1];
         let foca = (compare && count <= 512).then(|| peer::crashes(count, 8));
         let case = format!("crash, {count} nodes");
-        let figure = |metric, value, target, baseline| {
+        let figure = |metric, value, target: Option<f64>, baseline| {
             let unit = if metric == "worst over median" {
                 "x"
             } else {
@@ -49,7 +50,7 @@ pub(crate) fn run(compare: bool, curves: &mut Curves) {
                 metric,
                 value,
                 unit,
-                target,
+                target: target.map(Target::AtMost),
                 baseline,
             }
             .print();

@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_core_types::{BoxFuture, Datagram, NodeInfo, NodeName, OsEntropy, Rng, SystemClock};
 use rivven_swim::{
     Delivery, Event, MemberState, Membership, SharedSecret, SwimConfig, SwimPorts, SwimSecurity,
     UdpDatagram,
 };
-
-use crate::Figure;
 
 const MEMBERS: usize = 3;
 const SECONDS: u64 = 10;
@@ -170,7 +169,7 @@ async fn flooded() {
             metric,
             value,
             unit,
-            target,
+            target: target.map(Target::AtMost),
             baseline: None,
         }
         .print();

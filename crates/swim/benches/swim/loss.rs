@@ -1,8 +1,9 @@
 //! False deaths on a network that loses datagrams.
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_swim::sim::false_alarms;
 
-use crate::{Curves, Figure, lossy, peer, secs};
+use crate::{Curves, lossy, peer, secs};
 
 pub(crate) fn run(compare: bool, hours: u64, curves: &mut Curves) {
     const NODES: u32 = 128;
@@ -25,13 +26,13 @@ pub(crate) fn run(compare: bool, hours: u64, curves: &mut Curves) {
         };
         let hours = f64::from(NODES) * span.as_secs_f64() / 3600.0;
         let case = format!("{NODES} nodes, {} % loss, 300 s", loss / 10);
-        let figure = |metric, value, unit, target, baseline| {
+        let figure = |metric, value, unit, target: Option<f64>, baseline| {
             Figure {
                 case: &case,
                 metric,
                 value,
                 unit,
-                target,
+                target: target.map(Target::AtMost),
                 baseline,
             }
             .print();
@@ -100,7 +101,7 @@ fn node_hours(hours: u64) {
             metric,
             value,
             unit: "events",
-            target,
+            target: target.map(Target::AtMost),
             baseline: None,
         }
         .print();

@@ -40,36 +40,6 @@ const USAGE: &str =
   --members  how many of them, instead of 3, 16 and 64
   --plots    draws the curves as SVG into this folder (needs detection and loss)";
 
-/// One figure.
-pub(crate) struct Figure<'a> {
-    pub(crate) case: &'a str,
-    pub(crate) metric: &'a str,
-    pub(crate) value: f64,
-    pub(crate) unit: &'a str,
-    /// At most this, if there is a target.
-    pub(crate) target: Option<f64>,
-    pub(crate) baseline: Option<f64>,
-}
-
-impl Figure<'_> {
-    pub(crate) fn print(&self) {
-        let mut line = format!(
-            r#"{{"case":"{}","metric":"{}","value":{:.3},"unit":"{}""#,
-            self.case, self.metric, self.value, self.unit
-        );
-        if let Some(target) = self.target {
-            line += &format!(r#","target":{target},"ok":{}"#, self.value <= target);
-        }
-        if let Some(baseline) = self.baseline {
-            line += &format!(r#","baseline":{baseline:.3}"#);
-            if baseline > 0.0 {
-                line += &format!(r#","ratio":{:.3}"#, self.value / baseline);
-            }
-        }
-        println!("{line}}}");
-    }
-}
-
 /// Points of the curves that are drawn: by curve, x and y.
 pub(crate) type Curves = BTreeMap<&'static str, Vec<(f64, f64)>>;
 

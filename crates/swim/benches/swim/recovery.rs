@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_swim::sim::{
     Faults, false_alarms, heal_after_partition, join_through_one, mass_failure, restart,
 };
 
-use crate::{Figure, peer, secs};
+use crate::{peer, secs};
 
 pub(crate) fn load() {
     for count in [16, 128, 512, 2048] {
@@ -40,7 +41,7 @@ pub(crate) fn load() {
                 metric,
                 value,
                 unit,
-                target: Some(target),
+                target: Some(Target::AtMost(target)),
                 baseline: None,
             }
             .print();
@@ -91,7 +92,7 @@ pub(crate) fn run(compare: bool) {
             metric: "worst of the seeds",
             value,
             unit: "s",
-            target: Some(target),
+            target: Some(Target::AtMost(target)),
             baseline,
         }
         .print();
@@ -101,7 +102,7 @@ pub(crate) fn run(compare: bool) {
         metric: "false deaths on the own side",
         value: wrongly as f64,
         unit: "events",
-        target: Some(0.0),
+        target: Some(Target::AtMost(0.0)),
         baseline: None,
     }
     .print();

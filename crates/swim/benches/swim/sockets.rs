@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_core_types::{NodeInfo, NodeName};
 use rivven_swim::{
     Delivery, Event, MemberState, Membership, SharedSecret, SwimConfig, SwimSecurity,
 };
 use tokio::sync::watch;
 
-use crate::Figure;
 use crate::cost::computed_by_all;
 
 pub(crate) fn run(seconds: u64, members_alone: Option<usize>) {
@@ -103,7 +103,7 @@ async fn members(count: usize, seconds: u64) {
             metric,
             value,
             unit,
-            target,
+            target: target.map(Target::AtMost),
             baseline: None,
         }
         .print();

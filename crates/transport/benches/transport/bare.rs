@@ -3,12 +3,13 @@
 
 use std::time::Instant;
 
+use rivven_core_types::test_util::Figure;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cases::{Bench, WINDOWS};
-use crate::figures::{Figure, median};
+use crate::figures::median;
 use crate::server::{Server, wait_for_end};
 
 /// Header and payload of an echo of 64 bytes.
@@ -82,7 +83,8 @@ pub(crate) fn measure(bench: &Bench) -> Limits {
             metric: "rate",
             value: *slot,
             unit: "req/s",
-            ..Figure::default()
+            target: None,
+            baseline: None,
         }
         .print();
     }
@@ -95,7 +97,8 @@ pub(crate) fn measure(bench: &Bench) -> Limits {
         metric: "throughput",
         value: limits.bulk,
         unit: "MB/s",
-        ..Figure::default()
+        target: None,
+        baseline: None,
     }
     .print();
     limits

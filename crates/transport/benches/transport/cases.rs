@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_core_types::{Address, Lane, NodeName, PeerRpc, RpcKind, RpcRequest};
 use rivven_transport::Transport;
 
 use crate::bare::Limits;
-use crate::figures::{Figure, median, quantile};
+use crate::figures::{median, quantile};
 use crate::mode::Mode;
 use crate::server::{ECHO, ECHO_SPAWNED, Runtimes, SINK, Server};
 
@@ -189,9 +190,9 @@ impl Bench {
                     };
                     let inline = kind == ECHO && size == 64;
                     let (rate, time) = match (mode, window) {
-                        (Mode::Tcp, 256) if inline => (Some(450_000.0), None),
-                        (Mode::Tcp, 1) if inline => (None, Some(110.0)),
-                        (Mode::Tls, 32) if inline => (Some(140_000.0), None),
+                        (Mode::Tcp, 256) if inline => (Some(Target::AtLeast(450_000.0)), None),
+                        (Mode::Tcp, 1) if inline => (None, Some(Target::AtMost(110.0))),
+                        (Mode::Tls, 32) if inline => (Some(Target::AtLeast(140_000.0)), None),
                         _ => (None, None),
                     };
                     figure("rate", median(&mut rates), "req/s", rate).print();
@@ -219,9 +220,9 @@ impl Bench {
                 .collect();
             let target = match mode {
                 _ if size < 1024 * 1024 => None,
-                Mode::Tcp => Some(2400.0),
-                Mode::Tls => Some(1300.0),
-                Mode::Quic => Some(380.0),
+                Mode::Tcp => Some(Target::AtLeast(2400.0)),
+                Mode::Tls => Some(Target::AtLeast(1300.0)),
+                Mode::Quic => Some(Target::AtLeast(380.0)),
                 Mode::Secret => None,
             };
             Figure {
@@ -259,7 +260,13 @@ impl Bench {
             baseline: None,
         };
         figure("p50", median(&mut p50), "us", None).print();
-        figure("p99", median(&mut p99), "us", Some(10_000.0)).print();
+        figure(
+            "p99",
+            median(&mut p99),
+            "us",
+            Some(Target::AtMost(10_000.0)),
+        )
+        .print();
         figure("bulk beside it", median(&mut bulk), "MB/s", None).print();
     }
 
@@ -295,8 +302,8 @@ impl Bench {
             metric: "memory of the accepting side",
             value: each,
             unit: "KiB",
-            target: Some(64.0),
-            ..Figure::default()
+            target: Some(Target::AtMost(64.0)),
+            baseline: None,
         }
         .print();
     }
@@ -324,7 +331,8 @@ impl Bench {
             metric: "p50",
             value: quantile(&times, 0.5),
             unit: "us",
-            ..Figure::default()
+            target: None,
+            baseline: None,
         }
         .print();
     }

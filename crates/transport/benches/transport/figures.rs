@@ -1,44 +1,4 @@
-//! Figures on standard output, one JSON object a line; what people want to see on standard error.
-
-/// A figure, with what it is held against.
-#[derive(Default)]
-pub(crate) struct Figure<'a> {
-    pub(crate) case: &'a str,
-    pub(crate) metric: &'a str,
-    pub(crate) value: f64,
-    pub(crate) unit: &'a str,
-    /// What it must reach: at least for rates, at most for times and sizes.
-    pub(crate) target: Option<f64>,
-    /// The limit measured in the same run.
-    pub(crate) baseline: Option<f64>,
-}
-
-impl Figure<'_> {
-    pub(crate) fn print(&self) {
-        let at_least = matches!(self.unit, "req/s" | "MB/s");
-        let mut line = format!(
-            "{{\"case\":\"{}\",\"metric\":\"{}\",\"value\":{:.1},\"unit\":\"{}\"",
-            self.case, self.metric, self.value, self.unit
-        );
-        if let Some(target) = self.target {
-            let ok = (self.value >= target) == at_least || self.value.to_bits() == target.to_bits();
-            line.push_str(&format!(",\"target\":{target:.1},\"ok\":{ok}"));
-        }
-        if let Some(baseline) = self.baseline.filter(|b| *b > 0.0) {
-            let ratio = self.value / baseline;
-            line.push_str(&format!(",\"baseline\":{baseline:.1},\"ratio\":{ratio:.3}"));
-        }
-        line.push('}');
-        println!("{line}");
-        let target = self
-            .target
-            .map_or_else(String::new, |t| format!("  (target {t:.0})"));
-        eprintln!(
-            "{:<44} {:<12} {:>14.1} {}{target}",
-            self.case, self.metric, self.value, self.unit
-        );
-    }
-}
+//! What many runs come to.
 
 /// The middle of some measurements.
 pub(crate) fn median(values: &mut [f64]) -> f64 {

@@ -15,10 +15,10 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Binds and listens. Not inheriting `TIME_WAIT` (SO_REUSEADDR) lets a restarted node have its port
+/// Binds and listens; says where, for port 0. Not inheriting `TIME_WAIT` (SO_REUSEADDR) lets a restarted node have its port
 /// back at once; a live listener still makes it fail.
-pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, TransportError> {
-    let bound = || -> io::Result<TcpListener> {
+pub(super) fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), TransportError> {
+    let bound = || -> io::Result<(TcpListener, SocketAddr)> {
         let socket = Socket::new(
             Domain::for_address(address),
             Type::STREAM,
@@ -29,7 +29,9 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, TransportError>
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        Ok(socket.into())
+        let listener: TcpListener = socket.into();
+        let local = listener.local_addr()?;
+        Ok((listener, local))
     };
     bound().map_err(|source| not_bound(address, source))
 }

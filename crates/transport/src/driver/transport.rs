@@ -87,11 +87,7 @@ impl Transport {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, TransportError> {
         config.limits.validate()?;
-        let address = config.listen;
-        let listener = socket::listen(address)?;
-        let local = listener
-            .local_addr()
-            .map_err(|source| TransportError::Bind { address, source })?;
+        let (listener, local) = socket::listen(config.listen)?;
         let made = Shared::new(config, Carrier::Tcp, runtimes, entropy)?;
         Ok(Self::from_parts(made, Some(listener), local))
     }
@@ -144,11 +140,7 @@ impl Transport {
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, TransportError> {
         config.limits.validate()?;
-        let address = config.listen;
-        let listener = socket::listen(address)?;
-        let local = listener
-            .local_addr()
-            .map_err(|source| TransportError::Bind { address, source })?;
+        let (listener, local) = socket::listen(config.listen)?;
         let bytes = quic.config.socket_buffer_bytes;
         let (socket, bound) = socket::bind_udp(quic.listen, bytes)?;
         let advertised = quic.advertised.unwrap_or_else(|| Address::from(bound));

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use rivven_core_types::test_util::{Figure, Target};
 use rivven_core_types::{NodeName, PeerRpc, RpcKind};
 use rivven_tests::{Failure, wait};
 
@@ -17,36 +18,6 @@ const FOREVER: Duration = Duration::from_secs(600);
 /// Between two attempts at the first write.
 const RETRY: Duration = Duration::from_millis(5);
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// A figure and what it is held against.
-struct Figure<'a> {
-    case: &'a str,
-    metric: &'a str,
-    value: f64,
-    unit: &'a str,
-    target: f64,
-    /// Whether more is better.
-    more: bool,
-    baseline: Option<f64>,
-}
-
-impl Figure<'_> {
-    fn print(&self) {
-        let ok = if self.more {
-            self.value >= self.target
-        } else {
-            self.value <= self.target
-        };
-        let baseline = self.baseline.map_or_else(String::new, |baseline| {
-            let ratio = self.value / baseline;
-            format!(",\"baseline\":{baseline},\"ratio\":{ratio:.2}")
-        });
-        println!(
-            "{{\"case\":\"{}\",\"metric\":\"{}\",\"value\":{:.3},\"unit\":\"{}\",\"target\":{}{baseline},\"ok\":{ok}}}",
-            self.case, self.metric, self.value, self.unit, self.target
-        );
-    }
-}
 
 pub(crate) fn run(options: &Options) -> Result<(), Failure> {
     runtime("load", 2)?.block_on(async {
@@ -115,8 +86,7 @@ async fn single(options: &Options) -> Result<(), Failure> {
         metric: "durable proposals",
         value: seen.per_second(),
         unit: "1/s",
-        target: 20_000.0,
-        more: true,
+        target: Some(Target::AtLeast(20_000.0)),
         baseline: Some(2_222.0),
     }
     .print();
@@ -150,8 +120,7 @@ async fn three(options: &Options) -> Result<(), Failure> {
             metric: "durable proposals",
             value: seen.per_second(),
             unit: "1/s",
-            target,
-            more: true,
+            target: Some(Target::AtLeast(target)),
             baseline: Some(peer),
         }
         .print();
@@ -160,8 +129,7 @@ async fn three(options: &Options) -> Result<(), Failure> {
             metric: &format!("latency p{percent}"),
             value: seen.millis(percent),
             unit: "ms",
-            target: most,
-            more: false,
+            target: Some(Target::AtMost(most)),
             baseline: Some(peer_millis),
         }
         .print();
@@ -198,8 +166,7 @@ async fn phases(options: &Options) -> Result<(), Failure> {
             metric: "durable proposals",
             value: one,
             unit: "1/s",
-            target: two,
-            more: true,
+            target: Some(Target::AtLeast(two)),
             baseline: Some(two),
         }
         .print();
@@ -234,8 +201,7 @@ async fn reads(options: &Options) -> Result<(), Failure> {
             metric: "reads",
             value: seen.per_second(),
             unit: "1/s",
-            target,
-            more: true,
+            target: Some(Target::AtLeast(target)),
             baseline: Some(9_742.0),
         }
         .print();
@@ -305,8 +271,7 @@ async fn failover(options: &Options, preset: &'static str, target: f64) -> Resul
             metric,
             value,
             unit: "ms",
-            target,
-            more: false,
+            target: Some(Target::AtMost(target)),
             baseline: Some(374.0),
         }
         .print();
@@ -332,8 +297,7 @@ async fn restart() -> Result<(), Failure> {
         metric: "time to the first write",
         value: started.elapsed().as_secs_f64() * 1000.0,
         unit: "ms",
-        target: 1_000.0,
-        more: false,
+        target: Some(Target::AtMost(1_000.0)),
         baseline: Some(2_431.0),
     }
     .print();
@@ -378,8 +342,7 @@ async fn catchup(options: &Options) -> Result<(), Failure> {
             metric,
             value,
             unit,
-            target,
-            more: false,
+            target: Some(Target::AtMost(target)),
             baseline: None,
         }
         .print();
