@@ -177,13 +177,17 @@ fn datetime(text: &str) -> Result<i64, String> {
 }
 
 fn topic(text: &str) -> Result<TopicChoice, String> {
-    let (name, partitions) = text.split_once(':').unwrap_or((text, ""));
+    let (name, partitions) = match text.split_once(':') {
+        Some((name, partitions)) => (name, Some(partitions)),
+        None => (text, None),
+    };
     let name = TopicName::new(name).map_err(|e| format!("--topic {text}: {e}"))?;
     let parse = |word: &str| match word.parse::<i32>() {
         Ok(index) if index >= 0 => Ok(index),
         _ => Err(format!("--topic {text}: {word:?} is no partition")),
     };
-    let words = partitions.split(',').filter(|word| !word.is_empty());
+    // All of them only where no colon is: `t:$UNSET` must not mean everything.
+    let words = partitions.into_iter().flat_map(|words| words.split(','));
     let partitions = words.map(parse).collect::<Result<_, _>>()?;
     Ok(TopicChoice { name, partitions })
 }
@@ -433,6 +437,10 @@ mod tests {
             (
                 "reset g --to-datetime 1960-01-01T00:00:00Z --bootstrap h:1",
                 "1970",
+            ),
+            (
+                "reset g --to-latest --topic t: --bootstrap h:1",
+                "no partition",
             ),
             (
                 "reset g --to-latest --topic t:-1 --bootstrap h:1",

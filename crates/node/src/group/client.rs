@@ -42,7 +42,7 @@ pub(crate) enum GroupCommandError {
 
 pub(crate) type Result<T> = std::result::Result<T, GroupCommandError>;
 
-fn describe_code(code: i16) -> String {
+pub(super) fn describe_code(code: i16) -> String {
     match ResponseError::try_from_code(code) {
         Some(error) => error.to_string(),
         None => format!("error code {code}"),
@@ -67,6 +67,7 @@ pub(super) struct Client {
     bootstrap: Vec<Address>,
     open: BTreeMap<String, TcpStream>,
     issued: i32,
+    repeated: bool,
 }
 
 impl Client {
@@ -75,6 +76,7 @@ impl Client {
             bootstrap,
             open: BTreeMap::new(),
             issued: 0,
+            repeated: false,
         }
     }
 
@@ -133,8 +135,14 @@ impl Client {
         address(&found.host, found.port)
     }
 
+    /// Whether the last request to a coordinator was sent again because an answer was lost: the first may
+    /// have done what it asked for.
+    pub(super) const fn was_repeated(&self) -> bool {
+        self.repeated
+    }
+
     /// One request to the node that coordinates the groups, which is waited for if it is being elected.
-    /// `code` finds the error that says so in an answer.
+    /// `code` finds the error that says so in an answer. See [`Self::was_repeated`].
     pub(super) fn at_coordinator<R: Request>(
         &mut self,
         group: &str,
@@ -143,9 +151,16 @@ impl Client {
         code: impl Fn(&R::Response) -> i16,
     ) -> Result<R::Response> {
         let started = Instant::now();
+        self.repeated = false;
+        let mut is_lost = false;
         loop {
             let asked = match self.coordinator(group) {
-                Ok(coordinator) => self.call(&coordinator, version, request),
+                Ok(coordinator) => {
+                    self.repeated |= is_lost;
+                    let asked = self.call(&coordinator, version, request);
+                    is_lost |= asked.is_err();
+                    asked
+                }
                 Err(error) => Err(error),
             };
             let passing = match &asked {
@@ -158,6 +173,8 @@ impl Client {
             if !passing || started.elapsed() > COORDINATOR_DEADLINE {
                 return asked;
             }
+            // A node that is cut off knows no coordinator: another one may.
+            self.bootstrap.rotate_left(1);
             // Waking up early costs one request more.
             std::thread::park_timeout(RETRY_PAUSE);
         }

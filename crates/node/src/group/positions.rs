@@ -10,7 +10,7 @@ use kafka_protocol::messages::{
 };
 use rivven_cluster::types::{Address, RecordBatch};
 
-use super::client::{Client, Result, address, check, text};
+use super::client::{Client, GroupCommandError, Result, address, check, text};
 
 const OFFSET_FETCH_VERSION: i16 = 8;
 const LIST_OFFSETS_VERSION: i16 = 7;
@@ -114,7 +114,10 @@ impl Leaders {
             let request = ListOffsetsRequest::default()
                 .with_replica_id(CLIENT.into())
                 .with_topics(topics.collect());
-            let found = client.call(&leader, LIST_OFFSETS_VERSION, &request)?;
+            let found = match client.call(&leader, LIST_OFFSETS_VERSION, &request) {
+                Err(GroupCommandError::Unreachable { .. }) => continue,
+                found => found?,
+            };
             for topic in found.topics {
                 for partition in topic.partitions.iter().filter(|p| p.error_code == 0) {
                     let at = (topic.name.to_string(), partition.partition_index);
@@ -125,7 +128,8 @@ impl Leaders {
         Ok(offsets)
     }
 
-    /// The time of the first batch that reaches to `offset`, Unix milliseconds, if there is one.
+    /// The time of the first batch that reaches to `offset`, Unix milliseconds, if there is one and its
+    /// leader answers.
     pub(super) fn time_at(
         &self,
         client: &mut Client,
@@ -150,7 +154,10 @@ impl Leaders {
             .with_min_bytes(0)
             .with_max_bytes(1)
             .with_topics(vec![topic]);
-        let found = client.call(&leader, FETCH_VERSION, &request)?;
+        let found = match client.call(&leader, FETCH_VERSION, &request) {
+            Err(GroupCommandError::Unreachable { .. }) => return Ok(None),
+            found => found?,
+        };
         let mut partitions = found.responses.into_iter().flat_map(|t| t.partitions);
         let Some(mut records) = partitions.next().and_then(|p| p.records) else {
             return Ok(None);

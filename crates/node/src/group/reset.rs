@@ -9,7 +9,7 @@ use kafka_protocol::messages::offset_commit_request::{
 };
 use serde::Serialize;
 
-use super::client::{Client, GroupCommandError, Result, check, text};
+use super::client::{Client, GroupCommandError, Result, describe_code, text};
 use super::describe::{EMPTY, describe};
 use super::output::{self, Row, render};
 use super::positions::{EARLIEST, LATEST, Leaders, TopicPartition, committed};
@@ -167,7 +167,8 @@ fn plan(
         };
         steps.push(Step {
             from,
-            to: wanted.clamp(start, end),
+            // The two are asked for one after the other: the topic may be another one by then.
+            to: wanted.min(end).max(start),
             topic: at.0,
             partition: at.1,
         });
@@ -204,19 +205,29 @@ fn commit(client: &mut Client, group: &str, steps: &[Step]) -> Result<()> {
     };
     let answer = client.at_coordinator(group, OFFSET_COMMIT_VERSION, &request, code)?;
     if code(&answer) == ResponseError::UnknownMemberId.code() {
-        let joined = format!("somebody has joined group {group}; nothing is changed");
+        let changed = if client.was_repeated() {
+            "an answer was lost before: describe shows whether its offsets are reset"
+        } else {
+            "nothing is changed"
+        };
+        let joined = format!("somebody has joined group {group}; {changed}");
         return Err(GroupCommandError::Failed(joined));
     }
+    let mut refused = Vec::new();
     for topic in &answer.topics {
-        for partition in &topic.partitions {
-            check(partition.error_code, || {
-                format!(
-                    "{}-{} is not reset",
-                    topic.name.as_str(),
-                    partition.partition_index
-                )
-            })?;
+        for partition in topic.partitions.iter().filter(|p| p.error_code != 0) {
+            let (name, index) = (topic.name.as_str(), partition.partition_index);
+            let why = describe_code(partition.error_code);
+            refused.push(format!("{name}-{index} ({why})"));
         }
     }
-    Ok(())
+    if refused.is_empty() {
+        return Ok(());
+    }
+    let (done, refused) = (
+        steps.len().saturating_sub(refused.len()),
+        refused.join(", "),
+    );
+    let partly = format!("{done} offsets of {group} are reset; these are not: {refused}");
+    Err(GroupCommandError::Failed(partly))
 }
