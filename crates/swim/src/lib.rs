@@ -55,6 +55,8 @@ mod envelope;
 mod error;
 mod event;
 mod evidence;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod keyring;
 mod letter;
 mod member;

@@ -40,6 +40,9 @@ pub(super) fn frames() -> Samples {
         FrameType::Failure,
         FrameType::Cancel,
         FrameType::Ping,
+        FrameType::Pong,
+        FrameType::Part,
+        FrameType::GoAway,
     ];
     let mut samples = Vec::new();
     let mut encoder = FrameEncoder::new(1, super::targets::MAX_PAYLOAD, None);
@@ -106,6 +109,13 @@ pub(super) fn detector(text: &str, port: u16, seed: u64) -> Result<Detector, Fai
 
 fn address(port: u16) -> Result<Address, Failure> {
     Address::new("127.0.0.1", port).doing(|| "a sample's address".to_owned())
+}
+
+/// Puts the checksum of a datagram to `b` right.
+pub(super) fn reseal_datagram(input: &mut [u8]) {
+    if let Ok(receiver) = NodeName::new("b") {
+        rivven_swim::fuzzing::reseal(&receiver, input);
+    }
 }
 
 /// Datagrams that reached `b` while `a`, `b` and `c` found each other.

@@ -59,7 +59,11 @@ pub const fn targets() -> [Target; 9] {
             name: "swim",
             about: "SWIM datagrams, to a detector",
             samples: samples::datagrams,
-            repair: leave,
+            repair: |rng, input| {
+                if rng.below(2) == 0 {
+                    samples::reseal_datagram(input);
+                }
+            },
             decoder: swim,
         },
         Target {
@@ -188,11 +192,20 @@ fn swim() -> Result<Decode, Failure> {
         let mut out = Vec::new();
         let now = MonoTime::default();
         detector.handle(now, Input::Datagram { from, payload }, &mut out);
-        let undecodable = |output: &Output| {
-            let reason = DropReason::Malformed;
-            matches!(output, Output::Event(Event::Dropped { reason: found }) if *found == reason)
+        // Whatever is dropped for another reason has been read.
+        let unread = |output: &Output| {
+            let Output::Event(Event::Dropped { reason }) = output else {
+                return false;
+            };
+            [
+                DropReason::Malformed,
+                DropReason::ForeignCluster,
+                DropReason::Unauthenticated,
+                DropReason::NotForThisNode,
+            ]
+            .contains(reason)
         };
-        !out.iter().any(undecodable)
+        !out.iter().any(unread)
     }))
 }
 

@@ -1,6 +1,7 @@
 //! foca 2.0.0 in the same network: one-way latency 0.3 ms + Exp(0.5 ms), loss for each datagram by
-//! itself. Its periods are those of ours (100 ms, 50 ms, 3 relays); transmissions and suspicion as its
-//! presets set them for the size; down members are told, and renew their identity.
+//! itself. Its periods are those of ours (100 ms, 50 ms, 3 relays), and transmissions and suspicion grow
+//! with the size as its presets have it; gossip and announcements are those of its preset for local
+//! networks. Down members are told, and renew their identity.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -159,9 +160,6 @@ fn config(count: u32) -> Config {
     config.max_transmissions = NonZeroU8::new((4.0 * digits) as u8).unwrap();
     config.suspect_to_down_after = Duration::from_secs_f64(suspicion);
     config.notify_down_members = true;
-    config.periodic_announce = None;
-    config.periodic_announce_to_down_members = None;
-    config.periodic_gossip = None;
     config
 }
 

@@ -39,8 +39,16 @@ fn every_planted_bug_is_found() {
         let guard = plant(bug.name).unwrap();
         let found = (0..ENOUGH).find_map(|seed| Some((seed + 1, swarm(seed).broken?)));
         let hits = guard.hits();
+        drop(guard);
         let (seeds, rule) =
             found.unwrap_or_else(|| panic!("{} not found; made {hits} times", bug.name));
+        assert!(hits > 0, "{} was never made", bug.name);
+        assert_eq!(
+            swarm(seeds - 1).broken,
+            None,
+            "{} is not to blame",
+            bug.name
+        );
         eprintln!("{}: after {seeds} seeds: {rule}", bug.name);
         counts.push(seeds);
     }

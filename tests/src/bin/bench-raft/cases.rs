@@ -1,6 +1,8 @@
 //! The figures, with their targets and the peer's figures on a machine of this size (etcd 3.4.23, three
 //! processes on loopback, 256-byte values, gRPC clients on the same two cores).
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rivven_core_types::test_util::{Figure, Target};
@@ -64,6 +66,7 @@ fn load(
         time,
         requests: u64::MAX,
         pace: None,
+        stop: Arc::default(),
     }
 }
 
@@ -314,13 +317,16 @@ async fn catchup(options: &Options) -> Result<(), Failure> {
     let calm = paced.run().await?;
     check(&calm)?;
     let node = cluster.add()?;
-    paced.time = options.seconds.max(Duration::from_secs(5));
+    // Until the newcomer is there: what comes after is calm again.
+    paced.time = FOREVER;
+    let stop = Arc::clone(&paced.stop);
     let running = tokio::spawn(async move { paced.run().await });
     let (_, index) = cluster.status(leader).await?;
     let started = Instant::now();
     cluster.admit(leader, node).await?;
     cluster.applied(node, index).await?;
     let took = started.elapsed();
+    stop.store(true, Ordering::Relaxed);
     let busy = running.await.map_err(|e| Failure::new(e.to_string()))??;
     check(&busy)?;
     for (metric, value, unit, target) in [

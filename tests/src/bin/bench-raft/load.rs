@@ -1,7 +1,7 @@
 //! Closed-loop clients: each sends its next request when the last one is answered.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -72,6 +72,8 @@ pub(crate) struct Load {
     pub(crate) requests: u64,
     /// A fixed rate instead of as fast as can be, per client.
     pub(crate) pace: Option<Duration>,
+    /// Ends it earlier.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 /// A transport that can be printed.
@@ -115,7 +117,7 @@ impl Load {
             return Err(Failure::new("no target"));
         };
         let (mut micros, mut errors) = (Vec::new(), 0);
-        while started.elapsed() < self.time {
+        while started.elapsed() < self.time && !self.stop.load(Ordering::Relaxed) {
             let number = issued.fetch_add(1, Ordering::Relaxed);
             if number >= self.requests {
                 break;
