@@ -91,7 +91,8 @@ pub struct TransportLimits {
     /// Bytes that one connection may hold: requests being answered, and bodies that come in parts. At
     /// the bound the connection is not read either; a body that finds no room is `Overloaded`.
     pub max_in_flight_bytes: usize,
-    /// The same for all connections together.
+    /// The same for all connections of the rpc and bulk lanes together. The control lane has 64 MiB of its
+    /// own, so that records never hold up an append or a heartbeat.
     pub max_node_bytes: usize,
     /// Calls awaiting an answer on one outgoing connection.
     pub max_pending_calls: usize,

@@ -53,7 +53,7 @@ impl<'a> AnswerReader<'a> {
             peer,
             lane,
             pending,
-            memory: Memory::of(shared),
+            memory: Memory::of(shared, lane),
             bodies: Assembler::default(),
             retire_at: now + age.saturating_sub(Duration::from_micros(jitter)),
             used: (None, now),

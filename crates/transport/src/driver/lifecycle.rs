@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use super::memory::CONTROL_BYTES;
 use super::metrics::Calls;
 use super::peers::Peers;
 #[cfg(feature = "quic")]
@@ -61,8 +62,10 @@ pub(super) struct Shared {
     pub(super) peers: Peers,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) unpooled: Semaphore,
-    /// Memory that peers may still take.
+    /// Memory that peers may still take on the rpc and bulk lanes.
     pub(super) memory: Arc<Semaphore>,
+    /// The same on the control lane.
+    pub(super) control_memory: Arc<Semaphore>,
     pub(super) calls: Calls,
     cluster: Mutex<Option<ClusterId>>,
     warned: Mutex<BTreeMap<&'static str, Instant>>,
@@ -108,6 +111,7 @@ impl Shared {
             phase: watch::Sender::new(Phase::Running),
             unpooled: Semaphore::new(config.limits.max_unpooled_calls),
             memory: Arc::new(Semaphore::new(config.limits.max_node_bytes)),
+            control_memory: Arc::new(Semaphore::new(CONTROL_BYTES)),
             calls: Calls::default(),
             cluster: Mutex::new(config.cluster_id),
             warned: Mutex::default(),
@@ -174,8 +178,9 @@ impl Shared {
 
     /// Tells the metric how much memory is held.
     pub(super) fn note_memory(&self) {
-        let left = self.memory.available_permits();
-        super::metrics::memory_held(self.limits().max_node_bytes.saturating_sub(left));
+        let left = self.memory.available_permits() + self.control_memory.available_permits();
+        let all = self.limits().max_node_bytes + CONTROL_BYTES;
+        super::metrics::memory_held(all.saturating_sub(left));
     }
 
     /// Closes what all connections run over, if there is such a thing.

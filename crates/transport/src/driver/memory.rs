@@ -1,12 +1,19 @@
-//! The memory that peers may take: a share per connection, and one that all connections have together.
+//! The memory that peers may take: a share per connection, and one that all connections have together,
+//! those of the control lane apart from the others.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use rivven_core_types::{Lane, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::lifecycle::Shared;
+
+/// What all connections of the control lane may hold together: an append of the greatest length from each
+/// of eight members. The semaphores are fair, so that in one budget with bulk bodies an append, and the
+/// heartbeats behind it, would wait for as long as those take, and the leader would be voted out.
+pub(super) const CONTROL_BYTES: usize = 8 * limits::MAX_CONTROL_FRAME_BYTES;
 
 /// The memory of one connection.
 #[derive(Debug)]
@@ -24,10 +31,13 @@ pub(super) struct Held {
 }
 
 impl Memory {
-    pub(super) fn of(shared: &Shared) -> Self {
+    pub(super) fn of(shared: &Shared, lane: Lane) -> Self {
         Self {
             connection: Arc::new(Semaphore::new(shared.limits().max_in_flight_bytes)),
-            node: Arc::clone(&shared.memory),
+            node: Arc::clone(match lane {
+                Lane::Control => &shared.control_memory,
+                Lane::Rpc | Lane::Bulk => &shared.memory,
+            }),
             patience: shared.limits().ping_interval,
         }
     }

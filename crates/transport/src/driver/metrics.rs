@@ -74,7 +74,7 @@ pub fn describe_metrics() {
     describe_gauge!(
         NODE_BYTES,
         Unit::Bytes,
-        "Memory held for peers' requests and long bodies, of max_node_bytes"
+        "Memory held for peers' requests and long bodies, of max_node_bytes and 64 MiB on the control lane"
     );
     describe_counter!(
         BYTES,

@@ -126,7 +126,7 @@ impl Serve {
     ) -> Ended {
         let limits = self.shared.limits();
         let mut flight = Flight::new(limits.max_in_flight_requests);
-        let memory = Memory::of(&self.shared);
+        let memory = Memory::of(&self.shared, lane);
         let mut bodies = Bodies::default();
         let mut ticker = interval(limits.ping_interval);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -3,6 +3,7 @@
 mod calls;
 mod hostile;
 mod lifecycle;
+mod memory;
 mod parts;
 #[cfg(feature = "quic")]
 mod quic;

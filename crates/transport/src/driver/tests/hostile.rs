@@ -7,7 +7,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::support::*;
 use crate::config::Security;
-use crate::frame::{FrameDecoder, FrameEncoder, FrameHeader, FrameType, WriteBatch, lane_limit};
+use crate::frame::{
+    Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameType, WriteBatch, lane_limit,
+};
 use crate::handshake::{
     Established, Initiator, InitiatorStep, LocalIdentity, Responder, ResponderStep,
 };
@@ -111,9 +113,47 @@ async fn a_node_of_another_name_at_the_address_is_refused() {
 pub(super) struct Raw {
     pub(super) stream: TcpStream,
     encoder: FrameEncoder,
+    decoder: FrameDecoder,
+    buffer: BytesMut,
 }
 
 impl Raw {
+    /// Announces a body in parts.
+    pub(super) async fn announce(&mut self, header: FrameHeader, length: usize) {
+        let mut batch = WriteBatch::default();
+        let announced = self
+            .encoder
+            .announce(header, &Bytes::new(), length, &mut batch);
+        announced.unwrap();
+        self.stream.write_all(&bytes_in(batch)).await.unwrap();
+    }
+
+    /// The next frame; `None` when the other side has hung up.
+    pub(super) async fn hear(&mut self) -> Option<Frame> {
+        loop {
+            if let Some(frame) = self.decoder.decode(&mut self.buffer).unwrap() {
+                return Some(frame);
+            }
+            if within(self.stream.read_buf(&mut self.buffer))
+                .await
+                .unwrap()
+                == 0
+            {
+                return None;
+            }
+        }
+    }
+
+    /// The next frame with this id.
+    pub(super) async fn hear_from(&mut self, correlation: u32) -> Frame {
+        loop {
+            let frame = self.hear().await.expect("it hung up");
+            if frame.header.correlation == correlation {
+                return frame;
+            }
+        }
+    }
+
     pub(super) async fn send(&mut self, header: FrameHeader, meta: &Bytes, body: Bytes) {
         let bytes = bytes_with(&mut self.encoder, header, meta, body);
         self.stream.write_all(&bytes).await.unwrap();
@@ -134,6 +174,10 @@ fn bytes_of(encoder: &mut FrameEncoder, header: FrameHeader, meta: &Bytes) -> By
 fn bytes_with(encoder: &mut FrameEncoder, header: FrameHeader, meta: &Bytes, body: Bytes) -> Bytes {
     let mut batch = WriteBatch::default();
     encoder.encode(header, meta, body, &mut batch).unwrap();
+    bytes_in(batch)
+}
+
+fn bytes_in(mut batch: WriteBatch) -> Bytes {
     batch.close_segment();
     let mut room = [std::io::IoSlice::new(&[]); crate::frame::MAX_SLICES];
     let slices = batch.slices(&mut room);
@@ -168,9 +212,13 @@ pub(super) async fn raw(to: &Node, lane: Lane) -> Raw {
             InitiatorStep::Send(next) => message = next,
             InitiatorStep::Done(established) => {
                 let Established { version, keys, .. } = *established;
-                let (send, _) = keys.unwrap().seals();
-                let encoder = FrameEncoder::new(version, lane_limit(lane), Some(send));
-                return Raw { stream, encoder };
+                let (send, receive) = keys.unwrap().seals();
+                return Raw {
+                    stream,
+                    encoder: FrameEncoder::new(version, lane_limit(lane), Some(send)),
+                    decoder: FrameDecoder::new(version, lane_limit(lane), Some(receive)),
+                    buffer,
+                };
             }
         }
     }
@@ -340,7 +388,13 @@ pub(super) async fn taken(listener: &TcpListener, count: usize) -> (Raw, Vec<(u3
         stream.write_all(&bytes).await.unwrap();
     }
     let encoder = FrameEncoder::new(1, lane_limit(Lane::Rpc), None);
-    (Raw { stream, encoder }, requests)
+    let raw = Raw {
+        stream,
+        encoder,
+        decoder,
+        buffer,
+    };
+    (raw, requests)
 }
 
 /// A peer that answers the first request only after the second has come: late, and twice, and with

@@ -18,7 +18,7 @@ use crate::frame::{
     FrameDecoder, FrameEncoder, FrameType, MAX_OPEN_BODIES, PART_BYTES, lane_limit,
 };
 
-fn outgoing(correlation: u32, length: usize) -> Outgoing {
+pub(super) fn outgoing(correlation: u32, length: usize) -> Outgoing {
     let mut frame = Outgoing::bare(FrameType::Request, correlation);
     frame.body = Bytes::from(vec![1; length]);
     frame
@@ -26,18 +26,23 @@ fn outgoing(correlation: u32, length: usize) -> Outgoing {
 
 /// What a writer that is given `frames` puts on a wire which takes 64 KiB at a time; `later` are queued
 /// once the first part of a body has arrived.
-async fn written(frames: Vec<Outgoing>, later: Vec<Outgoing>) -> Vec<(FrameType, u32)> {
+pub(super) async fn written(
+    lane: Lane,
+    frames: Vec<Outgoing>,
+    later: Vec<Outgoing>,
+) -> Vec<(FrameType, u32)> {
     let (ours, mut theirs) = tokio::io::duplex(PART_BYTES);
-    let (queue, receive) = mpsc::channel(64);
-    let max = lane_limit(Lane::Bulk);
+    let (queue, receive) = mpsc::channel(1024);
+    let max = lane_limit(lane);
+    // All of them are in the queue before the first is written.
+    for frame in frames {
+        queue.try_send(frame).ok().unwrap();
+    }
     let writer = tokio::spawn(async move {
         let encoder = FrameEncoder::new(1, max, None);
         let stall = Duration::from_secs(20);
         write_loop(ours, encoder, receive, &Pulse::new(), stall).await
     });
-    for frame in frames {
-        queue.send(frame).await.unwrap();
-    }
     let mut more = Some((queue, later));
     let mut decoder = FrameDecoder::new(1, max, None);
     let mut buffer = BytesMut::new();
@@ -60,7 +65,12 @@ async fn written(frames: Vec<Outgoing>, later: Vec<Outgoing>) -> Vec<(FrameType,
 
 #[tokio::test]
 async fn a_short_request_goes_between_the_parts_of_a_long_one() {
-    let seen = written(vec![outgoing(1, 4 << 20)], vec![outgoing(2, 10)]).await;
+    let seen = written(
+        Lane::Bulk,
+        vec![outgoing(1, 4 << 20)],
+        vec![outgoing(2, 10)],
+    )
+    .await;
     let parts = seen.iter().filter(|(kind, _)| *kind == FrameType::Part);
     assert_eq!(parts.count(), 64);
     let short = seen.iter().position(|(_, id)| *id == 2).unwrap();
@@ -72,7 +82,7 @@ async fn a_short_request_goes_between_the_parts_of_a_long_one() {
 async fn long_bodies_take_turns_and_a_cancelled_one_stops() {
     let many = (1..=6).map(|id| outgoing(id, 2 << 20)).collect();
     let cancel = Outgoing::bare(FrameType::Cancel, 1);
-    let seen = written(many, vec![cancel]).await;
+    let seen = written(Lane::Bulk, many, vec![cancel]).await;
     let parts_of = |id| {
         let of = seen
             .iter()

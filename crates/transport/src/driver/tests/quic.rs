@@ -2,12 +2,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rivven_core_types::{
-    Address, HandshakeRefusal, Lane, NodeName, OsEntropy, RpcError, RpcKind, RpcRequest,
+    Address, HandshakeRefusal, Lane, NodeName, OsEntropy, PeerRpc, RpcError, RpcKind, RpcRequest,
     RpcResponse,
 };
+use tokio::net::TcpStream;
 
 use super::support::*;
-use crate::config::Security;
+use crate::config::{Security, TransportLimits};
 use crate::driver::{Transport, TransportRuntimes};
 use crate::quic::{QuicConfig, QuicListen, QuicTransport};
 use crate::tls::TlsConfig;
@@ -115,9 +116,20 @@ async fn calls_over_quic_time_out_are_cancelled_and_survive_a_restart_of_the_pee
 
 /// A node on TCP, and on QUIC as well. Peers are told `advertised`, or the truth.
 async fn both(node: &str, tls: &TlsConfig, advertised: Option<Address>) -> Node {
+    both_with(node, tls, advertised, |_| {}).await
+}
+
+/// The same with other limits.
+async fn both_with(
+    node: &str,
+    tls: &TlsConfig,
+    advertised: Option<Address>,
+    limit: impl FnOnce(&mut TransportLimits),
+) -> Node {
     let tls = tls.clone().for_node(name(node));
     let mut settings = config(node, Security::MutualTls(tls));
     settings.limits.handshake_timeout = Duration::from_secs(1);
+    limit(&mut settings.limits);
     let listen = QuicListen {
         listen: "127.0.0.1:0".parse().unwrap(),
         advertised,

@@ -23,6 +23,9 @@ pub(super) const WHO: RpcKind = RpcKind(0x7004);
 /// Answers with a body one byte too long for the control lane.
 pub(super) const TOO_MUCH: RpcKind = RpcKind(0x7005);
 
+/// Answers with what it was sent, from a task of its own.
+pub(super) const SOON: RpcKind = RpcKind(0x7007);
+
 /// Answers with the name of the thread that runs the handler.
 pub(super) const THREAD: RpcKind = RpcKind(0x7006);
 
@@ -69,6 +72,7 @@ impl RpcHandler for Tester {
         };
         match request.kind {
             ECHO => Reply::Now(Ok(echo)),
+            SOON => Reply::Later(Box::pin(async move { Ok(echo) })),
             WHO => Reply::Now(Ok(RpcResponse {
                 meta: Bytes::from(format!("{} {:?}", peer.name, peer.cluster)),
                 body: Bytes::new(),
