@@ -17,8 +17,9 @@
 //! - No byte is allocated on a peer's word: a frame's length is checked from its 24-byte header, and
 //!   buffers grow as bytes arrive.
 //! - A correlation id is used once per connection, so that a late answer can only be dropped.
-//! - A body of more than 64 KiB goes in parts, and other frames go between them; the memory for all of
-//!   it is taken from the budgets of the connection and of the node before its first part is read.
+//! - A body of more than 64 KiB goes in parts, and other frames go between them, except that on the
+//!   control lane requests of one kind keep their order; the memory for all of it is taken from the
+//!   budgets of the connection and of the node before its first part is read.
 //! - Every queue, wait and connection count has a bound in [`TransportLimits`].
 //! - A node that shuts down says so (GOAWAY) and up to which call it will answer: what came later was not
 //!   run, and the caller is told so.

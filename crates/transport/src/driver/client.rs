@@ -121,7 +121,7 @@ impl Connection {
             let reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
             let mut answers = AnswerReader::new(&shared, &peer.name, lane, &pending);
             let (reason, ended) = tokio::select! {
-                end = write_loop(write, encoder, frames, &pulse, limits.write_stall) => {
+                end = write_loop(write, encoder, frames, lane, &pulse, limits.write_stall) => {
                     end.map_or_else(|e| ("io", e.to_string()), |()| ("unused", String::new()))
                 }
                 end = answers.read(reader, &pulse, &queue) => end,

@@ -81,7 +81,7 @@ impl Serve {
         let (queue, frames) = mpsc::channel(limits.send_queue_frames);
         let pulse = Pulse::new();
         let encoder = FrameEncoder::new(version, max, send);
-        let writer = write_loop(write, encoder, frames, &pulse, limits.write_stall);
+        let writer = write_loop(write, encoder, frames, lane, &pulse, limits.write_stall);
         tokio::pin!(writer);
         let answers = Answers {
             queue,

@@ -4,6 +4,7 @@ mod calls;
 mod hostile;
 mod lifecycle;
 mod memory;
+mod order;
 mod parts;
 #[cfg(feature = "quic")]
 mod quic;

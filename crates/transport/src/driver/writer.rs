@@ -1,12 +1,13 @@
 //! The writing half of a connection: takes queued frames in batches and writes each batch with one
 //! vectored write where the kernel takes it. Long bodies go in parts, in turns, and short frames go
-//! before the next parts.
+//! before the next parts; on the control lane a request waits for the earlier ones of its kind.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rivven_core_types::Lane;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
@@ -23,6 +24,9 @@ const BATCH_FRAMES: usize = 256;
 /// Parts are added to a batch up to this length: what a short frame waits for at most, apart from what
 /// the kernel holds.
 const BATCH_BYTES: usize = 4 * PART_BYTES;
+/// Frames that wait behind long bodies; beyond it the queue is not read, and its bounds hold the callers
+/// back.
+const WAITING_FRAMES: usize = 1024;
 
 /// A frame in the send queue.
 pub(super) struct Outgoing {
@@ -64,6 +68,8 @@ impl Outgoing {
 /// A body of which parts are still to be sent.
 struct OpenBody {
     correlation: u32,
+    /// Of a request whose kind has an order.
+    kind: Option<u16>,
     rest: Bytes,
     share: Option<OwnedSemaphorePermit>,
 }
@@ -72,7 +78,12 @@ struct OpenBody {
 struct Sending {
     encoder: FrameEncoder,
     batch: WriteBatch,
-    /// Long bodies in turns, and those whose turn has not begun.
+    /// Whether requests of one kind keep their order, so that a short one waits for a long one. Raft's
+    /// pipelined appends need it (openraft, `stream_append`): one that overtakes another meets a log
+    /// without its predecessor, and the follower answers with a conflict. Only the control lane, where
+    /// they go, pays for that.
+    ordered: bool,
+    /// Long bodies in turns, and frames whose turn has not begun.
     open: VecDeque<OpenBody>,
     waiting: VecDeque<Outgoing>,
     /// Shares of the queue that are free once the batch is written.
@@ -83,6 +94,22 @@ struct Sending {
 impl Sending {
     fn has_bodies(&self) -> bool {
         !(self.open.is_empty() && self.waiting.is_empty())
+    }
+
+    /// What a request is to be kept in order with.
+    fn order_of(&self, header: &FrameHeader) -> Option<u16> {
+        (self.ordered && header.frame_type == FrameType::Request).then_some(header.kind)
+    }
+
+    /// Whether a body of this kind is being sent.
+    fn is_open(&self, kind: Option<u16>) -> bool {
+        kind.is_some() && self.open.iter().any(|body| body.kind == kind)
+    }
+
+    /// Whether an earlier request of this kind has not been sent in full.
+    fn is_behind(&self, kind: Option<u16>) -> bool {
+        let waits = |f: &Outgoing| self.order_of(&f.header) == kind;
+        self.is_open(kind) || (kind.is_some() && self.waiting.iter().any(waits))
     }
 
     /// Makes the next batch.
@@ -105,40 +132,73 @@ impl Sending {
                 | FrameType::Part
                 | FrameType::GoAway => {}
             }
-            if frame.body.len() > PART_BYTES {
+            let behind = || self.is_behind(self.order_of(&frame.header));
+            if frame.body.len() > PART_BYTES || behind() {
                 self.waiting.push_back(frame);
             } else if frame.in_time(now) {
-                self.shares.extend(frame.share);
-                let batch = &mut self.batch;
-                self.encoder
-                    .encode(frame.header, &frame.meta, frame.body, batch)?;
+                self.send_whole(frame)?;
             }
         }
         self.take_turns(now)
     }
 
-    /// A part of each open body in turn, until the batch is long enough.
+    /// A frame with its body.
+    fn send_whole(&mut self, frame: Outgoing) -> Result<(), FrameError> {
+        self.shares.extend(frame.share);
+        let batch = &mut self.batch;
+        self.encoder
+            .encode(frame.header, &frame.meta, frame.body, batch)
+    }
+
+    /// The first frame that waits for nothing but its turn.
+    fn next_waiting(&mut self) -> Option<Outgoing> {
+        if self.open.len() >= MAX_OPEN_BODIES {
+            // Not even a short one: a long one of its kind may be among those before it.
+            return None;
+        }
+        let free = |f: &Outgoing| !self.is_open(self.order_of(&f.header));
+        let at = self.waiting.iter().position(free)?;
+        self.waiting.remove(at)
+    }
+
+    /// Begins a frame that has waited; whether it went out whole.
+    fn begin(&mut self, mut frame: Outgoing, now: Instant) -> Result<bool, FrameError> {
+        if !frame.in_time(now) {
+            return Ok(false);
+        }
+        if frame.body.len() <= PART_BYTES {
+            self.send_whole(frame)?;
+            return Ok(true);
+        }
+        let length = frame.body.len();
+        let batch = &mut self.batch;
+        self.encoder
+            .announce(frame.header, &frame.meta, length, batch)?;
+        self.open.push_back(OpenBody {
+            correlation: frame.header.correlation,
+            kind: self.order_of(&frame.header),
+            rest: frame.body,
+            share: frame.share,
+        });
+        Ok(false)
+    }
+
+    /// A part of each open body in turn, until the batch is long enough. One at least: short frames
+    /// that fill every batch would starve the long ones.
     fn take_turns(&mut self, now: Instant) -> Result<(), FrameError> {
-        while self.batch.pending() < BATCH_BYTES {
-            if self.open.len() < MAX_OPEN_BODIES
-                && let Some(mut frame) = self.waiting.pop_front()
+        let mut turned = false;
+        while !turned || self.batch.pending() < BATCH_BYTES {
+            let full = self.batch.pending() >= BATCH_BYTES;
+            if (self.open.is_empty() || !full)
+                && let Some(frame) = self.next_waiting()
             {
-                if frame.in_time(now) {
-                    let length = frame.body.len();
-                    let batch = &mut self.batch;
-                    self.encoder
-                        .announce(frame.header, &frame.meta, length, batch)?;
-                    self.open.push_back(OpenBody {
-                        correlation: frame.header.correlation,
-                        rest: frame.body,
-                        share: frame.share,
-                    });
-                }
+                turned |= self.begin(frame, now)?;
                 continue;
             }
             let Some(mut body) = self.open.pop_front() else {
                 break;
             };
+            turned = true;
             let part = body.rest.split_to(PART_BYTES.min(body.rest.len()));
             let mut header = FrameHeader::new(0, FrameType::Part);
             header.correlation = body.correlation;
@@ -160,6 +220,7 @@ pub(super) async fn write_loop<W: AsyncWrite + Unpin>(
     mut io: W,
     encoder: FrameEncoder,
     mut queue: mpsc::Receiver<Outgoing>,
+    lane: Lane,
     pulse: &Pulse,
     stall: Duration,
 ) -> io::Result<()> {
@@ -168,6 +229,7 @@ pub(super) async fn write_loop<W: AsyncWrite + Unpin>(
     let mut sending = Sending {
         encoder,
         batch: WriteBatch::default(),
+        ordered: lane == Lane::Control,
         open: VecDeque::new(),
         waiting: VecDeque::new(),
         shares: Vec::new(),
@@ -185,7 +247,8 @@ pub(super) async fn write_loop<W: AsyncWrite + Unpin>(
             // time at 256 calls in flight.
             tokio::task::yield_now().await;
         }
-        while frames.len() < BATCH_FRAMES {
+        let room = WAITING_FRAMES.saturating_sub(sending.waiting.len());
+        while frames.len() < BATCH_FRAMES.min(room) {
             let Ok(frame) = queue.try_recv() else { break };
             frames.push(frame);
         }

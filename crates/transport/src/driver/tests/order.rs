@@ -33,8 +33,17 @@ async fn on_the_control_lane_a_request_never_overtakes_one_of_its_kind() {
     let ends = [1, 2, 3, 4, 6].map(|id| end_of(&seen, id));
     assert!(ends.is_sorted(), "{seen:?}");
     let begins = [1, 2, 3, 4, 6].map(|id| seen.iter().position(|(_, of)| *of == id).unwrap());
-    assert!(ends[..4].iter().zip(&begins[1..]).all(|(end, begin)| end < begin), "{seen:?}");
-    assert!(end_of(&seen, 5) < ends[0], "another kind waits for nobody: {seen:?}");
+    assert!(
+        ends[..4]
+            .iter()
+            .zip(&begins[1..])
+            .all(|(end, begin)| end < begin),
+        "{seen:?}"
+    );
+    assert!(
+        end_of(&seen, 5) < ends[0],
+        "another kind waits for nobody: {seen:?}"
+    );
     // Elsewhere no caller relies on an order, and a short one never waits.
     let seen = written(Lane::Bulk, frames(), later()).await;
     assert!(end_of(&seen, 2) < end_of(&seen, 1), "{seen:?}");
@@ -75,5 +84,8 @@ async fn short_frames_without_end_do_not_starve_a_long_body() {
     let seen = written(Lane::Bulk, frames.collect(), Vec::new()).await;
     let first = seen.iter().position(|(kind, _)| *kind == FrameType::Part);
     // The batch at hand holds 256 frames.
-    assert!(first.unwrap() < 300, "the first part came as frame {first:?}");
+    assert!(
+        first.unwrap() < 300,
+        "the first part came as frame {first:?}"
+    );
 }

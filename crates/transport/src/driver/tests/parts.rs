@@ -41,7 +41,7 @@ pub(super) async fn written(
     let writer = tokio::spawn(async move {
         let encoder = FrameEncoder::new(1, max, None);
         let stall = Duration::from_secs(20);
-        write_loop(ours, encoder, receive, &Pulse::new(), stall).await
+        write_loop(ours, encoder, receive, lane, &Pulse::new(), stall).await
     });
     let mut more = Some((queue, later));
     let mut decoder = FrameDecoder::new(1, max, None);
