@@ -5,11 +5,11 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TokioRuntime};
-use rivven_core_types::{Address, Lane as RpcLane, RpcHandler};
+use rivven_core_types::{Address, BoxFuture, Lane as RpcLane, RpcHandler};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -32,9 +32,60 @@ const CLOSED: quinn::VarInt = quinn::VarInt::from_u32(0);
 /// 8.1.2).
 const CROWD: usize = 64;
 
+/// The sending direction of a stream. Its end waits until the peer has everything: `finish` alone only
+/// queues the end, and when the last stream of a connection is dropped the connection is closed, which
+/// discards what has not been delivered (RFC 9000, section 10.2).
+struct Outlet {
+    stream: SendStream,
+    /// Once the end is queued.
+    delivered: Option<BoxFuture<'static, io::Result<()>>>,
+}
+
+impl Outlet {
+    const fn new(stream: SendStream) -> Self {
+        Self {
+            stream,
+            delivered: None,
+        }
+    }
+
+    /// Queues the end and waits for the peer's acknowledgement of it, or for its word that it reads no more.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = &mut self.stream;
+        let delivered = self.delivered.get_or_insert_with(|| {
+            // It fails only if the stream has ended already; the wait below then is over at once.
+            let _queued = stream.finish().is_ok();
+            let stopped = stream.stopped();
+            Box::pin(async move { stopped.await.map(drop).map_err(io::Error::from) })
+        });
+        let outcome = ready!(delivered.as_mut().poll(cx));
+        // A future that is over must not be polled again.
+        self.delivered = Some(Box::pin(std::future::ready(Ok(()))));
+        Poll::Ready(outcome)
+    }
+}
+
+impl AsyncWrite for Outlet {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.stream), cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_end(cx)
+    }
+}
+
 /// The stream of one lane.
 pub(super) struct Lane {
-    send: SendStream,
+    send: Outlet,
     receive: RecvStream,
     chain: Vec<CertificateDer<'static>>,
 }
@@ -66,7 +117,7 @@ impl AsyncWrite for Lane {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf)
+        Pin::new(&mut self.send).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -226,7 +277,7 @@ impl Quic {
         let set = send.set_priority(priority(lane));
         set.map_err(|e| HandshakeError::Io(e.to_string()))?;
         let lane = Lane {
-            send,
+            send: Outlet::new(send),
             receive,
             chain,
         };
@@ -408,7 +459,7 @@ impl Visit {
                 continue;
             };
             let lane = Lane {
-                send,
+                send: Outlet::new(send),
                 receive,
                 chain,
             };

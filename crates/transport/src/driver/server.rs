@@ -89,8 +89,10 @@ impl Serve {
             max_payload: max,
             compress: self.shared.compresses(lane, abilities),
         };
-        let reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
-        let served = self.serve_requests(reader, lane, &answers, &pulse, &mut objection);
+        // It lives until the last answer is out: on QUIC a dropped reader tells the peer to stop sending,
+        // which would end its connection before it has read them.
+        let mut reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
+        let served = self.serve_requests(&mut reader, lane, &answers, &pulse, &mut objection);
         let ended = tokio::select! {
             end = &mut writer => {
                 Ended::Closed("io", end.map_or_else(|e| e.to_string(), |()| String::new()))
@@ -118,7 +120,7 @@ impl Serve {
     /// Reads and answers requests. All futures of the handler die with this one.
     async fn serve_requests(
         &self,
-        mut reader: FrameReader<ReadSide>,
+        reader: &mut FrameReader<ReadSide>,
         lane: rivven_core_types::Lane,
         answers: &Answers,
         pulse: &Pulse,

@@ -185,3 +185,39 @@ async fn quic_is_learnt_over_tcp_and_left_where_it_does_not_get_through() {
     within(a.transport.shutdown()).await;
     within(b.transport.shutdown()).await;
 }
+
+#[tokio::test]
+async fn shutdown_over_quic_answers_what_is_in_flight() {
+    let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let (a, b) = (both("a", &tls, None).await, both("b", &tls, None).await);
+    a.knows(&b, "b");
+    a.call("b", request(ECHO, Lane::Rpc, b"")).await.unwrap();
+    assert!(a.transport.quic_address_of(&name("b")).is_some());
+    let call = |length| {
+        let mut last = request(GATED, Lane::Rpc, b"last");
+        last.body = vec![7; length].into();
+        tokio::spawn(a.transport.call(&name("b"), last))
+    };
+    let calls = [call(0), call(1 << 20)];
+    within(b.handler.arrived.acquire_many(2))
+        .await
+        .unwrap()
+        .forget();
+    let serving = b.transport.clone();
+    let shutdown = tokio::spawn(async move { serving.shutdown().await });
+    eventually(
+        async || TcpStream::connect(b.transport.local_addr()).await,
+        Result::is_err,
+    )
+    .await
+    .unwrap_err();
+    b.handler.gate.add_permits(2);
+    for (call, length) in calls.into_iter().zip([0, 1 << 20]) {
+        let answer = within(call).await.unwrap().unwrap();
+        assert_eq!(
+            (&answer.meta[..], answer.body.len()),
+            (&b"last"[..], length)
+        );
+    }
+    within(shutdown).await.unwrap();
+}
