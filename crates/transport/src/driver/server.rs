@@ -178,7 +178,8 @@ impl Serve {
                 Ok(Heard::Request(request)) => request,
                 Err(ended) => return ended,
             };
-            let dispatched = self.dispatch(request, lane, answers, &memory, &mut flight);
+            let alone = bodies.is_empty();
+            let dispatched = self.dispatch(request, alone, lane, answers, &memory, &mut flight);
             if let Err(e) = dispatched.await {
                 return broken(&e);
             }
@@ -245,9 +246,11 @@ impl Serve {
         )
     }
 
+    /// Runs a request. `alone` says that no body of this connection is half-read.
     async fn dispatch(
         &self,
         request: Incoming,
+        alone: bool,
         lane: rivven_core_types::Lane,
         answers: &Answers,
         memory: &Memory,
@@ -274,7 +277,22 @@ impl Serve {
             metrics::request_expired(kind);
             return Ok(());
         }
-        let length = frame.meta.len() + frame.body.len();
+        // What came in parts or compressed has its memory already.
+        let mut length = match (&held, &more) {
+            (None, None) => frame.meta.len() + frame.body.len(),
+            _ => 0,
+        };
+        let mut ahead = None;
+        if !alone {
+            // A wait for memory could be one for what the half-read bodies hold, whose parts nobody reads
+            // meanwhile. So it is taken now, or the request is not run.
+            ahead = memory.try_hold(length);
+            if ahead.is_none() {
+                answers.refuse_overloaded(correlation);
+                return Ok(());
+            }
+            length = 0;
+        }
         let request = RpcRequest {
             kind,
             lane,
@@ -285,12 +303,6 @@ impl Serve {
         match self.handler.handle(&self.peer, request) {
             Reply::Now(result) => answers.send(correlation, result, deadline).await,
             Reply::Later(answer) => {
-                // What came in parts or compressed has its memory already.
-                let length = if held.is_none() && more.is_none() {
-                    length
-                } else {
-                    0
-                };
                 let permits = self.permits(length, deadline, answers, memory, flight);
                 let Some(permits) = permits.await else {
                     metrics::request_expired(kind);
@@ -299,7 +311,7 @@ impl Serve {
                 let task = later(answer, kind, correlation, deadline, answers.clone());
                 flight.start(correlation, async move {
                     task.await;
-                    drop((permits, held, more));
+                    drop((permits, held, more, ahead));
                 });
             }
         }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use rivven_core_types::{Lane, PeerRpc, limits};
+use rivven_core_types::{Lane, PeerRpc, RpcError, limits};
 
+use super::hostile::{Raw, raw};
 use super::support::*;
+use crate::answer::decode_answer;
+use crate::frame::{FrameHeader, FrameType, PART_BYTES};
 
 #[tokio::test]
 async fn bulk_bodies_that_hold_the_nodes_memory_do_not_hold_up_the_control_lane() {
@@ -27,4 +30,51 @@ async fn bulk_bodies_that_hold_the_nodes_memory_do_not_hold_up_the_control_lane(
     }
     b.handler.gate.add_permits(1);
     assert!(within(holder).await.unwrap().is_ok());
+}
+
+/// A request of this id, kind and budget, and with a body of this length that is yet to come.
+fn header(correlation: u32, kind: rivven_core_types::RpcKind, budget_ms: u32) -> FrameHeader {
+    let mut header = FrameHeader::new(1, FrameType::Request);
+    (header.kind, header.correlation, header.budget_ms) = (kind.0, correlation, budget_ms);
+    header
+}
+
+/// A body of this length, in parts.
+async fn send_parts(member: &mut Raw, correlation: u32, length: usize) {
+    let body = Bytes::from(vec![5; length]);
+    for at in (0..length).step_by(PART_BYTES) {
+        let mut part = FrameHeader::new(1, FrameType::Part);
+        part.correlation = correlation;
+        let piece = body.slice(at..(at + PART_BYTES).min(length));
+        member.send(part, &Bytes::new(), piece).await;
+    }
+}
+
+#[tokio::test]
+async fn a_short_request_between_parts_does_not_wait_for_memory_that_the_parts_hold() {
+    let mut settings = config("b", shared("s"));
+    settings.limits.max_in_flight_bytes = limits::MAX_BULK_FRAME_BYTES;
+    let b = start(settings).await;
+    let mut member = raw(&b, Lane::Rpc).await;
+    let half = limits::MAX_BULK_FRAME_BYTES / 2;
+    for id in [1, 2] {
+        member.announce(header(id, GATED, 60_000), half).await;
+    }
+    let body = Bytes::from_static(b"nothing is left for this one");
+    member
+        .send(header(3, GATED, 60_000), &Bytes::new(), body)
+        .await;
+    for id in [1, 2] {
+        send_parts(&mut member, id, half).await;
+    }
+    let arrived = within(b.handler.arrived.acquire_many(2)).await;
+    arrived.unwrap().forget();
+    let refused = member.hear_from(3).await;
+    assert_eq!(refused.header.frame_type, FrameType::Failure);
+    let refused = decode_answer(&name("b"), &refused.meta);
+    assert!(
+        matches!(refused, RpcError::Overloaded { .. }),
+        "{refused:?}"
+    );
+    assert_eq!(b.handler.arrived.available_permits(), 0, "it was not run");
 }
