@@ -150,7 +150,12 @@ impl Serve {
                     continue;
                 }
                 () = &mut draining => {
-                    // What has been read is answered; the caller is told that the rest was not run.
+                    // What has been read is answered; the caller is told that the rest was not run. A body
+                    // that is half-read and older than a request that has run needs to be told apart: by
+                    // its number alone the caller would wait for an answer that never comes.
+                    for id in bodies.half_read().filter(|id| *id <= flight.last) {
+                        answers.refuse(id, &FailedAnswer::Shutdown);
+                    }
                     answers.go_away(flight.last);
                     flight.land().await;
                     return Ended::Drained;
@@ -516,8 +521,13 @@ impl Answers {
 
     /// There is no memory for a request; it is not run.
     fn refuse_overloaded(&self, correlation: u32) {
+        self.refuse(correlation, &FailedAnswer::Overloaded);
+    }
+
+    /// A request is not run.
+    fn refuse(&self, correlation: u32, why: &FailedAnswer) {
         let mut frame = Outgoing::bare(FrameType::Failure, correlation);
-        frame.meta = encode_failure(&FailedAnswer::Overloaded).unwrap_or_default();
+        frame.meta = encode_failure(why).unwrap_or_default();
         // Without it the caller waits for its deadline.
         let _sent = self.queue.try_send(frame).is_ok();
     }

@@ -39,7 +39,8 @@ pub enum FrameType {
     Pong,
     /// The next part of a body that was announced before.
     Part,
-    /// No new calls here: those up to the correlation id will be answered, later ones were not run.
+    /// No new calls here: those up to the correlation id will be answered (one whose body has not come in
+    /// full with a failure), later ones were not run.
     GoAway,
 }
 

@@ -92,6 +92,12 @@ impl<T> Assembler<T> {
         }))
     }
 
+    /// The bodies that are kept and not whole yet, by their correlation ids.
+    pub fn half_read(&self) -> impl Iterator<Item = u32> + '_ {
+        let kept = self.open.iter().filter(|open| open.kept.is_some());
+        kept.map(|open| open.header.correlation)
+    }
+
     /// Forgets the body that the sender has given up. It sends no more parts of it.
     pub fn forget(&mut self, correlation: u32) {
         if let Some(at) = self.position(correlation) {
@@ -170,6 +176,7 @@ mod tests {
         let mut assembler = Assembler::default();
         assembler.begin(announced(1, LENGTH), Some(())).unwrap();
         assembler.begin(announced(2, LENGTH), None).unwrap();
+        assert_eq!(assembler.half_read().collect::<Vec<_>>(), [1]);
         assembler.forget(1);
         assert!(assembler.part(&part(1, &[0])).is_err());
         assert_eq!(assembler.part(&part(2, &vec![0; PART_BYTES])), Ok(None));

@@ -78,3 +78,38 @@ async fn a_short_request_between_parts_does_not_wait_for_memory_that_the_parts_h
     );
     assert_eq!(b.handler.arrived.available_permits(), 0, "it was not run");
 }
+
+#[tokio::test]
+async fn a_request_half_read_at_shutdown_is_known_not_to_have_run() {
+    let b = node("b").await;
+    let mut member = raw(&b, Lane::Rpc).await;
+    member
+        .announce(header(1, GATED, 60_000), 2 * PART_BYTES)
+        .await;
+    send_parts(&mut member, 1, PART_BYTES).await;
+    member
+        .send(header(2, ECHO, 60_000), &Bytes::new(), Bytes::new())
+        .await;
+    assert_eq!(
+        member.hear_from(2).await.header.frame_type,
+        FrameType::Response
+    );
+    member
+        .announce(header(3, GATED, 60_000), 2 * PART_BYTES)
+        .await;
+    // Frames are read in order: this one's answer says that the announcement was.
+    member.say(FrameType::Ping, 0, b"").await;
+    assert_eq!(member.hear_from(0).await.header.frame_type, FrameType::Pong);
+    within(b.transport.shutdown()).await;
+    let answer = member.hear().await.unwrap();
+    assert_eq!(answer.header.correlation, 1);
+    assert_eq!(answer.header.frame_type, FrameType::Failure);
+    let answer = decode_answer(&name("b"), &answer.meta);
+    assert!(!answer.maybe_executed(), "{answer:?}");
+    // What came after the last one that has run is made elsewhere without being told.
+    let away = member.hear().await.unwrap();
+    assert_eq!(away.header.frame_type, FrameType::GoAway);
+    assert_eq!(away.header.correlation, 2);
+    assert!(member.hear().await.is_none());
+    assert_eq!(b.handler.arrived.available_permits(), 0);
+}
