@@ -15,7 +15,8 @@
 //!
 //! # Invariants
 //! - No byte is allocated on a peer's word: a frame's length is checked from its 24-byte header, and
-//!   buffers grow as bytes arrive.
+//!   buffers grow as bytes arrive. Memory for a body in parts is taken when a member announces it, within
+//!   the budgets below, and given back at the deadline of its call if the parts do not come.
 //! - A correlation id is used once per connection, so that a late answer can only be dropped.
 //! - A body of more than 64 KiB goes in parts, and other frames go between them, except that on the
 //!   control lane requests of one kind keep their order; the memory for all of it is taken from the

@@ -91,6 +91,7 @@ impl<'a> AnswerReader<'a> {
                             let _sent = queue.try_send(ping).is_ok();
                         }
                     }
+                    self.release_unawaited();
                     reader.rest();
                     if let Some(ended) = self.retire() {
                         return ended;
@@ -113,6 +114,14 @@ impl<'a> AnswerReader<'a> {
                 }
             }
         }
+    }
+
+    /// Gives back the memory of long answers that nobody waits for any more: every call has a deadline, so
+    /// that a peer which announces an answer and sends no parts holds nothing beyond it.
+    fn release_unawaited(&mut self) {
+        let pending = lock(self.pending);
+        self.bodies
+            .release(|header, _| !pending.calls.contains_key(&header.correlation));
     }
 
     /// Ends the connection in order when it is old, or has not been used for long.

@@ -24,7 +24,9 @@ use super::reader::{FrameReader, Pulse, ReadError};
 use super::writer::{Outgoing, write_loop};
 use crate::answer::{FailedAnswer, encode_failure};
 use crate::error::FrameError;
-use crate::frame::{Assembler, Frame, FrameDecoder, FrameEncoder, FrameType, lane_limit};
+use crate::frame::{
+    Assembler, Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameType, lane_limit,
+};
 use crate::handshake::Established;
 
 /// Why a connection is no longer served.
@@ -146,6 +148,15 @@ impl Serve {
                         tracing::warn!(peer = %self.peer.name, "closed a connection: {objection}");
                         return Ended::Closed("untrusted", objection);
                     }
+                    // A member that announces bodies and sends no parts holds memory up to its own deadline.
+                    let now = Instant::now();
+                    bodies.release(|header, (_, received)| {
+                        let over = deadline_of(header, *received) <= now;
+                        if over {
+                            metrics::request_expired(RpcKind(header.kind));
+                        }
+                        over
+                    });
                     reader.rest();
                     continue;
                 }
@@ -276,7 +287,7 @@ impl Serve {
         };
         let kind = RpcKind(frame.header.kind);
         let correlation = frame.header.correlation;
-        let deadline = received + Duration::from_millis(u64::from(frame.header.budget_ms));
+        let deadline = deadline_of(&frame.header, received);
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             metrics::request_expired(kind);
@@ -382,6 +393,11 @@ async fn later(
         Ok(result) => on_panic.1.send(correlation, result, deadline).await,
         Err(_) => metrics::request_expired(kind),
     }
+}
+
+/// When the caller of a request that began to come at `received` gives it up.
+fn deadline_of(header: &FrameHeader, received: Instant) -> Instant {
+    received + Duration::from_millis(u64::from(header.budget_ms))
 }
 
 fn broken(error: &FrameError) -> Ended {

@@ -98,6 +98,15 @@ impl<T> Assembler<T> {
         kept.map(|open| open.header.correlation)
     }
 
+    /// Gives back the memory of those bodies of which `over` says, by announcement and ticket, that
+    /// nobody waits for them any more. Parts of them that still come are dropped.
+    pub fn release(&mut self, over: impl Fn(&FrameHeader, &T) -> bool) {
+        for open in &mut self.open {
+            let header = &open.header;
+            open.kept.take_if(|(_, ticket)| over(header, ticket));
+        }
+    }
+
     /// Forgets the body that the sender has given up. It sends no more parts of it.
     pub fn forget(&mut self, correlation: u32) {
         if let Some(at) = self.position(correlation) {
@@ -181,6 +190,25 @@ mod tests {
         assert!(assembler.part(&part(1, &[0])).is_err());
         assert_eq!(assembler.part(&part(2, &vec![0; PART_BYTES])), Ok(None));
         assert_eq!(assembler.part(&part(2, &[0; 10])), Ok(None));
+        assert!(assembler.is_empty());
+    }
+
+    #[test]
+    fn what_is_released_gives_its_ticket_back_and_takes_its_late_parts() {
+        let mut assembler = Assembler::default();
+        let tickets = [std::rc::Rc::new(()), std::rc::Rc::new(())];
+        for (id, ticket) in (1..).zip(&tickets) {
+            let ticket = Some(std::rc::Rc::clone(ticket));
+            assembler.begin(announced(id, LENGTH), ticket).unwrap();
+        }
+        assembler.release(|header, _| header.correlation == 1);
+        assert_eq!(tickets.each_ref().map(std::rc::Rc::strong_count), [1, 2]);
+        assert_eq!(assembler.half_read().collect::<Vec<_>>(), [2]);
+        for id in [1, 2] {
+            assert_eq!(assembler.part(&part(id, &vec![0; PART_BYTES])), Ok(None));
+        }
+        assert_eq!(assembler.part(&part(1, &[0; 10])), Ok(None));
+        assert!(assembler.part(&part(2, &[0; 10])).unwrap().is_some());
         assert!(assembler.is_empty());
     }
 

@@ -113,3 +113,34 @@ async fn a_request_half_read_at_shutdown_is_known_not_to_have_run() {
     assert!(member.hear().await.is_none());
     assert_eq!(b.handler.arrived.available_permits(), 0);
 }
+
+#[tokio::test]
+async fn a_body_whose_parts_do_not_come_gives_its_memory_back_with_its_budget() {
+    let mut settings = config("b", shared("s"));
+    settings.limits.max_node_bytes = limits::MAX_BULK_FRAME_BYTES;
+    settings.limits.ping_interval = Duration::from_millis(50);
+    settings.limits.dead_after = Duration::from_secs(120);
+    let (a, b) = (node("a").await, start(settings).await);
+    a.knows(&b, "b");
+    let mut member = raw(&b, Lane::Bulk).await;
+    let longest = limits::MAX_BULK_FRAME_BYTES;
+    member.announce(header(1, GATED, 500), longest).await;
+    member.say(FrameType::Ping, 0, b"").await;
+    assert_eq!(member.hear_from(0).await.header.frame_type, FrameType::Pong);
+    let echo = async || {
+        let mut long = request(ECHO, Lane::Bulk, b"");
+        long.body = Bytes::from(vec![3; longest]);
+        a.call("b", long).await
+    };
+    eventually(echo, Result::is_ok).await.unwrap();
+    // The late parts are no breach of the protocol, and the request is not run.
+    send_parts(&mut member, 1, longest).await;
+    member
+        .send(header(2, ECHO, 60_000), &Bytes::new(), Bytes::new())
+        .await;
+    assert_eq!(
+        member.hear_from(2).await.header.frame_type,
+        FrameType::Response
+    );
+    assert_eq!(b.handler.arrived.available_permits(), 0);
+}
