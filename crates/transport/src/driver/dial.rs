@@ -82,6 +82,8 @@ impl Target<'_> {
         // Either the peer was away, or QUIC does not get through: if TCP does, one more try tells.
         let shaken = self.over(Carried::Tcp, address).await?;
         let Some(better) = shaken.established.quic.clone() else {
+            // It is back without QUIC: whoever still sought it there would wait in vain at every dial.
+            quic.unlearn(address);
             return Ok(shaken);
         };
         let most = self.shared.limits().max_peers;

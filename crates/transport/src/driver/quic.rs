@@ -220,6 +220,11 @@ impl Quic {
             .is_none_or(|until| Instant::now() >= until)
     }
 
+    /// The node at `address` speaks QUIC no longer.
+    pub(super) fn unlearn(&self, address: &Address) {
+        lock(&self.alternatives).remove(address);
+    }
+
     /// It did not work: TCP for a while.
     pub(super) fn broken(&self, address: &Address) {
         if let Some(known) = lock(&self.alternatives).get_mut(address) {

@@ -221,3 +221,21 @@ async fn shutdown_over_quic_answers_what_is_in_flight() {
     }
     within(shutdown).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_peer_that_is_back_without_quic_is_no_longer_sought_there() {
+    let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let (a, b) = (both("a", &tls, None).await, both("b", &tls, None).await);
+    a.knows(&b, "b");
+    let echo = async || a.call("b", request(ECHO, Lane::Rpc, b"")).await;
+    echo().await.unwrap();
+    assert!(a.transport.quic_address_of(&name("b")).is_some());
+    let listen = b.transport.local_addr();
+    within(b.transport.shutdown()).await;
+    drop(b);
+    let mut settings = config("b", Security::MutualTls(tls.clone().for_node(name("b"))));
+    settings.listen = listen;
+    let _plain = start(settings).await;
+    eventually(echo, Result::is_ok).await.unwrap();
+    assert_eq!(a.transport.quic_address_of(&name("b")), None);
+}
