@@ -92,6 +92,7 @@ impl<'a> AnswerReader<'a> {
                         }
                     }
                     self.release_unawaited();
+                    self.shared.note_memory();
                     reader.rest();
                     if let Some(ended) = self.retire() {
                         return ended;

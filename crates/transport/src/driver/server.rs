@@ -157,6 +157,7 @@ impl Serve {
                         }
                         over
                     });
+                    self.shared.note_memory();
                     reader.rest();
                     continue;
                 }
