@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use rivven_core_types::RpcHandler;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::admission::Door;
 use super::dial::{Shaken, respond, secure_incoming};
 use super::lifecycle::{Phase, Shared};
 use super::server::Serve;
@@ -34,8 +33,6 @@ pub(super) async fn accept_loop(
             return;
         }
     };
-    let door = Door::default();
-    let connections = Arc::new(Semaphore::new(shared.limits().max_connections));
     let mut pause = ACCEPT_PAUSE_MIN;
     loop {
         let accepted = tokio::select! {
@@ -45,8 +42,8 @@ pub(super) async fn accept_loop(
         match accepted {
             Ok((stream, remote)) => {
                 pause = ACCEPT_PAUSE_MIN;
-                let place = door.admit(remote.ip(), shared.limits());
-                let permit = Arc::clone(&connections).try_acquire_owned();
+                let place = shared.door.admit(remote.ip(), shared.limits());
+                let permit = Arc::clone(&shared.accepted).try_acquire_owned();
                 // Both are taken before anything is spawned or read.
                 let (Some(place), Ok(permit)) = (place, permit) else {
                     metrics::handshake_failed("too_many_connections");

@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use super::admission::Door;
 use super::memory::CONTROL_BYTES;
 use super::metrics::Calls;
 use super::peers::Peers;
@@ -62,6 +63,10 @@ pub(super) struct Shared {
     pub(super) peers: Peers,
     pub(super) phase: watch::Sender<Phase>,
     pub(super) unpooled: Semaphore,
+    /// Those who have not finished the handshake, over TCP or QUIC.
+    pub(super) door: Door,
+    /// Places for accepted connections, TCP's and lanes of QUIC's.
+    pub(super) accepted: Arc<Semaphore>,
     /// Memory that peers may still take on the rpc and bulk lanes.
     pub(super) memory: Arc<Semaphore>,
     /// The same on the control lane.
@@ -110,6 +115,8 @@ impl Shared {
             peers: Peers::default(),
             phase: watch::Sender::new(Phase::Running),
             unpooled: Semaphore::new(config.limits.max_unpooled_calls),
+            door: Door::default(),
+            accepted: Arc::new(Semaphore::new(config.limits.max_connections)),
             memory: Arc::new(Semaphore::new(config.limits.max_node_bytes)),
             control_memory: Arc::new(Semaphore::new(CONTROL_BYTES)),
             calls: Calls::default(),

@@ -12,10 +12,10 @@ use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, Tokio
 use rivven_core_types::{Address, BoxFuture, Lane as RpcLane, RpcHandler};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
 
-use super::admission::{Door, Place};
+use super::admission::Place;
 use super::dial::{Secured, Shaken, respond};
 use super::lifecycle::{Phase, Shared, lock};
 use super::link::{Link, ReadSide, WriteSide};
@@ -387,8 +387,6 @@ pub(super) async fn accept_loop(
     let Some(quic) = &shared.quic else {
         return;
     };
-    let door = Door::default();
-    let streams = Arc::new(Semaphore::new(shared.limits().max_connections));
     loop {
         let incoming = tokio::select! {
             incoming = quic.endpoint.accept() => incoming,
@@ -398,12 +396,12 @@ pub(super) async fn accept_loop(
             return;
         };
         let remote = incoming.remote_address();
-        if !incoming.remote_address_validated() && door.crowd() >= CROWD {
+        if !incoming.remote_address_validated() && shared.door.crowd() >= CROWD {
             // A forged source address never sees the token.
             let _asked = incoming.retry().is_ok();
             continue;
         }
-        let Some(place) = door.admit(remote.ip(), shared.limits()) else {
+        let Some(place) = shared.door.admit(remote.ip(), shared.limits()) else {
             metrics::handshake_failed("too_many_connections");
             incoming.refuse();
             continue;
@@ -411,7 +409,6 @@ pub(super) async fn accept_loop(
         let visit = Visit {
             shared: Arc::clone(&shared),
             handler: Arc::clone(&handler),
-            streams: Arc::clone(&streams),
             remote,
             alive: alive.clone(),
         };
@@ -423,7 +420,6 @@ pub(super) async fn accept_loop(
 struct Visit {
     shared: Arc<Shared>,
     handler: Arc<dyn RpcHandler>,
-    streams: Arc<Semaphore>,
     remote: SocketAddr,
     alive: mpsc::Sender<()>,
 }
@@ -459,7 +455,7 @@ impl Visit {
                     return self.failed(&error);
                 }
             };
-            let Ok(permit) = Arc::clone(&self.streams).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&self.shared.accepted).try_acquire_owned() else {
                 metrics::handshake_failed("too_many_connections");
                 continue;
             };

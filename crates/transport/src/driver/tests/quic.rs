@@ -239,3 +239,26 @@ async fn a_peer_that_is_back_without_quic_is_no_longer_sought_there() {
     eventually(echo, Result::is_ok).await.unwrap();
     assert_eq!(a.transport.quic_address_of(&name("b")), None);
 }
+
+#[tokio::test]
+async fn connections_over_tcp_and_quic_count_together() {
+    let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let a = both("a", &tls, None).await;
+    let b = both_with("b", &tls, None, |limits| limits.max_connections = 3).await;
+    let plain = start(config(
+        "plain",
+        Security::MutualTls(tls.clone().for_node(name("plain"))),
+    ))
+    .await;
+    a.knows(&b, "b");
+    plain.knows(&b, "b");
+    // One stream; the connection over TCP by which it was learnt closes.
+    a.call("b", request(ECHO, Lane::Rpc, b"")).await.unwrap();
+    for lane in [Lane::Control, Lane::Rpc] {
+        let echo = async || plain.call("b", request(ECHO, lane, b"")).await;
+        eventually(echo, Result::is_ok).await.unwrap();
+    }
+    let outcome = plain.call("b", request(ECHO, Lane::Bulk, b"")).await;
+    assert!(outcome.is_err(), "{outcome:?}");
+    a.call("b", request(ECHO, Lane::Rpc, b"")).await.unwrap();
+}
