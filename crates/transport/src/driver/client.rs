@@ -170,7 +170,10 @@ impl Connection {
     /// Makes one call; gives up at `deadline`. `Unreachable` means that nothing was sent.
     pub(super) async fn call(&self, request: RpcRequest, deadline: Instant) -> Answer {
         let _admitted = self.admitted.try_acquire().map_err(|_| self.overloaded())?;
-        let (body, compressed) = outgoing_body(request.body, self.compress).await;
+        // The threads that compress may be busy: nothing has been sent then.
+        let (body, compressed) = timeout_at(deadline, outgoing_body(request.body, self.compress))
+            .await
+            .map_err(|_| self.overloaded())?;
         let length = request.meta.len() + body.len();
         let share = u32::try_from(length).map_err(|_| self.overloaded())?;
         let (_slot, share, place) = self.enter(share, deadline).await?;

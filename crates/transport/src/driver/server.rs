@@ -505,7 +505,10 @@ impl Answers {
         deadline: Instant,
     ) {
         let (frame_type, meta, body) = self.encode(result);
-        let (body, compressed) = outgoing_body(body, self.compress).await;
+        let ready = timeout_at(deadline, outgoing_body(body, self.compress));
+        let Ok((body, compressed)) = ready.await else {
+            return;
+        };
         let mut frame = Outgoing::bare(frame_type, correlation);
         frame.header.compressed = compressed;
         let Ok(length) = u32::try_from(meta.len() + body.len()) else {

@@ -308,6 +308,38 @@ async fn bodies_that_shrink_are_compressed_except_on_the_control_lane() {
     }
 }
 
+/// The one thread for such work is taken.
+#[cfg(feature = "compression")]
+#[test]
+fn a_call_whose_body_waits_to_be_compressed_ends_at_its_deadline() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .max_blocking_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let (free, busy) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let mut settings = config("a", shared("s"));
+        settings.compression = crate::config::Compression::Zstd;
+        let (a, b) = (start(settings).await, node("b").await);
+        a.knows(&b, "b");
+        a.call("b", request(ECHO, Lane::Bulk, b"")).await.unwrap();
+        let taken = tokio::task::spawn_blocking(move || busy.recv());
+        let mut echo = request(ECHO, Lane::Bulk, b"");
+        echo.body = Bytes::from(vec![1; 1 << 20]);
+        echo.deadline = Duration::from_millis(200);
+        let outcome = a.call("b", echo.clone()).await;
+        assert!(
+            matches!(outcome, Err(RpcError::Overloaded { .. })),
+            "{outcome:?}"
+        );
+        drop(free);
+        within(taken).await.unwrap().unwrap_err();
+        echo.deadline = Duration::from_secs(10);
+        a.call("b", echo).await.unwrap();
+    });
+}
+
 #[cfg(feature = "compression")]
 #[tokio::test]
 async fn a_decompression_bomb_closes_the_connection_and_is_not_run() {
