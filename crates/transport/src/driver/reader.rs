@@ -117,7 +117,7 @@ impl Pulse {
 
     /// Bytes arrived; or reading resumes after a pause of our own, which says nothing about the peer.
     pub(super) fn heard(&self) {
-        let now = self.now();
+        let now = self.mark();
         self.heard_at.store(now, Ordering::Relaxed);
         let pinged = self.pinged_at.load(Ordering::Relaxed);
         if pinged != 0 {
@@ -133,9 +133,17 @@ impl Pulse {
         (took != 0).then(|| Duration::from_micros(took))
     }
 
-    /// A ping has left for the kernel.
-    pub(super) fn pinged(&self) {
-        self.pinged_at.store(self.now().max(1), Ordering::Relaxed);
+    /// Now, for [`Self::pinged`]; never what it is before anything was heard.
+    pub(super) fn mark(&self) -> u64 {
+        self.now().max(1)
+    }
+
+    /// A ping has left for the kernel, in a batch whose writing began at `mark`. What was heard since then
+    /// may be its answer: to wait for another would call a quiet and healthy peer dead.
+    pub(super) fn pinged(&self, mark: u64) {
+        if self.heard_at.load(Ordering::Relaxed) < mark {
+            self.pinged_at.store(self.mark(), Ordering::Relaxed);
+        }
     }
 
     pub(super) fn silent_for(&self) -> Duration {
@@ -150,5 +158,33 @@ impl Pulse {
             0 => Duration::ZERO,
             at => Duration::from_micros(self.now().saturating_sub(at)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_heard_while_the_ping_was_being_written_counts() {
+        let pulse = Pulse::new();
+        let silent = |pulse: &Pulse| !pulse.unanswered_for().is_zero();
+        let step = Duration::from_millis(1);
+        pulse.pinged(pulse.mark());
+        tokio::time::advance(step).await;
+        assert!(silent(&pulse), "nothing has ever been heard");
+        pulse.heard();
+        assert!(!silent(&pulse));
+        tokio::time::advance(step).await;
+        let mark = pulse.mark();
+        // The pong comes before the writer knows that all of its batch is out.
+        pulse.heard();
+        tokio::time::advance(step).await;
+        pulse.pinged(mark);
+        tokio::time::advance(step).await;
+        assert!(!silent(&pulse));
+        pulse.pinged(pulse.mark());
+        tokio::time::advance(step).await;
+        assert!(silent(&pulse));
     }
 }

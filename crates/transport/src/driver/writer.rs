@@ -254,10 +254,11 @@ pub(super) async fn write_loop<W: AsyncWrite + Unpin>(
         }
         sending.fill(&mut frames).map_err(io::Error::other)?;
         sending.batch.close_segment();
+        let mark = pulse.mark();
         write_batch(&mut io, &mut sending.batch, stall, &moved).await?;
         sending.shares.clear();
         if std::mem::take(&mut sending.has_ping) {
-            pulse.pinged();
+            pulse.pinged(mark);
         }
     }
 }
