@@ -68,6 +68,29 @@ pub struct TransportConfig {
     pub limits: TransportLimits,
 }
 
+impl TransportConfig {
+    /// Checks the limits, also against what else is set; the first one out of range is named.
+    pub fn validate(&self) -> Result<(), TransportError> {
+        self.limits.validate()?;
+        if self.compression == Compression::None {
+            return Ok(());
+        }
+        let least = 2 * limits::MAX_BULK_FRAME_BYTES;
+        for (name, bytes) in [
+            ("max_in_flight_bytes", self.limits.max_in_flight_bytes),
+            ("max_node_bytes", self.limits.max_node_bytes),
+        ] {
+            if bytes < least {
+                // A body is held twice while it is made plain: the longest would be refused for ever.
+                let requirement =
+                    "with compression at least twice the longest frame of the bulk lane";
+                return Err(TransportError::Limit { name, requirement });
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Whether bodies are compressed on the way to peers that can read it. Never on the control lane, never
 /// short ones, and only what shrinks by an eighth or more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -238,6 +261,35 @@ impl TransportLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "compression")]
+    #[test]
+    fn with_compression_a_body_fits_twice() {
+        let longest = limits::MAX_BULK_FRAME_BYTES;
+        for (bytes, compression, good) in [
+            (longest, Compression::None, true),
+            (longest, Compression::Zstd, false),
+            (2 * longest, Compression::Zstd, true),
+        ] {
+            let config = TransportConfig {
+                name: NodeName::new("a").unwrap(),
+                incarnation: Incarnation::from_bytes([1; 16]),
+                cluster_id: None,
+                listen: "127.0.0.1:0".parse().unwrap(),
+                security: Security::InsecureDev,
+                compression,
+                limits: TransportLimits {
+                    max_node_bytes: bytes,
+                    ..TransportLimits::default()
+                },
+            };
+            let outcome = config.validate();
+            assert_eq!(outcome.is_ok(), good, "{outcome:?}");
+            if let Err(error) = outcome {
+                assert!(error.to_string().contains("max_node_bytes"), "{error}");
+            }
+        }
+    }
 
     #[test]
     fn a_limit_out_of_range_is_named() {

@@ -259,6 +259,20 @@ fn quic_needs_certificates_and_a_port_of_its_own() {
         .unwrap_err()
         .to_string();
     assert!(text.contains("cluster.advertised_quic_addr"), "{text}");
+    // Only a default needs a port above.
+    let last = "cluster_addr: '127.0.0.1:65535'";
+    let text = options(last).unwrap_err().to_string();
+    assert!(text.contains("cluster.quic_addr"), "{text}");
+    let quic = options(&format!("{last}, quic_addr: '127.0.0.1:7001'"));
+    let quic = quic.unwrap().quic.unwrap();
+    assert_eq!(quic.advertised.to_string(), "127.0.0.1:7001");
+    let told = "cluster_addr: '127.0.0.1:7000', advertised_cluster_addr: 'a:65535'";
+    let text = options(told).unwrap_err().to_string();
+    assert!(text.contains("cluster.advertised_quic_addr"), "{text}");
+    let quic = options(&format!("{told}, advertised_quic_addr: 'a:7101'"));
+    let quic = quic.unwrap().quic.unwrap();
+    assert_eq!(quic.listen.to_string(), "127.0.0.1:7001");
+    assert_eq!(quic.advertised.to_string(), "a:7101");
     let same = "cluster_addr: '127.0.0.1:7000', quic_addr: '127.0.0.1:7000'";
     let text = options(same).unwrap_err().to_string();
     assert!(

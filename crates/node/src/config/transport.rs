@@ -49,16 +49,30 @@ pub(super) fn quic(
         let port = address.port().checked_add(1)?;
         Address::new(address.host(), port).ok()
     };
-    let no_port = || place.missing(QUIC, "there is no port above that of cluster_addr");
-    let default = one_up(listen).ok_or_else(no_port)?;
-    let told = match &cluster.quic_addr {
-        Some(_) => None,
-        None => Some(one_up(advertised).ok_or_else(no_port)?.to_string()),
+    let no_port = |key, of| {
+        let reason = format!("there is no port above that of {of}");
+        place.missing(key, &reason)
+    };
+    // What the file says needs no default, which there may not be.
+    let default = match &cluster.quic_addr {
+        Some(_) => String::new(),
+        None => {
+            let default = one_up(listen).ok_or_else(|| no_port(QUIC, "cluster_addr"))?;
+            default.to_string()
+        }
+    };
+    let told = match (&cluster.quic_addr, &cluster.advertised_quic_addr) {
+        (None, None) => {
+            let told = one_up(advertised);
+            let told = told.ok_or_else(|| no_port(ADVERTISED, "advertised_cluster_addr"))?;
+            Some(told.to_string())
+        }
+        _ => None,
     };
     let (quic, advertised) = place.listen_and_advertise(
         cluster.quic_addr.as_ref(),
         cluster.advertised_quic_addr.as_ref(),
-        (&default.to_string(), told.as_deref()),
+        (&default, told.as_deref()),
         (QUIC, ADVERTISED),
     )?;
     if let Some(at) = cluster.quic_addr.as_ref().filter(|_| quic == *listen) {

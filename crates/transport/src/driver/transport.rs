@@ -86,7 +86,7 @@ impl Transport {
         runtimes: TransportRuntimes,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, TransportError> {
-        config.limits.validate()?;
+        config.validate()?;
         let (listener, local) = socket::listen(config.listen)?;
         let made = Shared::new(config, Carrier::Tcp, runtimes, entropy)?;
         Ok(Self::from_parts(made, Some(listener), local))
@@ -118,7 +118,7 @@ impl Transport {
         runtimes: TransportRuntimes,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, TransportError> {
-        config.limits.validate()?;
+        config.validate()?;
         let local = config.listen;
         let carrier = Carrier::Quic(socket, quic, None);
         let made = Shared::new(config, carrier, runtimes, entropy)?;
@@ -139,7 +139,7 @@ impl Transport {
         runtimes: TransportRuntimes,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, TransportError> {
-        config.limits.validate()?;
+        config.validate()?;
         let (listener, local) = socket::listen(config.listen)?;
         let bytes = quic.config.socket_buffer_bytes;
         let (socket, bound) = socket::bind_udp(quic.listen, bytes)?;
