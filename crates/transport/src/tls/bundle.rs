@@ -81,7 +81,7 @@ impl TlsBundle {
         }
         let not_after = not_after(leaf);
         #[cfg(feature = "quic")]
-        let reset = crate::quic::ResetSecret::of_private_key(material.key.secret_der());
+        let reset = crate::quic::ResetSecret::of_private_key(material.key.secret_der(), node);
         let key = CertifiedKey::from_der(material.chain, material.key, &provider).map_err(|e| {
             if matches!(e, rustls::Error::InconsistentKeys(_)) {
                 "the private key is not that of the certificate".to_owned()
