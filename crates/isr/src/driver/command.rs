@@ -174,6 +174,8 @@ pub(super) enum Command {
         reply: oneshot::Sender<Positions>,
     },
     Fetched {
+        /// Who answered.
+        leader: BrokerId,
         /// What the fetch had said if it was outside of any session, and the answer.
         replies: Vec<(PartitionId, Option<FetchPosition>, FetchReply)>,
         reply: oneshot::Sender<()>,

@@ -343,8 +343,12 @@ impl Fetcher {
                 continue;
             }
             let (reply, stored) = oneshot::channel();
-            let sent = shard.send(Command::Fetched { replies, reply }).await;
-            if sent.is_err() || stored.await.is_err() {
+            let command = Command::Fetched {
+                leader: self.leader,
+                replies,
+                reply,
+            };
+            if shard.send(command).await.is_err() || stored.await.is_err() {
                 return RoundEnd::Stopped;
             }
         }

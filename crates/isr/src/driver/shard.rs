@@ -243,8 +243,12 @@ impl Shard {
                 let positions = self.positions(leader, &wanted, limit);
                 let _gone = reply.send(positions);
             }
-            Command::Fetched { replies, reply } => {
-                self.fetched(replies);
+            Command::Fetched {
+                leader,
+                replies,
+                reply,
+            } => {
+                self.fetched(leader, replies);
                 let _gone = reply.send(());
             }
             Command::AlterAnswered(answers) => {
@@ -534,3 +538,6 @@ pub(super) fn signal(
         notify(signals);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,4 +2,4 @@
 
 mod cluster;
 mod sessions;
-mod support;
+pub(super) mod support;

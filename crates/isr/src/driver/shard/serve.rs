@@ -253,7 +253,9 @@ impl Shard {
             }
             Wanted::Session(again) => {
                 for partition in again {
-                    if let Some(entry) = self.partitions.get_mut(partition) {
+                    // What another leader was told since is not this one's to forget.
+                    let entry = self.partitions.get_mut(partition);
+                    if let Some(entry) = entry.filter(|e| e.core.follows() == Some(leader)) {
                         entry.session_told = None;
                         let _new = moved.for_session.insert(*partition);
                     }
@@ -306,21 +308,25 @@ impl Shard {
         positions
     }
 
-    /// Takes the answers to a follower's fetch.
+    /// Takes `leader`'s answers to a follower's fetch.
     pub(super) fn fetched(
         &mut self,
+        leader: BrokerId,
         replies: Vec<(PartitionId, Option<FetchPosition>, FetchReply)>,
     ) {
         for (partition, asked, answer) in replies {
             let told = self
                 .partitions
                 .get_mut(&partition)
+                // An answer without a position is matched with what the present leader was told: a
+                // deposed one's, late, must not be taken for it (KIP-320).
+                .filter(|entry| entry.core.follows() == Some(leader))
                 .and_then(|entry| match asked {
                     Some(asked) => Some(asked),
                     // Whatever the answer was, the leader now waits until it hears of the partition.
                     None => entry.session_told.take(),
                 });
-            // A partition that has gone meanwhile, or is another one now, needs no answer.
+            // A partition that has gone meanwhile, or follows another leader, needs no answer.
             let Some(asked) = told else {
                 continue;
             };

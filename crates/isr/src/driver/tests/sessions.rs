@@ -40,7 +40,11 @@ async fn with_many() -> (Cluster, Vec<PartitionId>) {
 }
 
 async fn write(cluster: &Cluster, partition: PartitionId) {
-    let written = cluster.node(1).produce(Produce {
+    write_to(cluster, 1, partition).await;
+}
+
+async fn write_to(cluster: &Cluster, leader: i32, partition: PartitionId) {
+    let written = cluster.node(leader).produce(Produce {
         partition,
         batch: batch("x"),
         acks: Acks::All,
@@ -106,4 +110,46 @@ async fn metadata_that_breaks_polls_off_loses_nothing() {
         })
         .await;
     }
+}
+
+/// Lets another broker lead a partition. Both are alive and lead others as well.
+async fn hand_over(cluster: &Cluster, partition: PartitionId, to: i32) {
+    let record = {
+        let mut world = cluster.net.0.lock().unwrap();
+        let record = world.records.get_mut(&partition).unwrap();
+        record.leader = Some(broker(to));
+        record.leader_epoch = record.leader_epoch.next().unwrap();
+        record.partition_epoch = record.partition_epoch.next().unwrap();
+        record.clone()
+    };
+    for id in 1..=3 {
+        let update = update(broker(id), vec![record.clone()]);
+        cluster.node(id).apply(update).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_goes_to_and_fro_between_two_leaders_never_stands_still() {
+    let (cluster, ids) = with_many().await;
+    let moving = ids[0];
+    let mut slowest = Duration::ZERO;
+    for round in 0..60 {
+        let to = 2 - round % 2;
+        if round == 20 {
+            // The second leader, too, leads others from here on.
+            hand_over(&cluster, ids[1], 2).await;
+        }
+        // The followers' polls of the moment name it.
+        write_to(&cluster, 3 - to, moving).await;
+        hand_over(&cluster, moving, to).await;
+        let begun = tokio::time::Instant::now();
+        write_to(&cluster, to, moving).await;
+        slowest = slowest.max(begun.elapsed());
+        if round > 40 {
+            let other = if round % 3 == 0 { ids[1] } else { ids[2] };
+            write_to(&cluster, if round % 3 == 0 { 2 } else { 1 }, other).await;
+        }
+    }
+    // A follower that stood still would be put out of the in-sync set after the lag time of 2 s.
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }

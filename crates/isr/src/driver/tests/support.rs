@@ -66,7 +66,7 @@ pub(super) fn broker(id: i32) -> BrokerId {
     BrokerId::new(id)
 }
 
-pub(super) fn epoch_of(id: BrokerId) -> NodeEpoch {
+pub(crate) fn epoch_of(id: BrokerId) -> NodeEpoch {
     NodeEpoch::new(100 + i64::from(id.get()))
 }
 
@@ -375,7 +375,7 @@ pub(super) async fn until(what: &str, holds: impl Fn() -> bool) {
     );
 }
 
-pub(super) fn batch(value: &str) -> RecordBatch {
+pub(crate) fn batch(value: &str) -> RecordBatch {
     BatchBuilder::new(0)
         .record(0, None, Some(value.as_bytes()))
         .build()
