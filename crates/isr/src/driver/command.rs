@@ -86,6 +86,8 @@ pub(super) struct Positions {
     pub(super) entries: Vec<FetchEntry>,
     /// When the first refused partition may be fetched again.
     pub(super) retry_at: Option<MonoTime>,
+    /// More partitions have moved than the limit allows.
+    pub(super) is_cut_short: bool,
 }
 
 /// Which positions a fetch names.

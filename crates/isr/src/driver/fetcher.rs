@@ -175,6 +175,10 @@ impl Fetcher {
                     let Some(positions) = self.positions(&Wanted::Moved).await else {
                         return RoundEnd::Stopped;
                     };
+                    if positions.is_cut_short {
+                        // Nothing else tells of the rest; it goes once this report is answered.
+                        self.signals.progress.notify_one();
+                    }
                     if positions.entries.is_empty() {
                         continue;
                     }
@@ -223,6 +227,7 @@ impl Fetcher {
             shard.send(command).await.ok()?;
             let positions = answer.await.ok()?;
             all.entries.extend(positions.entries);
+            all.is_cut_short |= positions.is_cut_short;
             all.retry_at = match (all.retry_at, positions.retry_at) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),

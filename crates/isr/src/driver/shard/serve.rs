@@ -264,12 +264,12 @@ impl Shard {
             Wanted::Moved => {}
         }
         let report = matches!(wanted, Wanted::Moved);
-        let candidates = if report {
-            std::mem::take(&mut moved.for_report)
+        let later = if report {
+            &mut moved.for_report
         } else {
-            std::mem::take(&mut moved.for_session)
+            &mut moved.for_session
         };
-        for partition in candidates {
+        for partition in std::mem::take(later) {
             let Some(entry) = self.partitions.get_mut(&partition) else {
                 continue;
             };
@@ -278,7 +278,7 @@ impl Shard {
             }
             if let Some(at) = entry.core.fetch_not_before(now) {
                 positions.retry_at = Some(positions.retry_at.map_or(at, |r| r.min(at)));
-                let _new = !report && moved.for_session.insert(partition);
+                let _new = later.insert(partition);
                 continue;
             }
             let position = entry.core.fetch_position(&*entry.log);
@@ -291,7 +291,8 @@ impl Shard {
                 continue;
             }
             if positions.entries.len() >= limit {
-                let _new = !report && moved.for_session.insert(partition);
+                positions.is_cut_short = true;
+                let _new = later.insert(partition);
                 continue;
             }
             entry.told = Some(position);

@@ -163,3 +163,31 @@ fn an_answer_of_the_leader_before_changes_nothing() {
         );
     }
 }
+
+#[test]
+fn a_report_that_is_too_long_is_continued() {
+    let mut shard = shard(&MemLogStore::default());
+    for index in 0..3 {
+        lead(&mut shard, partition(index), FIRST, 0);
+    }
+    let mut reported = Vec::new();
+    for more in [true, false, false] {
+        let part = shard.positions(FIRST, &Wanted::Moved, 2);
+        assert_eq!(part.is_cut_short, more);
+        reported.extend(part.entries.iter().map(|e| e.partition));
+    }
+    assert_eq!(reported, [partition(0), partition(1), partition(2)]);
+}
+
+#[test]
+fn a_partition_that_backs_off_is_reported_later() {
+    let mut shard = shard(&MemLogStore::default());
+    let p = partition(0);
+    lead(&mut shard, p, FIRST, 0);
+    let _poll = named(&mut shard, FIRST, &Wanted::All);
+    shard.fetched(FIRST, vec![(p, None, FetchReply::Refused)]);
+    let now = shard.positions(FIRST, &Wanted::Moved, ALL);
+    assert!(now.entries.is_empty() && now.retry_at.is_some());
+    assert!(!now.is_cut_short, "nothing would come of asking again");
+    assert!(shard.moved[&FIRST].for_report.contains(&p));
+}
