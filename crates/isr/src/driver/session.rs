@@ -200,6 +200,11 @@ impl Session {
         let _new = self.ready().quiet.insert(partition);
     }
 
+    /// How many are ready.
+    pub(super) fn ready_count(&self) -> usize {
+        self.ready().queue.len()
+    }
+
     /// The ready, longest waiting first.
     fn take_ready(&self, limit: usize) -> Vec<PartitionId> {
         let mut ready = self.ready();
@@ -247,7 +252,12 @@ impl Table {
             }
         }
         if self.slots.len() + entries.len() > MAX_SESSION_PARTITIONS {
-            return Err(SessionError::TooLarge);
+            let new = entries
+                .iter()
+                .filter(|entry| !self.slots.contains_key(&entry.partition));
+            if self.slots.len() + new.count() > MAX_SESSION_PARTITIONS {
+                return Err(SessionError::TooLarge);
+            }
         }
         let mut named = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -335,10 +345,18 @@ pub(super) fn tell(watchers: &mut Vec<Weak<Session>>, tell: impl Fn(&Session)) {
     });
 }
 
-/// Has a session watch a log, instead of an earlier session of the same broker.
+/// Has a session watch a log, instead of an earlier session of the same broker. A fetch of the earlier
+/// one may reach the log last: it changes nothing.
 pub(super) fn watch(watchers: &mut Vec<Weak<Session>>, session: &Arc<Session>) {
     let this = Arc::downgrade(session);
-    if watchers.iter().any(|watcher| watcher.ptr_eq(&this)) {
+    let key = (session.node_epoch, session.id);
+    let stays = |watcher: &Weak<Session>| {
+        watcher.ptr_eq(&this)
+            || watcher.upgrade().is_some_and(|other| {
+                other.broker == session.broker && (other.node_epoch, other.id) > key
+            })
+    };
+    if watchers.iter().any(stays) {
         return;
     }
     watchers.retain(|watcher| {

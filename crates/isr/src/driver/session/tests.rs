@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rivven_core_types::{BrokerId, LeaderEpoch, MonoTime, NodeEpoch, Offset, PartitionId, TopicId};
 
-use super::{MAX_SESSION_PARTITIONS, Session, SessionError, Sessions, Table};
+use super::{MAX_SESSION_PARTITIONS, Session, SessionError, Sessions, Table, watch};
 use crate::core::FetchPosition;
 use crate::driver::protocol::{FetchEntry, FetchHeader};
 
@@ -196,4 +196,46 @@ fn a_session_is_bounded() {
     let too_many = vec![entry(0, 0); MAX_SESSION_PARTITIONS + 1];
     let refused = table.take(&session, &header(7, 1, 0, 0), too_many);
     assert_eq!(refused, Err(SessionError::TooLarge));
+}
+
+#[test]
+fn partitions_that_it_knows_count_once_against_the_bound() {
+    let session = session(&Sessions::default());
+    let mut table = Table::default();
+    let known = u32::try_from(MAX_SESSION_PARTITIONS).unwrap();
+    let all = (0..known).map(|index| entry(index, 0)).collect();
+    let _named = table.take(&session, &header(7, 1, 0, 0), all).unwrap();
+    let moved = vec![entry(0, 1), entry(known - 1, 1)];
+    let named = table.take(&session, &header(7, 1, 1, 0), moved).unwrap();
+    assert_eq!(named.len(), 2);
+    let one_more = vec![entry(known, 0)];
+    let refused = table.take(&session, &header(7, 1, 2, 1), one_more);
+    assert_eq!(refused, Err(SessionError::TooLarge));
+}
+
+#[test]
+fn a_log_is_watched_by_the_newest_session_of_a_broker_whoever_comes_last() {
+    let sessions = Sessions::default();
+    let first = sessions.of(BROKER, &header(7, 4, 0, 0)).unwrap();
+    let next = sessions.of(BROKER, &header(7, 5, 0, 0)).unwrap();
+    let reborn = sessions.of(BROKER, &header(8, 1, 0, 0)).unwrap();
+    let stranger = sessions.of(BrokerId::new(3), &header(9, 9, 0, 0)).unwrap();
+    let mut watchers = Vec::new();
+    // The last fetch of an earlier session may reach a log after the first of a later one.
+    for session in [&stranger, &next, &first, &reborn, &next, &first] {
+        watch(&mut watchers, session);
+    }
+    let watching: Vec<_> = watchers
+        .iter()
+        .filter_map(std::sync::Weak::upgrade)
+        .collect();
+    assert_eq!(watching.len(), 2);
+    assert!(Arc::ptr_eq(&watching[0], &stranger) && Arc::ptr_eq(&watching[1], &reborn));
+    drop((watching, sessions, reborn));
+    watch(&mut watchers, &first);
+    let watching: Vec<_> = watchers
+        .iter()
+        .filter_map(std::sync::Weak::upgrade)
+        .collect();
+    assert!(Arc::ptr_eq(&watching[1], &first), "the later one is gone");
 }
