@@ -73,6 +73,8 @@ async fn replica_fetch(
     let limit = inner.config.fetch_max_partitions;
     let mut entries = Some(entries);
     let mut named = Vec::new();
+    // What was ready at the last wake and has not been looked at.
+    let mut unread = 0;
     loop {
         let mut table = session.table.lock().await;
         if session.is_overtaken(sequence) {
@@ -84,7 +86,11 @@ async fn replica_fetch(
             named = table.take(&session, &header, entries).map_err(refused)?;
         }
         let over = Instant::now() >= deadline;
+        if unread == 0 {
+            unread = session.ready_count();
+        }
         let stands = table.take_due(&session, &mut named, limit);
+        unread = unread.saturating_sub(limit);
         let max_bytes = bytes_limit(header.max_bytes, inner.config.fetch_max_bytes);
         let answers = read_replicas(&inner, &session, &header, stands, max_bytes).await?;
         let (mut answer, quiet) = news(answers, &NewsOf::Session(&session));
@@ -108,6 +114,11 @@ async fn replica_fetch(
             return protocol::encode_answer(&answer.table, &answer.records);
         }
         drop(table);
+        if unread > 0 {
+            // Nothing new so far. No wake tells of those behind; each is looked at once per wake, so
+            // that this ends.
+            continue;
+        }
         // Woken or not: what is there is read and answered, or the deadline has come.
         let _elapsed = tokio::time::timeout_at(deadline, session.wake.notified()).await;
     }

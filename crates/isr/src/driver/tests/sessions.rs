@@ -3,10 +3,16 @@
 use super::support::*;
 use std::time::Duration;
 
-use rivven_core_types::{Durability, PartitionId, PartitionState};
+use rivven_core_types::{
+    Durability, Incarnation, Lane, LeaderEpoch, Offset, PartitionId, PartitionState, PeerIdentity,
+    Reply, RpcKind, RpcRequest,
+};
 
-use crate::core::Acks;
+use crate::config::ReplicationConfig;
+use crate::core::{Acks, FetchPosition};
 use crate::driver::api::Produce;
+use crate::driver::manager::ReplicationManager;
+use crate::driver::protocol::{self, FetchEntry, FetchHeader};
 
 const PARTITIONS: u32 = 500;
 
@@ -152,4 +158,103 @@ async fn a_partition_that_goes_to_and_fro_between_two_leaders_never_stands_still
     }
     // A follower that stood still would be put out of the in-sync set after the lag time of 2 s.
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+}
+
+/// A fetch of broker 2, by hand: the partitions that are answered.
+async fn poll(
+    node: &ReplicationManager,
+    sequence: u64,
+    names: &[PartitionId],
+    max_wait: Duration,
+) -> Vec<PartitionId> {
+    let header = FetchHeader {
+        node_epoch: epoch_of(broker(2)),
+        session_id: 1,
+        sequence,
+        answered: sequence.saturating_sub(1),
+        session_epoch: sequence + 1,
+        max_wait_ms: u32::try_from(max_wait.as_millis()).unwrap(),
+        max_bytes: 1 << 20,
+        partition_max_bytes: 1 << 20,
+    };
+    let position = FetchPosition {
+        leader_epoch: LeaderEpoch::new(0),
+        fetch_offset: Offset::ZERO,
+        durable_end: Offset::ZERO,
+        last_fetched_epoch: None,
+        log_start: Offset::ZERO,
+    };
+    let entry = |partition: &PartitionId| FetchEntry {
+        partition: *partition,
+        position,
+        high_watermark: Offset::ZERO,
+    };
+    let entries: Vec<_> = names.iter().map(entry).collect();
+    let (meta, body) = protocol::encode_fetch(&header, &entries).unwrap();
+    let request = RpcRequest {
+        kind: RpcKind::REPLICA_FETCH,
+        lane: Lane::Bulk,
+        meta,
+        body,
+        deadline: WAIT,
+    };
+    let identity = PeerIdentity {
+        name: name(broker(2)),
+        incarnation: Incarnation::from_bytes([0; 16]),
+        cluster: None,
+    };
+    let answer = match node.handle_rpc(&identity, request) {
+        Reply::Now(answer) => answer,
+        Reply::Later(answer) => answer.await,
+    };
+    let answers = protocol::decode_answer(&answer.unwrap()).unwrap();
+    answers.iter().map(|(a, _)| a.partition).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_behind_partitions_without_any_do_not_wait_for_another_wake() {
+    let mut cluster = Cluster::start(Durability::Fsync, 1).await;
+    let base = cluster.record();
+    let ids = [1, 2, 3].map(|index| PartitionId::new(base.id.topic, index));
+    let record = |id: &PartitionId| PartitionState {
+        id: *id,
+        ..base.clone()
+    };
+    let records: Vec<_> = ids.iter().map(record).collect();
+    {
+        let mut world = cluster.net.0.lock().unwrap();
+        world.cut.extend([broker(2), broker(3)]);
+        let all = records.iter().map(|r| (r.id, r.clone()));
+        world.records.extend(all);
+    }
+    let config = ReplicationConfig {
+        fetch_max_partitions: 1,
+        ..config()
+    };
+    cluster.boot_with(broker(1), config);
+    let node = cluster.node(1);
+    node.apply(update(broker(1), records)).await.unwrap();
+    let [first, second, third] = ids;
+    let write = async |partition| {
+        let written = node.produce(Produce {
+            partition,
+            batch: batch("x"),
+            acks: Acks::Leader,
+            timeout: WAIT,
+        });
+        let _offset = written.await.unwrap();
+    };
+    assert_eq!(poll(&node, 0, &ids, Duration::ZERO).await, []);
+    for partition in [first, second] {
+        write(partition).await;
+    }
+    assert_eq!(poll(&node, 1, &[], WAIT).await, [first]);
+    assert_eq!(poll(&node, 2, &[], WAIT).await, [second]);
+    // The first two have been answered: until the follower names them they have no news.
+    for partition in [first, second, third] {
+        write(partition).await;
+    }
+    let begun = tokio::time::Instant::now();
+    assert_eq!(poll(&node, 3, &[], WAIT).await, [third]);
+    assert!(begun.elapsed() < Duration::from_secs(1));
 }

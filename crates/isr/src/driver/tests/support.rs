@@ -234,6 +234,10 @@ impl Cluster {
     }
 
     pub(super) fn boot(&mut self, id: BrokerId) {
+        self.boot_with(id, config());
+    }
+
+    pub(super) fn boot_with(&mut self, id: BrokerId, config: ReplicationConfig) {
         let side = Side {
             net: self.net.clone(),
             me: id,
@@ -248,7 +252,7 @@ impl Cluster {
             shards: executor.clone(),
             flusher: executor,
         };
-        let node = ReplicationManager::with_ports(id, config(), ports);
+        let node = ReplicationManager::with_ports(id, config, ports);
         node.controller_contact(MonoTime::from_origin(Duration::MAX));
         self.net.0.lock().unwrap().nodes.insert(id, node);
     }
