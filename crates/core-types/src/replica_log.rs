@@ -131,8 +131,9 @@ pub struct FlushTicket {
 pub enum SyncBy {
     /// The job syncs the log's own files.
     Job,
-    /// The caller has made the whole disk durable since the flush began ([`LogStore::sync_disk`]); the
-    /// job only says whether the log has failed before.
+    /// The caller has made the whole disk durable since the flush began ([`LogStore::sync_disk`]). The
+    /// job says whether the log has failed before, and syncs its own files all the same if an earlier
+    /// sync of the whole disk failed and the log has not found out since whether it was concerned.
     WholeDisk,
 }
 
@@ -294,7 +295,8 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     fn mark_stopped(&self) -> Result<(), LogError>;
     /// Makes durable what all logs of this store had written before the call, in one round: for the
     /// group commit of many logs ([`SyncBy::WholeDisk`]). `false` if the disk has no such round; nothing
-    /// is done then. After an error nothing is known of any log: each is to be flushed by itself.
+    /// is done then. After an error nothing is known of any log, also of
+    /// those without a flush under way: the next flush of each syncs the log by itself.
     fn sync_disk(&self) -> Result<bool, LogError> {
         Ok(false)
     }

@@ -71,6 +71,7 @@ mod scrub;
 mod segment;
 mod shutdown;
 mod store;
+mod sync_gate;
 #[cfg(test)]
 mod tests;
 

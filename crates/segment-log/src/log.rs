@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rivven_core_types::{
     Appended, LeaderEpoch, LogConfig, LogError, Offset, PartitionId, RecordBatch, ScrubbedTo, Vfs,
@@ -16,6 +16,7 @@ use crate::epoch_table::EpochTable;
 use crate::meta::{Meta, Pending};
 use crate::recovery::{self, Recovered};
 use crate::segment::{Boundary, Segment};
+use crate::sync_gate::{DiskFailures, SyncGate};
 
 /// A batch up to this length is copied behind its header and written with one call; a longer one is
 /// written with two calls and not copied. In bytes.
@@ -39,6 +40,8 @@ pub struct SegmentLog {
     pub(crate) durable_end: Offset,
     pub(crate) generation: u64,
     pub(crate) gate: SyncGate,
+    /// Of the disk that holds the log.
+    pub(crate) disk_failures: DiskFailures,
     mark: DurableMark,
     poison: Option<Poison>,
     /// How long records are kept.
@@ -76,23 +79,6 @@ impl std::fmt::Debug for SegmentLog {
     }
 }
 
-/// Serialises the syncs of one log and remembers a failed one: the operating system reports a lost
-/// write to one sync only, so that a later one must not count as a success.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct SyncGate(Arc<Mutex<bool>>);
-
-impl SyncGate {
-    pub(crate) fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *failed {
-            return Err(io::Error::other("an earlier sync of this log failed"));
-        }
-        let result = sync();
-        *failed = result.is_err();
-        result
-    }
-}
-
 impl SegmentLog {
     /// Opens the log of `partition` in its directory `dir`, creating it if there is none. Returns
     /// the log and the number of bytes that recovery cut off.
@@ -101,6 +87,7 @@ impl SegmentLog {
         dir: PathBuf,
         partition: PartitionId,
         config: SegmentLogConfig,
+        disk_failures: DiskFailures,
     ) -> Result<(Self, u64), LogError> {
         let meta = match Meta::load(vfs.as_ref(), &dir, partition)? {
             Some(meta) => meta,
@@ -123,6 +110,7 @@ impl SegmentLog {
             durable_end: meta.log_start,
             generation: 0,
             gate: SyncGate::default(),
+            disk_failures,
             mark,
             poison: None,
             keeping: LogConfig::default(),

@@ -241,14 +241,18 @@ impl ReplicaLog for SegmentLog {
 impl SegmentLog {
     /// The blocking work that makes everything stored so far durable.
     fn flush_job(&self) -> Box<dyn FnOnce(SyncBy) -> io::Result<()> + Send> {
+        let failures = self.disk_failures.clone();
+        // Before the files are listed: what a failure up to here has lost was written before it, and
+        // so is in one of them. One after here may concern a file that is not.
+        let at_begin = failures.count();
         let (files, names) = self.unsynced();
         let gate = self.gate.clone();
         let vfs = Arc::clone(&self.vfs);
         let dir = self.dir.clone();
         Box::new(move |by| {
-            gate.run(|| {
-                if by == SyncBy::WholeDisk {
-                    return Ok(());
+            gate.run_known(|cleared| {
+                if by == SyncBy::WholeDisk && cleared == failures.count() {
+                    return Ok(None);
                 }
                 for file in &files {
                     if planted("segment-log.flush-does-not-sync") {
@@ -256,7 +260,10 @@ impl SegmentLog {
                     }
                     file.sync_data()?;
                 }
-                if names { vfs.sync_dir(&dir) } else { Ok(()) }
+                if names {
+                    vfs.sync_dir(&dir)?;
+                }
+                Ok(Some(at_begin))
             })
         })
     }

@@ -14,6 +14,7 @@ use crate::files::{self, Fields, FileKind};
 use crate::log::SegmentLog;
 use crate::meta::{Meta, Pending};
 use crate::shutdown;
+use crate::sync_gate::DiskFailures;
 
 const CHECKPOINT: &str = "high-watermarks";
 
@@ -30,6 +31,7 @@ pub struct SegmentLogStore {
     after_unclean_stop: Arc<AtomicBool>,
     /// The whole disk, if it can be synced at once.
     disk: Option<Arc<dyn VfsDisk>>,
+    disk_failures: DiskFailures,
 }
 
 impl SegmentLogStore {
@@ -46,6 +48,7 @@ impl SegmentLogStore {
             config,
             after_unclean_stop: Arc::default(),
             disk: None,
+            disk_failures: DiskFailures::default(),
         };
         store.prepare()?;
         // Before anything is written, so that a lost write is reported to this handle.
@@ -72,8 +75,9 @@ impl SegmentLogStore {
         self.finish_removal(partition)?;
         let dir = partition_dir(&self.dir, partition);
         let vfs = Arc::clone(&self.vfs);
+        let failures = self.disk_failures.clone();
         let (log, mut cut_bytes) =
-            SegmentLog::open(vfs, dir.clone(), partition, self.config.clone())?;
+            SegmentLog::open(vfs, dir.clone(), partition, self.config.clone(), failures)?;
         let unclean = self.after_unclean_stop.load(Ordering::Acquire);
         if unclean && log.meta.lazy && cut_bytes == 0 {
             tracing::warn!(%partition, "an unclean stop may have lost records of the page cache");
@@ -142,7 +146,14 @@ impl LogStore for SegmentLogStore {
 
     fn sync_disk(&self) -> Result<bool, LogError> {
         match &self.disk {
-            Some(disk) => Ok(disk.sync_all().map(|()| true)?),
+            Some(disk) => {
+                let synced = disk.sync_all();
+                if synced.is_err() {
+                    // Before anyone hears of it: no flush counts a later sync without its own.
+                    self.disk_failures.add();
+                }
+                Ok(synced.map(|()| true)?)
+            }
             None => Ok(false),
         }
     }

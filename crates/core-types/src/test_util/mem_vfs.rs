@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::entropy::Rng;
@@ -15,7 +16,8 @@ const SECTOR_BYTES: usize = 512;
 /// A fault to inject into operations on matching files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskFault {
-    /// Every sync fails with `EIO`.
+    /// Every sync fails with `EIO`. What a sync of the whole disk meets is lost, as it is on Linux: the
+    /// pages count as clean, and each open file and handle of the disk hears of it once.
     FailSync,
     /// Every write fails with `EIO`.
     FailWrite,
@@ -36,6 +38,8 @@ struct Inode {
     cache: Vec<u8>,
     synced: Vec<u8>,
     since_sync: Vec<Change>,
+    /// How often unsynced writes have been lost.
+    losses: u64,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +50,8 @@ struct Disk {
     durable_names: BTreeMap<PathBuf, u64>,
     directories: std::collections::BTreeSet<PathBuf>,
     faults: Vec<(String, DiskFault)>,
+    /// How often a file has lost unsynced writes.
+    losses: u64,
     life: u64,
     /// Runs of the operating system: power losses.
     boots: u64,
@@ -69,6 +75,16 @@ struct MemFile {
     life: u64,
     path: PathBuf,
     writable: bool,
+    /// The file's losses that this handle has heard of.
+    heard: AtomicU64,
+}
+
+/// A handle of the whole disk.
+#[derive(Debug)]
+struct MemDisk {
+    vfs: MemVfs,
+    /// The disk's losses that this handle has heard of.
+    heard: AtomicU64,
 }
 
 fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
@@ -282,6 +298,7 @@ impl Vfs for MemVfs {
             life: self.life,
             path: path.to_owned(),
             writable: mode != OpenMode::Read,
+            heard: AtomicU64::new(disk.inodes.get(&inode).map_or(0, |inode| inode.losses)),
         }))
     }
 
@@ -338,8 +355,9 @@ impl Vfs for MemVfs {
     }
 
     fn disk(&self, _path: &Path) -> io::Result<Option<Arc<dyn VfsDisk>>> {
-        drop(self.alive()?);
-        Ok(Some(Arc::new(self.clone())))
+        let heard = AtomicU64::new(self.alive()?.losses);
+        let vfs = self.clone();
+        Ok(Some(Arc::new(MemDisk { vfs, heard })))
     }
 
     fn boot_id(&self) -> Option<[u8; 16]> {
@@ -363,15 +381,25 @@ impl Vfs for MemVfs {
     }
 }
 
-impl VfsDisk for MemVfs {
+fn lost() -> io::Error {
+    io::Error::other("unsynced writes were lost")
+}
+
+impl VfsDisk for MemDisk {
     fn sync_all(&self) -> io::Result<()> {
-        let mut disk = self.alive()?;
-        // Files that cannot be synced stay as they are, and the whole fails.
+        let mut disk = self.vfs.alive()?;
         let mut failed = None;
         let names: Vec<_> = disk.names.clone().into_iter().collect();
         for (path, inode) in names {
             if let Err(error) = disk.fault(&path, &[DiskFault::FailSync]) {
-                failed = Some(error);
+                if disk.fuse == Some(0) {
+                    // Without power nothing is lost that may not be there after all.
+                    failed = Some(error);
+                } else if let Some(inode) = disk.inodes.get_mut(&inode)
+                    && inode.lose()
+                {
+                    disk.losses += 1;
+                }
                 continue;
             }
             if let Some(inode) = disk.inodes.get_mut(&inode) {
@@ -384,6 +412,9 @@ impl VfsDisk for MemVfs {
         disk.durable_names
             .retain(|path, _| names.contains_key(path));
         disk.syncs += 1;
+        if self.heard.swap(disk.losses, Ordering::Relaxed) < disk.losses {
+            failed = Some(lost());
+        }
         failed.map_or(Ok(()), Err)
     }
 }
@@ -393,6 +424,14 @@ impl Inode {
         for change in std::mem::take(&mut self.since_sync) {
             apply(&mut self.synced, &change, None);
         }
+    }
+
+    /// Writing back what is not synced fails: whether there was any.
+    fn lose(&mut self) -> bool {
+        let any = !self.since_sync.is_empty();
+        self.since_sync.clear();
+        self.losses += u64::from(any);
+        any
     }
 }
 
@@ -462,6 +501,9 @@ impl VfsFile for MemFile {
     fn sync_data(&self) -> io::Result<()> {
         self.with(&[DiskFault::FailSync], |inode| {
             inode.sync();
+            if self.heard.swap(inode.losses, Ordering::Relaxed) < inode.losses {
+                return Err(lost());
+            }
             Ok(())
         })
     }
@@ -558,6 +600,31 @@ mod tests {
             assert!(after.exists(Path::new("/d/a")).unwrap());
             assert!(disk.sync_all().is_err(), "old handles are dead");
         }
+    }
+
+    #[test]
+    fn a_lost_write_is_reported_once_to_each_open_file_and_handle_of_the_disk() {
+        let vfs = MemVfs::new();
+        vfs.create_dir_all(Path::new("/d")).unwrap();
+        let handle = || vfs.disk(Path::new("/d")).unwrap().unwrap();
+        let disks = [handle(), handle()];
+        write(&vfs, "/d/a", b"abc", true);
+        vfs.sync_dir(Path::new("/d")).unwrap();
+        let open = || vfs.open(Path::new("/d/a"), OpenMode::ReadWrite).unwrap();
+        let files = [open(), open()];
+        files[0].write_all_at(b"ABC", 0).unwrap();
+        vfs.inject("/d/a", DiskFault::FailSync);
+        assert!(disks[0].sync_all().is_err());
+        vfs.heal();
+        assert!(disks[0].sync_all().is_ok(), "it has heard of it");
+        assert!(disks[1].sync_all().is_err());
+        assert!(handle().sync_all().is_ok(), "opened later");
+        for file in &files {
+            assert!(file.sync_data().is_err());
+            assert!(file.sync_data().is_ok());
+        }
+        let after = vfs.lose_power(&mut Rng::new(1));
+        assert_eq!(after.read_file(Path::new("/d/a"), 100).unwrap(), b"abc");
     }
 
     #[test]

@@ -252,3 +252,86 @@ fn a_log_that_failed_before_does_not_count_a_sync_of_the_whole_disk() {
     let result = (second.job)(SyncBy::WholeDisk);
     assert!(result.is_err(), "the kernel reports a lost write once");
 }
+
+#[test]
+fn a_write_that_a_sync_of_the_whole_disk_lost_for_a_log_without_a_flush_is_never_durable() {
+    let other = PartitionId::new(TopicId::from_bytes([8; 16]), 0);
+    let vfs = MemVfs::new();
+    let logs = store(&vfs);
+    let mut log = logs.open_log(partition()).unwrap().0;
+    let mut stranger = logs.open_log(other).unwrap().0;
+    fill(&mut log, 0, 1);
+    flush(&mut log);
+    fill(&mut log, 0, 1);
+    fill(&mut stranger, 0, 1);
+    let ticket = stranger.begin_flush().unwrap();
+    let lost_in = format!("{}/", partition());
+    vfs.inject(&lost_in, DiskFault::FailSync);
+    assert!(logs.sync_disk().is_err());
+    vfs.heal();
+    let result = (ticket.job)(SyncBy::Job);
+    stranger
+        .finish_flush(ticket.end, ticket.generation, result)
+        .unwrap();
+    assert_eq!(stranger.durable_end(), o(2), "it lost nothing");
+    // The next group: the disk has told of the loss already.
+    let ticket = log.begin_flush().unwrap();
+    assert!(logs.sync_disk().unwrap());
+    let result = (ticket.job)(SyncBy::WholeDisk);
+    assert!(
+        log.finish_flush(ticket.end, ticket.generation, result)
+            .is_err()
+    );
+    assert_eq!(log.durable_end(), o(2));
+}
+
+#[test]
+fn a_write_that_was_lost_while_a_flush_of_an_earlier_file_was_under_way_is_never_durable() {
+    let vfs = MemVfs::new();
+    let logs = store(&vfs);
+    let mut log = logs.open_log(partition()).unwrap().0;
+    fill(&mut log, 0, 1);
+    let first = log.begin_flush().unwrap();
+    // Enough for another segment, which the flush does not know.
+    fill(&mut log, 0, 8);
+    let newest = segment_files(&vfs).pop().unwrap();
+    vfs.inject(newest.to_str().unwrap(), DiskFault::FailSync);
+    assert!(logs.sync_disk().is_err());
+    vfs.heal();
+    let result = (first.job)(SyncBy::Job);
+    log.finish_flush(first.end, first.generation, result)
+        .unwrap();
+    assert_eq!(log.durable_end(), o(2));
+    let second = log.begin_flush().unwrap();
+    assert!(logs.sync_disk().unwrap());
+    assert!((second.job)(SyncBy::WholeDisk).is_err());
+}
+
+#[test]
+fn a_log_that_lost_nothing_is_synced_with_the_whole_disk_again_after_its_own_sync() {
+    let vfs = MemVfs::new();
+    let logs = store(&vfs);
+    let mut log = logs.open_log(partition()).unwrap().0;
+    vfs.write_file_atomically(Path::new(DIR).join("stranger").as_path(), b"a")
+        .unwrap();
+    let stranger = vfs
+        .open(&Path::new(DIR).join("stranger"), OpenMode::ReadWrite)
+        .unwrap();
+    stranger.write_all_at(b"b", 0).unwrap();
+    vfs.inject("stranger", DiskFault::FailSync);
+    assert!(logs.sync_disk().is_err());
+    vfs.heal();
+    let mut own_syncs = Vec::new();
+    for _ in 0..2 {
+        fill(&mut log, 0, 1);
+        let ticket = log.begin_flush().unwrap();
+        assert!(logs.sync_disk().unwrap());
+        let before = vfs.syncs();
+        let result = (ticket.job)(SyncBy::WholeDisk);
+        own_syncs.push(vfs.syncs() > before);
+        log.finish_flush(ticket.end, ticket.generation, result)
+            .unwrap();
+    }
+    assert_eq!(own_syncs, [true, false]);
+    assert_eq!(log.durable_end(), o(4));
+}
