@@ -226,7 +226,9 @@ impl Vfs for OsVfs {
 #[cfg(target_os = "linux")]
 const SYNCFS_KINDS: [u32; 3] = [0xEF53, 0x5846_5342, 0x9123_683E];
 
-/// Before Linux 5.8 `syncfs` succeeded even when writes had been lost.
+/// Before Linux 5.8 `syncfs` succeeded even when data had been lost (commit 735e4ae5ba28); before 5.17
+/// also when the file system could not commit its journal, force its log or flush the disk's cache, since
+/// the result of `->sync_fs` was ignored (commits 5679897eb104 and, for XFS, 2d86293c7075).
 #[cfg(target_os = "linux")]
 fn kernel_reports_lost_writes(release: &[u8]) -> bool {
     let text = String::from_utf8_lossy(release);
@@ -234,7 +236,7 @@ fn kernel_reports_lost_writes(release: &[u8]) -> bool {
         .split(|c: char| !c.is_ascii_digit())
         .map(str::parse::<u32>);
     match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 8),
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 17),
         _ => false,
     }
 }

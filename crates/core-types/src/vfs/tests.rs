@@ -4,9 +4,11 @@ use super::*;
 #[test]
 fn syncfs_is_trusted_only_where_it_reports_lost_writes() {
     for (release, trusted) in [
-        ("5.8.0", true),
+        ("5.17.0", true),
         ("6.1.0-28-amd64", true),
-        ("5.7.19", false),
+        ("5.16.20", false),
+        ("5.15.0-125-generic", false),
+        ("5.8.0", false),
         ("4.19", false),
         ("5", false),
         ("", false),
