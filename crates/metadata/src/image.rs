@@ -15,7 +15,7 @@ use crate::placement::Reassignment;
 use crate::records::{BrokerRecord, TopicRecord};
 use crate::state::{ClusterState, PartitionEntry};
 
-/// Version of the image format. 2: a topic says how it was placed.
+/// Version of the image format. 2: a topic says how it was placed, a partition who lost its disk.
 const IMAGE_VERSION: u8 = 2;
 /// Longest record of an image, in bytes: a broker with the longest names fits many times over.
 const MAX_IMAGE_RECORD_BYTES: usize = 64 * 1024;
@@ -210,6 +210,10 @@ fn add_partition(state: &mut ClusterState, entry: PartitionEntry) -> Result<(), 
     if state.partition(&id).is_some() {
         return Err(malformed(format!("partition {id} twice")));
     }
-    state.put_partition(entry.state, entry.changed);
+    let is_member = |b: &BrokerId| entry.state.last_known_isr.contains(b);
+    if !entry.lost.iter().all(is_member) {
+        return Err(malformed(format!("partition {id} misses a stranger")));
+    }
+    state.put_entry(entry);
     Ok(())
 }

@@ -25,7 +25,8 @@
 //!   leader is in the ISR.
 //! - Below min ISR nobody leaves `isr` and `elr` except a replica that lost records (KIP-966).
 //! - `isr` and `elr` are among `last_known_isr`: everyone who was in either since the ISR was last
-//!   large enough. These must all report before a partition recovers without a clean election.
+//!   large enough. These must all report before a partition recovers without a clean election, and one
+//!   that lost its disk since cannot.
 //! - While a partition is reassigned its replicas are those it had and those it is to have; they become
 //!   the target in the step in which all of the target is in sync (KIP-455).
 //! - A rejected command leaves the state as it was.

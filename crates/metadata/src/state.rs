@@ -22,6 +22,10 @@ pub const MAX_PARTITIONS: u32 = 1_000_000;
 pub(crate) struct PartitionEntry {
     pub(crate) state: PartitionState,
     pub(crate) changed: LogIndex,
+    /// Members of the last known ISR whose disk was exchanged after they held its records, until they
+    /// are in sync again or the partition goes on without them. Their logs, whatever those hold by now,
+    /// do not tell what was committed.
+    pub(crate) lost: Vec<BrokerId>,
 }
 
 /// The cluster's metadata at one log index. Cloning is O(1): the maps share their nodes.
@@ -190,10 +194,20 @@ impl ClusterState {
     }
 
     /// The leaderless partitions for which nobody is left whose return would elect a leader: they
-    /// need [`crate::Command::RecoverPartition`].
+    /// need [`crate::Command::RecoverPartition`]. Without those of which a member of the last ISR came
+    /// back with another disk: no claims recover them, only [`crate::Command::ElectUnclean`].
     pub fn needing_recovery(&self) -> impl Iterator<Item = &PartitionState> {
         self.leaderless()
             .filter(|partition| partition.elr.is_empty())
+            .filter(|partition| self.lost_members(&partition.id).is_empty())
+    }
+
+    /// The members of the partition's last known ISR that came back with another disk and have not been
+    /// in sync since.
+    pub fn lost_members(&self, id: &PartitionId) -> &[BrokerId] {
+        self.partitions
+            .get(id)
+            .map_or(&[], |entry| entry.lost.as_slice())
     }
 
     /// The change feed: the partitions that changed after `earlier`, by log index, then those of
@@ -320,7 +334,35 @@ impl ClusterState {
 
     /// Inserts or replaces a partition's record.
     pub(crate) fn put_partition(&mut self, state: PartitionState, changed: LogIndex) {
-        let id = state.id;
+        let matters = |b: &BrokerId| state.last_known_isr.contains(b) && !state.isr.contains(b);
+        let lost = self.lost_members(&state.id);
+        let lost = lost.iter().copied().filter(matters).collect();
+        self.put_entry(PartitionEntry {
+            state,
+            changed,
+            lost,
+        });
+    }
+
+    /// Marks a member of the last known ISR as one that lost its disk. Not a change of the partition for
+    /// those that follow it: only a recovery asks.
+    pub(crate) fn mark_lost(&mut self, id: PartitionId, broker: BrokerId) {
+        let Some(old) = self.partitions.get(&id).cloned() else {
+            return;
+        };
+        if old.lost.contains(&broker) {
+            return;
+        }
+        let mut new = old.clone();
+        new.lost.push(broker);
+        self.rehash(Kind::Partition, Some(&old), Some(&new));
+        self.partitions.insert_mut(id, new);
+    }
+
+    /// Inserts or replaces all that is known of a partition.
+    pub(crate) fn put_entry(&mut self, entry: PartitionEntry) {
+        let PartitionEntry { state, changed, .. } = &entry;
+        let (id, changed) = (state.id, *changed);
         let old = self.partitions.get(&id).cloned();
         if let Some(old) = &old {
             self.changes.remove_mut(&(old.changed, id));
@@ -339,7 +381,6 @@ impl ClusterState {
         } else {
             self.leaderless.insert_mut(id);
         }
-        let entry = PartitionEntry { state, changed };
         self.rehash(Kind::Partition, old.as_ref(), Some(&entry));
         self.changes.insert_mut((changed, id));
         self.partitions.insert_mut(id, entry);

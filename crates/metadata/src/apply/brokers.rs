@@ -69,6 +69,9 @@ pub(super) fn register(
     retire(state, index, id, |partition| {
         (all_lost || lossy.contains(partition)) && !planted("metadata.lossy-stays-eligible")
     });
+    if all_lost {
+        mark_lost(state, id);
+    }
     Ok(CommandResult::Registered {
         broker: id,
         node_epoch,
@@ -198,6 +201,20 @@ const fn changed(broker: BrokerId, state: FencedState, partitions_changed: u32) 
         broker,
         state,
         partitions_changed,
+    }
+}
+
+/// Where the broker was in the last known ISR, it cannot report any more what it held then: not with a
+/// blank log, nor with what it fetches from now on. This holds as well where an earlier registration
+/// has taken it out of the ISR.
+fn mark_lost(state: &mut ClusterState, broker: BrokerId) {
+    let affected: Vec<PartitionId> = state
+        .partitions_of(broker)
+        .filter(|p| p.last_known_isr.contains(&broker))
+        .map(|p| p.id)
+        .collect();
+    for id in affected {
+        state.mark_lost(id, broker);
     }
 }
 

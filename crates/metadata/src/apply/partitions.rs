@@ -173,7 +173,11 @@ fn longest_log(
     }
     let claim_of = |broker: &BrokerId| claims.iter().find(|claim| claim.broker == *broker);
     let must_report = &partition.last_known_isr;
-    let silent = must_report.iter().find(|b| claim_of(b).is_none());
+    // One whose disk was exchanged has a log, but not the one that is asked for.
+    let lost = state.lost_members(&partition.id);
+    let silent = must_report
+        .iter()
+        .find(|b| claim_of(b).is_none() || lost.contains(b));
     if let Some(broker) = silent.filter(|_| !planted("metadata.recovers-without-everybody")) {
         return Err(Rejection::MissingClaim { broker: *broker });
     }
@@ -200,13 +204,16 @@ pub(super) fn elect_unclean(
     id: PartitionId,
 ) -> Result<CommandResult, Rejection> {
     let old = leaderless(state, id)?;
-    // Whoever was in the ISR last lacks least.
+    // Whoever was in the ISR last lacks least, unless it came back with another disk.
     let active = |broker: &&BrokerId| state.is_active(**broker);
+    let lost = state.lost_members(&id);
+    let kept = |broker: &&BrokerId| active(broker) && !lost.contains(broker);
     let winner = old
         .last_known_isr
         .iter()
-        .find(active)
-        .or_else(|| old.replicas.iter().find(active))
+        .find(kept)
+        .or_else(|| old.replicas.iter().find(kept))
+        .or_else(|| lost.iter().find(active))
         .copied()
         .ok_or_else(|| Rejection::NoActiveReplica {
             index: id.index.get(),

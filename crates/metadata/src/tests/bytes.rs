@@ -14,6 +14,7 @@ fn busy_cluster() -> Cluster {
     let mut c = Cluster::with_brokers(3);
     c.topic(1, &[1, 2, 3], 2);
     c.topic(2, &[2, 1], 1);
+    c.topic(3, &[3], 1);
     c.fence(2);
     c.register(3, 2, &[]);
     let node_epoch = c.epoch(1);

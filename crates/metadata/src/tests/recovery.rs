@@ -148,6 +148,71 @@ fn recovery_builds_on_the_partition_epoch_and_waits_for_eligible_leaders() {
     ));
 }
 
+/// A blank log is not a report: the records that only the old disk held would be given up silently.
+#[test]
+fn a_member_that_lost_its_disk_does_not_report_for_the_one_it_was() {
+    let mut c = Cluster::with_brokers(3);
+    let p = c.topic(1, &[3], 1);
+    c.fence(3);
+    c.register(3, 2, &[]);
+    c.unfence(3);
+    c.expect(p, None, &[], &[], &[3]);
+    let blank = recover(&c, p, vec![claim(&c, 3, -1, 0)]);
+    assert_eq!(c.refused(&blank), Rejection::MissingClaim { broker: b(3) });
+    // Nor is it proposed again and again.
+    assert_eq!(c.state().needing_recovery().count(), 0);
+    // Nor does it report when its new life ends well, or after another disk.
+    for life in [2, 3] {
+        c.register(3, life, &[]);
+        c.unfence(3);
+        let later = recover(&c, p, vec![claim(&c, 3, 0, 9)]);
+        assert_eq!(c.refused(&later), Rejection::MissingClaim { broker: b(3) });
+    }
+    assert_eq!(c.state().lost_members(&p), [b(3)]);
+    // An operator who accepts the loss is the way out.
+    c.ok(&Command::ElectUnclean { partition: p });
+    c.expect(p, Some(3), &[3], &[], &[3]);
+    assert!(c.state().lost_members(&p).is_empty());
+}
+
+#[test]
+fn a_disk_lost_after_the_log_was_cut_counts_until_the_member_is_in_sync_again() {
+    let (mut c, p) = after_power_loss();
+    // Out of ISR and ELR by now, and wiped only then.
+    c.register(3, 2, &[]);
+    for n in 1..=3 {
+        c.unfence(n);
+    }
+    let all = recover(&c, p, vec![claim(&c, 2, 0, 5), claim(&c, 3, 0, 7)]);
+    assert_eq!(c.refused(&all), Rejection::MissingClaim { broker: b(3) });
+    // Number 3 is asked last: number 2 has what is left.
+    c.ok(&Command::ElectUnclean { partition: p });
+    c.expect(p, Some(2), &[2], &[], &[2]);
+    assert!(c.state().lost_members(&p).is_empty());
+
+    // While a leader is left it leads, and the member that has caught up counts again.
+    let mut c = Cluster::with_brokers(2);
+    let p = c.topic(1, &[1, 2], 2);
+    c.register(2, 2, &[]);
+    c.expect(p, Some(1), &[1], &[], &[1, 2]);
+    assert_eq!(c.state().lost_members(&p), [b(2)]);
+    c.unfence(2);
+    c.alter(p, &[1, 2]);
+    assert!(c.state().lost_members(&p).is_empty());
+}
+
+#[test]
+fn an_unclean_election_prefers_any_old_log_to_a_new_disk() {
+    let mut c = Cluster::with_brokers(3);
+    let p = c.topic(1, &[3, 1], 1);
+    c.alter(p, &[3]);
+    c.register(3, 2, &[]);
+    c.unfence(3);
+    c.expect(p, None, &[], &[], &[3]);
+    c.ok(&Command::ElectUnclean { partition: p });
+    c.expect(p, Some(1), &[1], &[], &[1]);
+}
+
 #[test]
 fn b17_an_unclean_election_happens_only_when_asked_for_and_is_recorded() {
     let mut c = Cluster::with_brokers(3);

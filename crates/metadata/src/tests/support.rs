@@ -268,6 +268,9 @@ pub(super) fn check(before: &ClusterState, after: &ClusterState) {
         assert!(p.leader.is_none_or(|l| p.isr.contains(&l)), "{p:?}");
         assert!(p.is_under_min_isr() || p.elr.is_empty(), "{p:?}");
         assert!(!p.last_known_isr.is_empty(), "{p:?}");
+        let lost = after.lost_members(&p.id);
+        let awaited = |m: &BrokerId| p.last_known_isr.contains(m) && !p.isr.contains(m);
+        assert!(distinct(lost) && lost.iter().all(awaited), "{p:?} {lost:?}");
         let Some(old) = before.partition(&p.id) else {
             continue;
         };
