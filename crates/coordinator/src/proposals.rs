@@ -172,10 +172,9 @@ impl MetadataProposer {
             Ok(asked) => asked,
             Err(e) => return Reply::Now(Err(e)),
         };
-        if let Err(reason) = authorize(peer, &request.body, state) {
-            tracing::warn!(peer = %peer.name, %reason, "refused a forwarded proposal");
-            let forbidden = ProposeReply::Forbidden { reason };
-            return Reply::Now(respond(&forbidden, Bytes::new()));
+        if let Err(refusal) = admit(peer, &request.body, state) {
+            tracing::warn!(peer = %peer.name, ?refusal, "refused a forwarded proposal");
+            return Reply::Now(respond(&refusal, Bytes::new()));
         }
         let deadline = Duration::from_millis(asked.deadline_ms).min(MAX_FORWARDED_DEADLINE);
         let outcome = self.raft.propose(asked.group, request.body, deadline);
@@ -213,10 +212,18 @@ fn refusal(error: ProposeError) -> ProposeReply {
     }
 }
 
+/// Whether a peer may have this command proposed. What this build cannot read is for its sender to know:
+/// trying again does not help.
+fn admit(peer: &PeerIdentity, command: &[u8], state: &ClusterState) -> Result<(), ProposeReply> {
+    let command = Command::decode(command).map_err(|e| ProposeReply::NotUnderstood {
+        reason: e.to_string(),
+    })?;
+    authorize(peer, &command, state).map_err(|reason| ProposeReply::Forbidden { reason })
+}
+
 /// A peer may speak for itself only, and sessions are the controller's own business.
-fn authorize(peer: &PeerIdentity, command: &[u8], state: &ClusterState) -> Result<(), String> {
-    let command = Command::decode(command).map_err(|e| e.to_string())?;
-    let sender = match &command {
+fn authorize(peer: &PeerIdentity, command: &Command, state: &ClusterState) -> Result<(), String> {
+    let sender = match command {
         Command::RegisterBroker { info, .. } => Some(info.name.clone()),
         Command::AlterPartitions { broker, .. } | Command::AllocateProducerIds { broker, .. } => {
             state.broker(*broker).map(|record| record.info.name.clone())
@@ -259,14 +266,30 @@ mod tests {
         let of_another = Command::AllocateProducerIds { broker, node_epoch };
         for command in [fence, form, of_another] {
             assert!(
-                authorize(&peer(), &command.encode().unwrap(), &state).is_err(),
+                matches!(
+                    admit(&peer(), &command.encode().unwrap(), &state),
+                    Err(ProposeReply::Forbidden { .. })
+                ),
                 "{command:?}"
             );
         }
         let delete = Command::DeleteTopic {
             name: "t".parse().unwrap(),
         };
-        assert!(authorize(&peer(), &delete.encode().unwrap(), &state).is_ok());
-        assert!(authorize(&peer(), b"junk", &state).is_err());
+        assert!(admit(&peer(), &delete.encode().unwrap(), &state).is_ok());
+    }
+
+    #[test]
+    fn a_command_of_another_version_is_not_understood_rather_than_forbidden() {
+        let state = ClusterState::default();
+        let delete = Command::DeleteTopic {
+            name: "t".parse().unwrap(),
+        };
+        let mut later = delete.encode().unwrap().to_vec();
+        later[0] += 1;
+        for bytes in [&later[..], b"junk"] {
+            let refused = admit(&peer(), bytes, &state);
+            assert!(matches!(refused, Err(ProposeReply::NotUnderstood { .. })));
+        }
     }
 }
