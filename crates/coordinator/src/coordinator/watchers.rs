@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rivven_core_types::{Address, FencedState};
+use rivven_metadata::ClusterState;
 use rivven_raft_store::{RaftHandle, RaftState};
 use rivven_swim::MAX_SEEDS;
 
@@ -97,9 +98,16 @@ pub(super) async fn watch_raft(inner: Arc<Inner>, raft: RaftHandle) {
 /// Whom the failure detector asks first: the configured members, and after a restart also where the
 /// brokers were that the replicated metadata remembers.
 pub(super) fn seeds(inner: &Inner) -> Vec<Address> {
-    let state = inner.state.current();
     let configured = inner.config.members.iter().map(|m| m.address.clone());
-    let remembered = state.brokers().map(|b| b.info.cluster_addr.clone());
+    seed_addresses(configured, &inner.state.current())
+}
+
+/// No broker is ever forgotten: those that were removed would take the places of the living.
+fn seed_addresses(configured: impl Iterator<Item = Address>, state: &ClusterState) -> Vec<Address> {
+    let remembered = state
+        .brokers()
+        .filter(|b| b.state != FencedState::Removed)
+        .map(|b| b.info.cluster_addr.clone());
     let mut seeds: Vec<Address> = Vec::new();
     for address in configured.chain(remembered) {
         if seeds.len() < MAX_SEEDS && !seeds.contains(&address) {
@@ -107,4 +115,55 @@ pub(super) fn seeds(inner: &Inner) -> Vec<Address> {
         }
     }
     seeds
+}
+
+#[cfg(test)]
+mod tests {
+    use rivven_core_types::{
+        BrokerId, ClusterId, CommittedEntry, Incarnation, LogDirId, LogIndex, NodeEpoch, NodeInfo,
+        NodeName, RaftNodeId, StateMachine, Term,
+    };
+    use rivven_metadata::{Command, MetadataStateMachine};
+
+    use super::*;
+
+    #[test]
+    fn removed_brokers_are_no_seeds() {
+        let address = |port: u32| -> Address { format!("127.0.0.1:{port}").parse().unwrap() };
+        let register = |n: u8| {
+            let name = NodeName::new(format!("node-{n}")).unwrap();
+            let incarnation = Incarnation::from_bytes([n; 16]);
+            Command::RegisterBroker {
+                raft_id: RaftNodeId::derive(&name, &incarnation),
+                info: NodeInfo::new(name, address(1), address(100 + u32::from(n))),
+                incarnation,
+                log_dir: LogDirId::from_bytes([n; 16]),
+                lossy: Vec::new(),
+            }
+        };
+        let commands = [
+            Command::FormCluster {
+                cluster_id: ClusterId::from_bytes([1; 16]),
+            },
+            register(1),
+            register(2),
+            Command::RemoveBroker {
+                broker: BrokerId::new(1),
+                node_epoch: NodeEpoch::new(2),
+                accept_loss: false,
+            },
+        ];
+        let mut machine = MetadataStateMachine::new(Arc::new(|_| {}));
+        for (index, command) in (1..).zip(&commands) {
+            let entry = CommittedEntry {
+                index: LogIndex::new(index),
+                term: Term::new(1),
+                command: command.encode().unwrap(),
+            };
+            machine.apply(&[entry]).unwrap();
+        }
+        let configured = [address(101 + 50)];
+        let seeds = seed_addresses(configured.clone().into_iter(), machine.state());
+        assert_eq!(seeds, [configured[0].clone(), address(102)]);
+    }
 }
