@@ -269,7 +269,8 @@ impl Peer {
     }
 
     /// Equal for equal files: who wrote it, what it covers, how long it is. Should it ever be equal
-    /// for others, the checksum at the end tells, and the next attempt starts over.
+    /// for others, length and last entry tell, else the checksum at the end, and the next attempt
+    /// starts over.
     fn transfer_id(&self, snapshot: &MachineSnapshot) -> u64 {
         let (term, index) = snapshot
             .meta

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use openraft::ReadPolicy;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest,
@@ -21,26 +22,43 @@ use crate::messages::{
     SnapshotMessage, TransferAnswer, TransferMessage, VoteAnswer, VoteMessage, decode_entries,
     decode_request, encode_answer,
 };
-use crate::runtime::timeout;
+use crate::runtime::{spawn, timeout};
 use crate::snapshot::SnapshotFile;
-use crate::types::{LogId, SnapshotMeta, TypeConfig, Vote, VoteRecord};
+use crate::types::{LogId, LogIdRecord, SnapshotMeta, TypeConfig, Vote, VoteRecord};
 
 /// Longest time that a follower's read may keep this node busy.
 const MAX_READ_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Which snapshot a message is about. The transfer's id has 32 bits of entropy, since a CRC is linear:
+/// alone it would not tell two snapshots of one length apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Announced {
+    transfer: u64,
+    total: u64,
+    last: Option<LogIdRecord>,
+}
+
+impl From<&SnapshotMessage> for Announced {
+    fn from(message: &SnapshotMessage) -> Self {
+        Self {
+            transfer: message.transfer,
+            total: message.total,
+            last: message.last,
+        }
+    }
+}
+
 /// A snapshot on its way in.
 struct Incoming {
-    transfer: u64,
+    what: Announced,
     offset: u64,
-    total: u64,
     file: Arc<dyn VfsFile>,
     at: SnapshotFile,
 }
 
 /// The snapshot that was installed last, for a sender that has not heard of it: its answer was lost.
 struct Installed {
-    transfer: u64,
-    total: u64,
+    what: Announced,
     /// Under which vote it was sent, and what was answered.
     votes: (VoteRecord, VoteRecord),
 }
@@ -49,6 +67,8 @@ struct Installed {
 struct Transfers {
     incoming: Option<Incoming>,
     installed: Option<Installed>,
+    /// How many files were begun: no two ever share a name.
+    begun: u64,
 }
 
 /// Answers requests for one life of the core.
@@ -119,36 +139,56 @@ impl Receiver {
     ) -> Result<RpcResponse, RpcError> {
         let message: SnapshotMessage = decode_request(&request)?;
         call.check(message.target, message.vote.node)?;
-        let mut transfers = self.transfers.lock().await;
-        let Transfers {
-            incoming,
-            installed,
-        } = &mut *transfers;
-        if let Some(done) = installed
-            && (done.transfer, done.total) == (message.transfer, message.total)
+        let transfers = Arc::clone(&self.transfers).lock_owned().await;
+        // From here on the caller may go (the transport drops the answer with its connection): what has
+        // begun ends before the next message is looked at. Were it dropped half-way, the next attempt
+        // would write to the file that openraft is installing.
+        let (receiver, raft, log) = (self.clone(), call.raft.clone(), call.log.clone());
+        let taken = spawn(async move {
+            let (mut transfers, body) = (transfers, request.body);
+            let core = (&raft, &log);
+            let answer = receiver.take(core, &mut transfers, message, body).await;
+            drop(transfers);
+            answer
+        });
+        let answer = taken.await;
+        encode_answer(&answer.map_err(|_| refused("the node is stopping"))??)
+    }
+
+    /// Takes one chunk, and installs the snapshot that it completes.
+    async fn take(
+        &self,
+        core: (&RaftCore, &LogStore),
+        transfers: &mut Transfers,
+        message: SnapshotMessage,
+        body: Bytes,
+    ) -> Result<SnapshotAnswer, RpcError> {
+        let what = Announced::from(&message);
+        if let Some(done) = &transfers.installed
+            && done.what == what
             && done.votes.0 == message.vote
         {
-            return encode_answer(&SnapshotAnswer::Installed(done.votes.1));
+            return Ok(SnapshotAnswer::Installed(done.votes.1));
         }
-        let known = |s: &&mut Incoming| s.transfer == message.transfer && s.total == message.total;
-        if message.offset == 0 && incoming.as_mut().filter(known).is_none() {
-            self.begin(incoming, &message).await?;
+        let known = |s: &&mut Incoming| s.what == what;
+        if message.offset == 0 && transfers.incoming.as_mut().filter(known).is_none() {
+            self.begin(transfers, what).await?;
         }
-        let Some(state) = incoming.as_mut().filter(known) else {
+        let Some(state) = transfers.incoming.as_mut().filter(known) else {
             // This life knows nothing of what was sent before.
-            return encode_answer(&SnapshotAnswer::Continue { next: 0 });
+            return Ok(SnapshotAnswer::Continue { next: 0 });
         };
-        let length = request.body.len() as u64;
+        let length = body.len() as u64;
         if message.offset != state.offset {
             // Sent again, or a new attempt: it goes on where the last one stopped.
             let next = state.offset;
-            return encode_answer(&SnapshotAnswer::Continue { next });
+            return Ok(SnapshotAnswer::Continue { next });
         }
-        if length == 0 || state.offset + length > state.total {
-            let text = format!("{length} bytes at {} of {}", state.offset, state.total);
+        if length == 0 || state.offset + length > what.total {
+            let text = format!("{length} bytes at {} of {}", state.offset, what.total);
             return Err(refused(text));
         }
-        let (file, offset, body) = (Arc::clone(&state.file), state.offset, request.body);
+        let (file, offset) = (Arc::clone(&state.file), state.offset);
         let written = self
             .machine
             .files()
@@ -156,48 +196,43 @@ impl Receiver {
             .await;
         written.and_then(|done| done).map_err(refused)?;
         state.offset += length;
-        if state.offset < state.total {
+        if state.offset < what.total {
             let next = state.offset;
-            return encode_answer(&SnapshotAnswer::Continue { next });
+            return Ok(SnapshotAnswer::Continue { next });
         }
-        let Some(done) = incoming.take() else {
+        let Some(done) = transfers.incoming.take() else {
             return Err(refused("no transfer"));
         };
-        let (transfer, total, vote) = (message.transfer, message.total, message.vote);
-        let answer = self.install(call, message, done).await?;
-        *installed = Some(Installed {
-            transfer,
-            total,
+        let vote = message.vote;
+        let answer = self.install(core, message, done).await?;
+        transfers.installed = Some(Installed {
+            what,
             votes: (vote, answer),
         });
-        encode_answer(&SnapshotAnswer::Installed(answer))
+        Ok(SnapshotAnswer::Installed(answer))
     }
 
-    async fn begin(
-        &self,
-        incoming: &mut Option<Incoming>,
-        message: &SnapshotMessage,
-    ) -> Result<(), RpcError> {
-        if let Some(old) = incoming.take() {
+    async fn begin(&self, transfers: &mut Transfers, what: Announced) -> Result<(), RpcError> {
+        if let Some(old) = transfers.incoming.take() {
             self.discard(old.at).await;
         }
         let dir = self.machine.dir().clone();
-        if message.total > dir.max_bytes() {
-            let text = format!("{} bytes; at most {}", message.total, dir.max_bytes());
+        if what.total > dir.max_bytes() {
+            let text = format!("{} bytes; at most {}", what.total, dir.max_bytes());
             return Err(refused(format!("the snapshot is too large: {text}")));
         }
-        let path = dir.temporary(&format!("incoming-{:016x}", message.transfer));
+        transfers.begun += 1;
+        let name = format!("incoming-{:016x}-{}", what.transfer, transfers.begun);
+        let path = dir.temporary(&name);
         let at = SnapshotFile {
             path: path.clone(),
-            bytes: message.total,
+            bytes: what.total,
         };
         let created = self.machine.files().run(move |()| dir.create(&path)).await;
         let file = created.map_err(refused)?.map_err(refused)?;
-        let (transfer, total) = (message.transfer, message.total);
-        *incoming = Some(Incoming {
-            transfer,
+        transfers.incoming = Some(Incoming {
+            what,
             offset: 0,
-            total,
             file,
             at,
         });
@@ -206,7 +241,7 @@ impl Receiver {
 
     async fn install(
         &self,
-        call: &Incall<'_>,
+        (raft, log): (&RaftCore, &LogStore),
         message: SnapshotMessage,
         done: Incoming,
     ) -> Result<VoteRecord, RpcError> {
@@ -234,21 +269,20 @@ impl Receiver {
                 return Err(refused(error));
             }
         };
-        tracing::info!(last = ?header.last, bytes = done.total, "received a snapshot");
+        tracing::info!(last = ?header.last, bytes = done.what.total, "received a snapshot");
         let snapshot = Snapshot {
             meta,
             snapshot: done.at.clone(),
         };
         let vote = Vote::from(message.vote);
-        let answer = call
-            .raft
+        let answer = raft
             .install_full_snapshot(vote, snapshot)
             .await
             .map_err(refused)?;
         // openraft answers at once when the snapshot is not ahead of what is committed here, though
         // that may lie beyond what is durable. The leader will book the answer as durable.
         if !planted("raft-store.snapshot-without-barrier") {
-            call.log.barrier().await.map_err(refused)?;
+            log.barrier().await.map_err(refused)?;
         }
         self.discard(done.at).await;
         Ok((&answer.vote).into())

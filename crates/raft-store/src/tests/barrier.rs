@@ -146,15 +146,127 @@ async fn a_snapshot_that_is_not_needed_is_confirmed_only_when_the_log_is_durable
     let answer: SnapshotAnswer = decode_answer(&answer.unwrap()).unwrap();
     assert!(matches!(answer, SnapshotAnswer::Installed(_)), "{answer:?}");
 
-    node.scope.crash();
-    let vfs = node.vfs.lose_power(&mut Rng::new(1));
-    drop(node);
-    let node = TestNode::start(&Net::default(), "node-1", vfs, |_, _| {})
-        .await
-        .unwrap();
+    let node = after_power_loss(node).await;
     let last = node.handle().status().last_log;
     assert!(
         last >= Some(LogIndex::new(18)),
         "confirmed up to 18, kept {last:?}"
     );
+}
+
+async fn after_power_loss(node: TestNode) -> TestNode {
+    node.scope.crash();
+    let vfs = node.vfs.lose_power(&mut Rng::new(1));
+    drop(node);
+    TestNode::start(&Net::default(), "node-1", vfs, |_, _| {})
+        .await
+        .unwrap()
+}
+
+/// A follower whose log has one entry, and its Raft id.
+async fn follower() -> (TestNode, u64) {
+    let node = TestNode::start(&Net::default(), "node-1", MemVfs::new(), |_, _| {})
+        .await
+        .unwrap();
+    let (handle, target) = (node.handle(), node.voter.raft_id.get());
+    let first = encode_entries(&[entry(target, 0)]).unwrap();
+    let message = AppendMessage {
+        target,
+        vote: vote(),
+        prev: None,
+        commit: Some(at(0)),
+    };
+    send(handle, RpcKind::RAFT_APPEND, message, first)
+        .await
+        .unwrap();
+    (node, target)
+}
+
+/// A snapshot up to `last`, as one chunk.
+fn chunk(target: u64, last: u64) -> (SnapshotMessage, Bytes) {
+    let id: LogId = at(0).into();
+    let header = SnapshotHeader {
+        group: GROUP.get(),
+        cluster: None,
+        last: Some(at(last)),
+        membership: (&LastMembership::new(Some(id), membership(target))).into(),
+    };
+    let file = snapshot_file(&header);
+    let message = SnapshotMessage {
+        target,
+        vote: vote(),
+        last: header.last,
+        membership: header.membership,
+        transfer: 1,
+        offset: 0,
+        total: file.len() as u64,
+    };
+    (message, file)
+}
+
+async fn install(handle: RaftHandle, (message, file): (SnapshotMessage, Bytes)) {
+    let answer = send(handle, RpcKind::RAFT_SNAPSHOT, message, file).await;
+    let answer: SnapshotAnswer = decode_answer(&answer.unwrap()).unwrap();
+    assert!(matches!(answer, SnapshotAnswer::Installed(_)), "{answer:?}");
+}
+
+/// The transport drops an answer with its connection or its deadline, at any of its steps, and the
+/// sender tries again at once: with the file that the first attempt is about to install.
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_goes_while_its_snapshot_is_installed_spoils_nothing() {
+    let mut gone_early = 0;
+    for polls in 1..4 {
+        let (node, target) = follower().await;
+        let (message, file) = chunk(target, 18);
+        let mut first = Box::pin(send(node.handle(), RpcKind::RAFT_SNAPSHOT, message, file));
+        let mut is_done = false;
+        for _ in 0..polls {
+            is_done = is_done || futures_util::poll!(&mut first).is_ready();
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        gone_early += u32::from(!is_done);
+        // The next attempt gets no further than its first bytes.
+        let (message, file) = chunk(target, 18);
+        let begun = send(
+            node.handle(),
+            RpcKind::RAFT_SNAPSHOT,
+            message,
+            file.slice(..40),
+        );
+        begun.await.unwrap();
+        for _ in 0..200 {
+            tokio::task::yield_now().await;
+        }
+        node.scope.crash();
+        let vfs = node.vfs.clone();
+        drop(node);
+        let node = TestNode::start(&Net::default(), "node-1", vfs, |_, _| {}).await;
+        let node = node.unwrap_or_else(|e| panic!("gone after {polls} polls: {e}"));
+        install(node.handle(), chunk(target, 18)).await;
+        let node = after_power_loss(node).await;
+        let found = node.handle().status().applied;
+        assert_eq!(found, Some(LogIndex::new(18)), "gone after {polls} polls");
+    }
+    assert!(gone_early > 0, "{gone_early}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshots_with_equal_transfer_ids_are_told_apart_by_what_they_cover() {
+    let (node, target) = follower().await;
+    install(node.handle(), chunk(target, 18)).await;
+    let (message, file) = chunk(target, 20);
+    assert_eq!(message.total, chunk(target, 18).0.total);
+    install(node.handle(), (message, file)).await;
+    let node = after_power_loss(node).await;
+    assert_eq!(node.handle().status().applied, Some(LogIndex::new(20)));
+
+    // Nor does one go on where the other stopped.
+    let (first, rest) = (chunk(target, 30), chunk(target, 31));
+    let half = first.1.slice(..40);
+    let answer = send(node.handle(), RpcKind::RAFT_SNAPSHOT, first.0, half).await;
+    let answer: SnapshotAnswer = decode_answer(&answer.unwrap()).unwrap();
+    assert!(matches!(answer, SnapshotAnswer::Continue { next: 40 }));
+    install(node.handle(), rest).await;
+    assert_eq!(node.handle().status().applied, Some(LogIndex::new(31)));
 }
