@@ -18,7 +18,7 @@ use crate::identity::Identity;
 use crate::snapshot::SnapshotDir;
 use crate::status::Member;
 use crate::supervisor::member;
-use crate::types::{Entry, LastMembership, LogId, Membership, PeerNode};
+use crate::types::{Entry, LastMembership, LogId, LogIdRecord, Membership, PeerNode};
 
 /// Greatest database that is looked at, in bytes: it is held in memory.
 const MAX_DATABASE_BYTES: u64 = 8 * 1024 * 1024 * 1024;
@@ -147,6 +147,7 @@ pub fn inspect(
     let stored = db.load(0)?;
     let position = |id: Option<LogId>| id.map(LogPosition::from);
     let mut membership = LastMembership::default();
+    let mut covered = None;
     let mut snapshots = Vec::new();
     let dir = SnapshotDir::existing(Arc::clone(vfs), data_dir, group, MAX_SNAPSHOT_BYTES);
     let recorded = stored.snapshot.map(|s| dir.path(Some(s.last)));
@@ -161,6 +162,7 @@ pub fn inspect(
             && let Ok(meta) = verified.header.meta()
         {
             membership = meta.last_membership;
+            covered = meta.last_log_id.map(|id| id.index);
         }
         let bytes = checked.map_or(0, |verified| verified.file.bytes);
         snapshots.push(SnapshotReport {
@@ -174,7 +176,9 @@ pub fn inspect(
     let mut entries = 0;
     each_entry(&db, stored.begin..end, |entry| {
         entries += 1;
-        if let EntryPayload::Membership(found) = &entry.payload {
+        // After a crash the log may still hold what the snapshot has replaced.
+        let is_newer = covered.is_none_or(|covered| entry.log_id.index > covered);
+        if let (EntryPayload::Membership(found), true) = (&entry.payload, is_newer) {
             membership = LastMembership::new(Some(entry.log_id), found.clone());
         }
     })?;
@@ -321,7 +325,13 @@ pub fn force_single(
         .iter()
         .chain(&report.learners)
         .find(|m| m.raft_id == report.raft_id);
-    let (Some(own), Some(last)) = (own, report.last) else {
+    // openraft removes what does not lie beyond the snapshot when it starts, so that the entry goes
+    // behind both.
+    let recorded = report.snapshots.iter().find(|s| s.is_recorded);
+    let covered = recorded.and_then(|s| s.last.clone().ok().flatten());
+    let index = |at: Option<LogPosition>| at.map(|at| at.index);
+    let ahead = covered.filter(|_| index(covered) > index(report.last));
+    let (Some(own), Some(last)) = (own, ahead.or(report.last)) else {
         return refused("this store was never part of a group".to_owned());
     };
     let node = PeerNode {
@@ -341,6 +351,16 @@ pub fn force_single(
     };
     let at = entry.log_id.into();
     let db = Db::open(&**vfs, &database_path(data_dir, group), group)?;
-    db.commit(&[Change::Append(vec![entry])])?;
+    let purge = ahead.map(|at| {
+        Change::Purge(LogIdRecord {
+            term: at.term.get(),
+            index: at.index.get(),
+        })
+    });
+    let changes: Vec<Change> = purge
+        .into_iter()
+        .chain([Change::Append(vec![entry])])
+        .collect();
+    db.commit(&changes)?;
     Ok(at)
 }

@@ -15,8 +15,9 @@ Commands, for a node that does not run:
   inspect       What the store holds: identity, vote, log, membership, snapshots
   verify        Check every record, checksum and reference; print what is wrong
   dump          One line for each entry of the log
-  force-single  Make this node the only voter: the way back when a majority is lost for good. What only
-                the lost ones held is lost. Never start another former member with its old data again
+  force-single  Make this node the only voter of one group: the way back when a majority is lost for good.
+                Run it once for the metadata and once with --group 1. What only the lost ones held is
+                lost. Never start another former member with its old data again
 
 Options:
   --data-dir DIR  The node's data directory

@@ -8,7 +8,9 @@ use rivven_core_types::test_util::MemVfs;
 use rivven_core_types::{Proposer, RaftGroupId, Rng, Vfs};
 
 use super::world::{DEADLINE, Net, TestNode, config};
+use crate::db::{Change, Db, database_path};
 use crate::offline::{dump, force_single, inspect};
+use crate::types::{Entry, LogIdRecord, Membership, PeerNode};
 use crate::{KvCommand, RaftState, RaftStoreError};
 
 const GROUP: RaftGroupId = RaftGroupId::METADATA;
@@ -95,6 +97,63 @@ async fn a_sound_store_is_described_and_a_damaged_one_is_named_and_neither_is_to
         }
         disk.flip_bit(&path, byte, 5).unwrap();
     }
+}
+
+/// The power went when a received snapshot was recorded and the log behind it not yet purged. openraft
+/// removes all that the snapshot covers when it starts.
+#[tokio::test(start_paused = true)]
+async fn a_group_of_one_is_made_behind_a_snapshot_that_is_ahead_of_the_log() {
+    let disk = disks().await.remove(1);
+    let vfs = vfs_of(&disk);
+    let before = inspect(&vfs, &dir("n2"), GROUP).unwrap();
+    let recorded = before.snapshots.iter().find(|s| s.is_recorded).unwrap();
+    let covered = recorded.last.clone().unwrap().unwrap();
+    let end = covered.index.get() - 5;
+    assert!(before.first.get() < end);
+    // A membership that the snapshot's has replaced.
+    let other = PeerNode {
+        name: super::world::name("n1"),
+        address: "n1:1".parse().unwrap(),
+    };
+    let voters = std::collections::BTreeSet::from([77]);
+    let nodes = std::collections::BTreeMap::from([(77, other)]);
+    let membership = Membership::new(vec![voters], nodes).unwrap();
+    let last = LogIdRecord {
+        term: covered.term.get(),
+        index: end,
+    };
+    let entry = Entry {
+        log_id: last.into(),
+        payload: openraft::EntryPayload::Membership(membership),
+    };
+    let db = Db::open(&*vfs, &database_path(&dir("n2"), GROUP), GROUP).unwrap();
+    db.commit(&[
+        Change::TruncateAfter(Some(end - 1)),
+        Change::Append(vec![entry]),
+        Change::Committed(last),
+    ])
+    .unwrap();
+    drop(db);
+    let report = inspect(&vfs, &dir("n2"), GROUP).unwrap();
+    assert_eq!(report.problems, Vec::<String>::new());
+    assert_eq!(report.last.unwrap().index.get(), end);
+    assert_eq!(report.voters, before.voters);
+
+    let at = force_single(&vfs, &dir("n2"), GROUP).unwrap();
+    assert_eq!(at.index.get(), covered.index.get() + 1);
+    let after = inspect(&vfs, &dir("n2"), GROUP).unwrap();
+    assert_eq!(after.problems, Vec::<String>::new());
+    assert_eq!(after.voters.len(), 1);
+    let node = TestNode::start(&Net::default(), "n2", disk, |_, _| {}).await;
+    let node = node.unwrap();
+    let leads = |s: &crate::RaftStatus| s.state == RaftState::Leader;
+    let handle = node.handle();
+    handle
+        .wait_status(DEADLINE, "it leads", leads)
+        .await
+        .unwrap();
+    handle.wait_applied(at.index, DEADLINE).await.unwrap();
+    assert_eq!(handle.status().voters.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
