@@ -133,19 +133,17 @@ impl LogStore {
     }
 
     async fn queue(&self, change: Option<Change>, done: Done) -> io::Result<()> {
-        let generation = {
-            let mut memory = self.memory();
-            memory.asked();
-            memory.tail.generation()
-        };
-        self.queue
-            .send(Op::Write {
-                change,
-                done,
-                generation,
-            })
-            .await
-            .map_err(|_| gone())
+        let generation = self.memory().tail.generation();
+        // Whoever gives up here has not asked yet: what was counted and never sent would look like a
+        // disk that stands still for ever.
+        let permit = self.queue.reserve().await.map_err(|_| gone())?;
+        self.memory().asked();
+        permit.send(Op::Write {
+            change,
+            done,
+            generation,
+        });
+        Ok(())
     }
 
     async fn write_durably(&self, change: Option<Change>) -> io::Result<()> {

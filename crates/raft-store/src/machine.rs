@@ -160,11 +160,13 @@ impl Machine {
         guard(&self.core).stopped.clone()
     }
 
-    /// The state's hash and the last applied index, taken together.
+    /// The state's hash and the last applied index, taken together; no index once the state machine has
+    /// stopped, for some of the entries after it may be in the state.
     pub(crate) fn hash(&self) -> (Option<LogIndex>, u64) {
         let core = guard(&self.core);
+        let applied = core.last_applied.filter(|_| core.stopped.is_none());
         (
-            core.last_applied.map(|id| LogIndex::new(id.index)),
+            applied.map(|id| LogIndex::new(id.index)),
             core.machine.hash(),
         )
     }
@@ -304,9 +306,14 @@ impl RaftStateMachine<TypeConfig> for Machine {
             Ok((header, verified.restore(&**guard(&prototype))?))
         });
         let restored: Result<_, RaftStoreError> = restored.await?;
-        // Its checksums were right: it is an image that this build does not understand.
-        let restored = restored.map_err(|error| guard(&self.core).stop(error.to_string()));
-        let (header, machine) = restored?;
+        let (header, machine) = restored.map_err(|error| match &error {
+            // Its checksums were right: it is an image that this build does not understand.
+            RaftStoreError::Corrupt { .. }
+            | RaftStoreError::FormatTooNew { .. }
+            | RaftStoreError::UnknownCodec { .. } => guard(&self.core).stop(error.to_string()),
+            // The next core may well be able to read it.
+            _ => error.into_io(),
+        })?;
         if header.meta().as_ref() != Ok(meta) {
             return Err(io::Error::other(
                 "the snapshot's header is not what was announced",

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::EntryPayload;
-use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt};
+use openraft::storage::{RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
 use redb::{ReadableTable, TableDefinition};
 use rivven_core_types::test_util::{DiskFault, MemVfs, SeededEntropy};
 use rivven_core_types::{OpenMode, Rng, StateMachine, Vfs};
@@ -12,7 +13,8 @@ use rivven_core_types::{OpenMode, Rng, StateMachine, Vfs};
 use super::world::{self, name};
 use crate::backend::VfsBackend;
 use crate::instance::{Context, Store};
-use crate::types::{Command, Entry, LogId, Vote};
+use crate::snapshot::SnapshotFile;
+use crate::types::{Command, Entry, LogId, SnapshotMeta, Vote};
 use crate::{Identity, KvStateMachine, RaftStoreError};
 
 pub(super) fn context(vfs: &MemVfs) -> Result<Arc<Context>, RaftStoreError> {
@@ -326,4 +328,45 @@ async fn acknowledged_entries_and_votes_survive_power_loss() {
             vfs.heal();
         }
     }
+}
+
+/// An operation that its asker gave up before there was room for it is nobody's, and no sign of a disk
+/// that stands still.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_was_given_up_in_front_of_a_full_queue_is_not_waited_for() {
+    let mut context = context(&MemVfs::new()).unwrap();
+    let limits = &mut Arc::get_mut(&mut context).unwrap().options.limits;
+    limits.max_queued_writes = 1;
+    let store = context.open().await.unwrap();
+    let (mut queued, mut given_up) = (Box::pin(store.log.barrier()), Box::pin(store.log.barrier()));
+    assert!(futures_util::poll!(&mut queued).is_pending());
+    assert!(futures_util::poll!(&mut given_up).is_pending());
+    drop(given_up);
+    queued.await.unwrap();
+    store.log.barrier().await.unwrap();
+    tokio::time::advance(Duration::from_secs(60)).await;
+    assert_eq!(store.log.waited(), Duration::ZERO);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_read_now_is_not_one_that_this_build_does_not_understand() {
+    let vfs = MemVfs::new();
+    let store = open(&vfs).await.unwrap();
+    let mut machine = store.machine.clone();
+    let snapshot = SnapshotFile {
+        path: machine.dir().temporary("incoming"),
+        bytes: 100,
+    };
+    let meta = SnapshotMeta::default();
+    // As when no file can be opened.
+    let unread = machine.install_snapshot(&meta, snapshot.clone()).await;
+    assert!(unread.is_err());
+    assert_eq!(machine.stopped(), None, "the next core may try again");
+    vfs.write_file_atomically(&snapshot.path, &[7; 100])
+        .unwrap();
+    assert!(machine.install_snapshot(&meta, snapshot).await.is_err());
+    assert!(machine.stopped().unwrap().contains("checksum"));
+    assert_eq!(machine.hash().0, None);
+    store.close().await;
 }

@@ -114,6 +114,7 @@ async fn a_node_that_does_not_understand_a_committed_entry_stops_and_goes_on_onc
         "{reason}"
     );
     assert_eq!(status.restarts, 0, "a new core would meet the same entry");
+    assert_eq!(old.handle().state_hash(), None, "of no index");
 
     let last = leader
         .propose(GROUP, put("after", 1), DEADLINE)
