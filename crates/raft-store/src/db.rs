@@ -37,6 +37,7 @@ const KEY_VOTE: &str = "vote";
 const KEY_COMMITTED: &str = "committed";
 const KEY_PURGED: &str = "purged";
 const KEY_SNAPSHOT: &str = "snapshot";
+const KEY_PREVIOUS: &str = "previous";
 
 /// Whose database this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +46,7 @@ struct StoreRecord {
     incarnation: Incarnation,
 }
 
-/// The newest durable snapshot.
+/// A durable snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SnapshotRecord {
     pub(crate) last: LogIdRecord,
@@ -60,7 +61,11 @@ pub(crate) enum Change {
     /// Removes every entry above the given index; `None` removes all.
     TruncateAfter(Option<u64>),
     Purge(LogIdRecord),
-    Snapshot(SnapshotRecord),
+    /// A newer snapshot, and the one that stays behind it in case that it cannot be read one day.
+    Snapshot {
+        newest: SnapshotRecord,
+        previous: Option<SnapshotRecord>,
+    },
     Committed(LogIdRecord),
 }
 
@@ -71,6 +76,8 @@ pub(crate) struct Stored {
     pub(crate) committed: Option<LogIdRecord>,
     pub(crate) purged: Option<LogIdRecord>,
     pub(crate) snapshot: Option<SnapshotRecord>,
+    /// The snapshot before it, if the log still reaches back to it.
+    pub(crate) previous: Option<SnapshotRecord>,
     /// The newest entries, for the tail cache.
     pub(crate) tail: Vec<Entry>,
     pub(crate) last: Option<LogId>,
@@ -284,6 +291,7 @@ impl Db {
             committed: self.get_meta(&meta, KEY_COMMITTED)?,
             purged: self.get_meta(&meta, KEY_PURGED)?,
             snapshot: self.get_meta(&meta, KEY_SNAPSHOT)?,
+            previous: self.get_meta(&meta, KEY_PREVIOUS)?,
             ..Stored::default()
         };
         let covered = stored.snapshot.map_or(0, |s| s.last.index);
@@ -398,7 +406,13 @@ impl Db {
                     }
                     Change::Vote(_) if planted("raft-store.vote-not-stored") => {}
                     Change::Vote(vote) => self.put_meta(&mut meta, KEY_VOTE, vote)?,
-                    Change::Snapshot(record) => self.put_meta(&mut meta, KEY_SNAPSHOT, record)?,
+                    Change::Snapshot { newest, previous } => {
+                        self.put_meta(&mut meta, KEY_SNAPSHOT, newest)?;
+                        match previous {
+                            Some(previous) => self.put_meta(&mut meta, KEY_PREVIOUS, previous)?,
+                            None => drop(meta.remove((self.group, KEY_PREVIOUS))?),
+                        }
+                    }
                     Change::Committed(id) => self.put_meta(&mut meta, KEY_COMMITTED, id)?,
                 }
             }

@@ -165,6 +165,18 @@ impl RaftStoreError {
         }
     }
 
+    /// Whether a file is not what was written, or gone, rather than out of reach for now.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Io { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
+            ),
+            _ => false,
+        }
+    }
+
     /// Carries the error through openraft's storage traits, which speak [`io::Error`].
     pub(crate) fn into_io(self) -> io::Error {
         io::Error::other(self)

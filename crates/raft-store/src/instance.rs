@@ -1,7 +1,7 @@
 //! One life of the Raft core: the store opened, the state restored, openraft running on both. The
 //! supervisor throws a failed one away and makes the next.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,12 +12,13 @@ use rivven_core_types::{
 use tokio::sync::mpsc;
 
 use crate::config::{RaftNodeConfig, RaftNodeOptions};
-use crate::db::{Db, SharedDb, Stored, database_path};
+use crate::db::{Change, Db, SharedDb, SnapshotRecord, Stored, database_path};
 use crate::error::RaftStoreError;
 use crate::identity::Identity;
 use crate::log_store::{LogStore, Memory};
 use crate::machine::{Core, Machine, Prototype, guard};
 use crate::network::Network;
+use crate::observe;
 use crate::receiver::Receiver;
 use crate::runtime::carry;
 use crate::snapshot::SnapshotDir;
@@ -97,7 +98,7 @@ impl Context {
         guard(&self.identity).raft_id.get()
     }
 
-    fn path(&self) -> std::path::PathBuf {
+    fn path(&self) -> PathBuf {
         database_path(&self.config.data_dir, self.group())
     }
 
@@ -147,7 +148,7 @@ impl Context {
             limits.max_snapshot_bytes,
         )?;
         let db = self.open_database()?;
-        let stored = db.load(limits.tail_cache_bytes)?;
+        let mut stored = db.load(limits.tail_cache_bytes)?;
         let covered = stored.snapshot.map_or(0, |s| s.last.index + 1);
         if stored.purged.is_some_and(|purged| purged.index >= covered) {
             let reason = "the log is purged, and no snapshot covers what is gone";
@@ -157,26 +158,43 @@ impl Context {
                 reason,
             ));
         }
-        let keep = stored.snapshot.map(|s| dir.path(Some(s.last)));
-        let core = match (&keep, stored.snapshot) {
-            (Some(path), Some(record)) => {
-                let verified = dir.verify(path)?;
-                if verified.header.last != Some(record.last) {
-                    let reason = "it is another snapshot than the one recorded";
-                    return Err(RaftStoreError::corrupt(path, "snapshot", reason));
+        let core = match stored.snapshot {
+            None => Core::new(self.blank()?, None),
+            Some(newest) => match (self.restore(&dir, newest), fallback(&stored)) {
+                (Err(error), Some(previous)) if error.is_damage() => {
+                    tracing::error!(
+                        %error,
+                        "the newest snapshot cannot be read; the log is applied to the one before"
+                    );
+                    observe::snapshot_fallback(self.group());
+                    let core = self.restore(&dir, previous)?;
+                    db.commit(&[Change::Snapshot {
+                        newest: previous,
+                        previous: None,
+                    }])?;
+                    stored = db.load(limits.tail_cache_bytes)?;
+                    core
                 }
-                let meta = verified
-                    .header
-                    .meta()
-                    .map_err(|reason| RaftStoreError::corrupt(path, "snapshot", reason))?;
-                let file = verified.file.clone();
-                let machine = verified.restore(&**guard(&self.prototype))?;
-                Core::new(machine, Some((meta, file)))
-            }
-            _ => Core::new(self.blank()?, None),
+                (restored, _) => restored?,
+            },
         };
-        dir.remove_others(keep.as_deref())?;
+        let kept = [stored.snapshot, stored.previous].into_iter().flatten();
+        let kept: Vec<PathBuf> = kept.map(|record| dir.path(Some(record.last))).collect();
+        dir.remove_others(&kept)?;
         Ok((db, stored, core, dir))
+    }
+
+    fn restore(&self, dir: &SnapshotDir, record: SnapshotRecord) -> Result<Core, RaftStoreError> {
+        let path = dir.path(Some(record.last));
+        let corrupt = |reason: &str| RaftStoreError::corrupt(&path, "snapshot", reason);
+        let verified = dir.verify(&path)?;
+        if verified.header.last != Some(record.last) {
+            return Err(corrupt("it is another snapshot than the one recorded"));
+        }
+        let meta = verified.header.meta().map_err(|reason| corrupt(&reason))?;
+        let file = verified.file.clone();
+        let machine = verified.restore(&**guard(&self.prototype))?;
+        Ok(Core::new(machine, Some((meta, file))))
     }
 
     /// A fresh state: the prototype's own image, restored.
@@ -266,6 +284,14 @@ impl Context {
             }
         }
     }
+}
+
+/// The previous snapshot, if nothing is missing between it and the log.
+fn fallback(stored: &Stored) -> Option<SnapshotRecord> {
+    let previous = stored.previous?;
+    let purged = stored.purged.map_or(0, |purged| purged.index + 1);
+    let gap = stored.begin.max(purged) > previous.last.index + 1;
+    (!gap).then_some(previous)
 }
 
 fn is_empty(vfs: &dyn Vfs, path: &Path) -> Result<bool, RaftStoreError> {

@@ -32,7 +32,8 @@ pub(crate) struct Memory {
     committed: Option<LogId>,
     /// Bytes appended since the newest snapshot was frozen.
     log_bytes: u64,
-    snapshot_bytes: u64,
+    snapshot: Option<SnapshotRecord>,
+    previous: Option<SnapshotRecord>,
     /// Operations that the writer owes an answer, and since when the oldest of them may wait.
     waiting: Option<(u64, RaftInstant)>,
     /// Set once the writer has failed: the store is given up (fail-stop).
@@ -72,7 +73,8 @@ impl Memory {
             vote: stored.vote.map(Into::into),
             committed,
             log_bytes: stored.bytes_since_snapshot,
-            snapshot_bytes: stored.snapshot.map_or(0, |s| s.bytes),
+            snapshot: stored.snapshot,
+            previous: stored.previous,
             waiting: None,
             failed: None,
         }
@@ -123,7 +125,7 @@ impl LogStore {
     /// Bytes appended since the newest snapshot, and that snapshot's size.
     pub(crate) fn bytes_since_snapshot(&self) -> (u64, u64) {
         let memory = self.memory();
-        (memory.log_bytes, memory.snapshot_bytes)
+        (memory.log_bytes, memory.snapshot.map_or(0, |s| s.bytes))
     }
 
     /// How long the oldest operation has been waiting for the disk.
@@ -158,17 +160,28 @@ impl LogStore {
     }
 
     /// Records a snapshot whose file is durable. `log_bytes` is what
-    /// [`LogStore::bytes_since_snapshot`] said when its state was frozen.
+    /// [`LogStore::bytes_since_snapshot`] said when its state was frozen. `keeps_log` says that the log
+    /// goes on behind it, so that the snapshot before it stays of use. Returns the one that does not.
     pub(crate) async fn record_snapshot(
         &self,
-        record: SnapshotRecord,
+        newest: SnapshotRecord,
         log_bytes: u64,
-    ) -> io::Result<()> {
-        self.write_durably(Some(Change::Snapshot(record))).await?;
+        keeps_log: bool,
+    ) -> io::Result<Vec<SnapshotRecord>> {
+        let older = {
+            let memory = self.memory();
+            [memory.snapshot, memory.previous]
+        };
+        let mut stale: Vec<_> = older.into_iter().flatten().collect();
+        stale.retain(|old| old.last != newest.last);
+        let previous = (keeps_log && !stale.is_empty()).then(|| stale.remove(0));
+        let change = Change::Snapshot { newest, previous };
+        self.write_durably(Some(change)).await?;
         let mut memory = self.memory();
         memory.log_bytes = memory.log_bytes.saturating_sub(log_bytes);
-        memory.snapshot_bytes = record.bytes;
-        Ok(())
+        memory.snapshot = Some(newest);
+        memory.previous = previous;
+        Ok(stale)
     }
 
     /// Writes what is queued, ends both loops and closes the database.
@@ -351,8 +364,17 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         .await
     }
 
+    /// Nobody reads what is purged; on disk it stays as far as the previous snapshot needs it.
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.memory().tail.purge(upto);
+        let needed = {
+            let mut memory = self.memory();
+            memory.tail.purge(upto);
+            let newest = memory.snapshot.map(|newest| LogId::from(newest.last));
+            let previous = memory.previous.map(|previous| LogId::from(previous.last));
+            // Beyond the newest one nothing is kept: the log starts anew behind one that comes in.
+            previous.filter(|_| Some(upto) <= newest)
+        };
+        let upto = needed.map_or(upto, |needed| upto.min(needed));
         self.queue(Some(Change::Purge(upto.into())), Done::Nothing)
             .await
     }

@@ -179,13 +179,15 @@ impl Machine {
         &self.files
     }
 
-    /// Publishes a durable temporary file, records it, and removes its predecessor.
+    /// Publishes a durable temporary file and records it. Returns it with the older ones that are of
+    /// no use any more.
     async fn adopt(
         &self,
         meta: &SnapshotMeta,
         file: SnapshotFile,
         log_bytes: u64,
-    ) -> io::Result<SnapshotFile> {
+        keeps_log: bool,
+    ) -> io::Result<(SnapshotFile, Vec<SnapshotRecord>)> {
         let last = meta.last_log_id.map(Into::into);
         let dir = self.dir.clone();
         let file = self.files.run(move |()| dir.publish(&file, last)).await?;
@@ -195,21 +197,23 @@ impl Machine {
                 last,
                 bytes: file.bytes,
             };
-            self.log.record_snapshot(record, log_bytes).await?;
+            let stale = self.log.record_snapshot(record, log_bytes, keeps_log);
+            return Ok((file, stale.await?));
         }
-        Ok(file)
+        Ok((file, Vec::new()))
     }
 
-    /// Removes the previous file. Only space is at stake, so a failure is logged; the next start
-    /// removes it again.
-    async fn remove_old(&self, old: Option<SnapshotFile>, new: &SnapshotFile) {
-        let Some(old) = old.filter(|old| old.path != new.path) else {
-            return;
-        };
-        let dir = self.dir.clone();
-        let removed = self.files.run(move |()| dir.remove(&old.path)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(%error, "cannot remove an old snapshot");
+    /// Removes older files. Only space is at stake, so a failure is logged; the next start removes
+    /// them again.
+    async fn remove(&self, stale: Vec<SnapshotRecord>) {
+        for old in stale {
+            let dir = self.dir.clone();
+            let removed = self
+                .files
+                .run(move |()| dir.remove(&dir.path(Some(old.last))));
+            if let Ok(Err(error)) = removed.await {
+                tracing::warn!(%error, "cannot remove an old snapshot");
+            }
         }
     }
 
@@ -252,10 +256,10 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             .run(move |()| dir.write(&header, &*state))
             .await?;
         let file = written.map_err(RaftStoreError::into_io)?;
-        let file = machine.adopt(&self.meta, file, self.log_bytes).await?;
-        let newer = (self.meta.clone(), file.clone());
-        let old = guard(&machine.core).snapshot.replace(newer);
-        machine.remove_old(old.map(|(_, old)| old), &file).await;
+        let adopted = machine.adopt(&self.meta, file, self.log_bytes, true);
+        let (file, stale) = adopted.await?;
+        guard(&machine.core).snapshot = Some((self.meta.clone(), file.clone()));
+        machine.remove(stale).await;
         Ok(Snapshot {
             meta: self.meta.clone(),
             snapshot: file,
@@ -320,17 +324,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
             ));
         }
         let log_bytes = self.log.bytes_since_snapshot().0;
-        let file = self.adopt(meta, snapshot, log_bytes).await?;
-        let old = {
+        // What of the log lies behind it need not be what led to it, and goes.
+        let (file, stale) = self.adopt(meta, snapshot, log_bytes, false).await?;
+        {
             let mut core = guard(&self.core);
             if core.closed {
                 return Err(io::Error::other("this state machine was given up"));
             }
-            let old = core.snapshot.take();
-            *core = Core::new(machine, Some((meta.clone(), file.clone())));
-            old
-        };
-        self.remove_old(old.map(|(_, old)| old), &file).await;
+            *core = Core::new(machine, Some((meta.clone(), file)));
+        }
+        self.remove(stale).await;
         Ok(())
     }
 

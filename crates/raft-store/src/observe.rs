@@ -30,6 +30,10 @@ pub(crate) fn disk(group: RaftGroupId, waited: Duration, is_stalled: bool) {
     metrics::gauge!("rivven_raft_disk_stalled", "group" => label(group)).set(stalled);
 }
 
+pub(crate) fn snapshot_fallback(group: RaftGroupId) {
+    metrics::counter!("rivven_raft_snapshot_fallbacks_total", "group" => label(group)).increment(1);
+}
+
 pub(crate) fn restart(group: RaftGroupId) {
     metrics::counter!("rivven_raft_restarts_total", "group" => label(group)).increment(1);
 }

@@ -56,6 +56,8 @@ pub struct SnapshotReport {
     pub last: Result<Option<LogPosition>, String>,
     /// Whether the store names it as its newest.
     pub is_recorded: bool,
+    /// Whether the store names it as the one before the newest, for the case that that is damaged.
+    pub is_previous: bool,
 }
 
 /// What the store of one group holds.
@@ -151,8 +153,10 @@ pub fn inspect(
     let mut snapshots = Vec::new();
     let dir = SnapshotDir::existing(Arc::clone(vfs), data_dir, group, MAX_SNAPSHOT_BYTES);
     let recorded = stored.snapshot.map(|s| dir.path(Some(s.last)));
+    let previous = stored.previous.map(|s| dir.path(Some(s.last)));
     for path in dir.files()? {
         let is_recorded = recorded.as_ref() == Some(&path);
+        let is_previous = previous.as_ref() == Some(&path);
         let checked = dir.verify(&path);
         let last = match &checked {
             Ok(verified) => Ok(verified.header.last.map(|id| LogId::from(id).into())),
@@ -170,6 +174,7 @@ pub fn inspect(
             bytes,
             last,
             is_recorded,
+            is_previous,
         });
     }
     let end = stored.last.map_or(0, |id| id.index + 1);

@@ -138,7 +138,7 @@ impl SnapshotDir {
     }
 
     /// Removes every file of this group but `keep`.
-    pub(crate) fn remove_others(&self, keep: Option<&Path>) -> Result<(), RaftStoreError> {
+    pub(crate) fn remove_others(&self, keep: &[PathBuf]) -> Result<(), RaftStoreError> {
         let prefix = format!("{}-", self.group);
         let paths = self
             .vfs
@@ -148,7 +148,7 @@ impl SnapshotDir {
             let ours = path
                 .file_name()
                 .is_some_and(|n| n.to_string_lossy().starts_with(&prefix));
-            if ours && Some(path.as_path()) != keep {
+            if ours && !keep.contains(&path) {
                 self.vfs
                     .remove_file(&path)
                     .map_err(RaftStoreError::io("remove", &path))?;

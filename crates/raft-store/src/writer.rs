@@ -151,7 +151,7 @@ impl Writer {
                 }
                 return None;
             }
-            Some(Change::Vote(_) | Change::Snapshot(_)) | None => {}
+            Some(Change::Vote(_) | Change::Snapshot { .. }) | None => {}
         }
         changes.extend(change);
         appended

@@ -223,6 +223,8 @@ fn describe(report: &StoreReport) -> String {
         };
         let recorded = if snapshot.is_recorded {
             ""
+        } else if snapshot.is_previous {
+            " (the one before)"
         } else {
             " (not in use)"
         };

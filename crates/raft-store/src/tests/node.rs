@@ -138,8 +138,17 @@ async fn a_state_behind_a_snapshot_and_a_purged_log_survives_a_restart() {
         .unwrap();
     let hash = handle.state_hash().unwrap();
     node.shutdown().await;
-    let files = |vfs: &MemVfs| vfs.read_dir("/data/raft/snapshots".as_ref()).unwrap();
-    assert_eq!(files(&vfs).len(), 1, "{:?}", files(&vfs));
+    // By the index in their names, the newest first.
+    let files = |vfs: &MemVfs| {
+        let mut files = vfs.read_dir("/data/raft/snapshots".as_ref()).unwrap();
+        files.sort_by_key(|path| {
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let index = name.rsplit('-').next().unwrap().parse::<u64>().unwrap();
+            std::cmp::Reverse(index)
+        });
+        files
+    };
+    assert_eq!(files(&vfs).len(), 2, "{:?}", files(&vfs));
 
     let vfs = vfs.restart_process();
     let mut node = RaftNode::with_options(config.clone(), world::options(&vfs, 1))
@@ -149,15 +158,40 @@ async fn a_state_behind_a_snapshot_and_a_purged_log_survives_a_restart() {
     assert_eq!(node.handle().state_hash().unwrap().1, hash.1);
     node.shutdown().await;
 
+    // The newest is damaged, or gone: the log is applied to the one before it.
+    let mut vfs = vfs;
+    for damage in [true, false] {
+        vfs = vfs.restart_process();
+        let newest = files(&vfs).remove(0);
+        if damage {
+            vfs.flip_bit(&newest, 40, 3).unwrap();
+        } else {
+            vfs.remove_file(&newest).unwrap();
+        }
+        for _ in 0..2 {
+            let options = world::options(&vfs, 1);
+            let mut node = RaftNode::with_options(config.clone(), options)
+                .await
+                .unwrap();
+            node.start().await.unwrap();
+            assert_eq!(node.handle().state_hash().unwrap().1, hash.1);
+            node.shutdown().await;
+        }
+    }
+
     // The public crate would now start with an empty state over a purged log.
-    let path = files(&vfs).remove(0);
-    vfs.flip_bit(&path, 40, 3).unwrap();
+    let all = files(&vfs);
+    for path in &all {
+        vfs.flip_bit(path, 40, 3).unwrap();
+    }
     let refused = RaftNode::with_options(config.clone(), world::options(&vfs, 1)).await;
     assert!(
         matches!(refused, Err(RaftStoreError::Corrupt { .. })),
         "{refused:?}"
     );
-    vfs.remove_file(&path).unwrap();
+    for path in &all {
+        vfs.remove_file(path).unwrap();
+    }
     let refused = RaftNode::with_options(config, world::options(&vfs, 1)).await;
     assert!(refused.unwrap_err().to_string().contains(".snap"));
 }
