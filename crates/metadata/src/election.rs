@@ -150,13 +150,18 @@ fn settle(old: &PartitionState, new: &mut PartitionState) {
 
 /// Raises the epochs; `None` if nothing changed.
 ///
+/// A replica that goes ends the leader's epoch as a new leader does: should it come back, a fetch that it
+/// sent before must not speak for the empty log that it then has (Kafka's rule since KIP-455).
+///
 /// An epoch at the end of its range stays there: that takes 2^31 changes of one partition, and a
 /// fenced leader has to go whatever the epoch. Proposals are refused before (see `apply`).
 fn finish(old: &PartitionState, mut new: PartitionState) -> Option<PartitionState> {
     if new == *old {
         return None;
     }
-    if new.leader != old.leader && !planted("metadata.election-keeps-the-epoch") {
+    let has_gone = |replica: &BrokerId| !new.replicas.contains(replica);
+    let is_new_reign = new.leader != old.leader || old.replicas.iter().any(has_gone);
+    if is_new_reign && !planted("metadata.election-keeps-the-epoch") {
         new.leader_epoch = old.leader_epoch.next().unwrap_or(old.leader_epoch);
     }
     new.partition_epoch = old.partition_epoch.next().unwrap_or(old.partition_epoch);
