@@ -28,6 +28,8 @@ struct Bench {
     package: &'static str,
     target: Target,
     features: &'static [&'static str],
+    /// Features that only `--compare` needs: the clients of the peers.
+    compare: &'static [&'static str],
 }
 
 /// Where a bench lives.
@@ -46,6 +48,7 @@ const BENCHES: [Bench; 7] = [
         package: "rivven-placement",
         target: Target::Bench("placement"),
         features: &[],
+        compare: &[],
     },
     Bench {
         name: "metadata",
@@ -53,6 +56,7 @@ const BENCHES: [Bench; 7] = [
         package: "rivven-metadata",
         target: Target::Bench("metadata"),
         features: &[],
+        compare: &[],
     },
     Bench {
         name: "transport",
@@ -60,6 +64,7 @@ const BENCHES: [Bench; 7] = [
         package: "rivven-transport",
         target: Target::Bench("transport"),
         features: &["quic"],
+        compare: &[],
     },
     Bench {
         name: "swim",
@@ -67,6 +72,7 @@ const BENCHES: [Bench; 7] = [
         package: "rivven-swim",
         target: Target::Bench("swim"),
         features: &["sim"],
+        compare: &[],
     },
     Bench {
         name: "groups",
@@ -74,6 +80,7 @@ const BENCHES: [Bench; 7] = [
         package: "rivven-consumer-groups",
         target: Target::Bench("groups"),
         features: &[],
+        compare: &[],
     },
     Bench {
         name: "isr",
@@ -81,6 +88,7 @@ const BENCHES: [Bench; 7] = [
         package: "rivven-tests",
         target: Target::Program("bench-isr"),
         features: &[],
+        compare: &[],
     },
     Bench {
         name: "raft",
@@ -88,6 +96,7 @@ const BENCHES: [Bench; 7] = [
         package: "rivven-tests",
         target: Target::Program("bench-raft"),
         features: &[],
+        compare: &["compare"],
     },
 ];
 
@@ -111,8 +120,12 @@ fn run(args: &Args) -> Result<Report, Failure> {
         Target::Program(target) => command.args(["run", "--quiet", "--release", "--bin", target]),
     };
     command.args(["--package", bench.package]);
-    if !bench.features.is_empty() {
-        command.args(["--features", &bench.features.join(",")]);
+    let mut features = bench.features.to_vec();
+    if rest.iter().any(|argument| argument == "--compare") {
+        features.extend(bench.compare);
+    }
+    if !features.is_empty() {
+        command.args(["--features", &features.join(",")]);
     }
     command.arg("--").args(rest);
     let mut report = Report::new(bench.name);

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rivven_core_types::test_util::{Figure, Target};
+use rivven_core_types::test_util::{Figure, Target as Goal};
 use rivven_core_types::{NodeName, PeerRpc, RpcKind};
 use rivven_tests::{Failure, wait};
 
 use crate::Options;
 use crate::cluster::{Cluster, request};
-use crate::load::{Load, Seen, Transport2, command};
-use crate::node::{READ, runtime};
+use crate::load::{Load, Operation, Seen, Target, command};
+use crate::node::runtime;
+use crate::peer;
 
 /// Entries in the log for the figures of restarts and newcomers.
 const ENTRIES: u64 = 100_000;
@@ -53,15 +54,17 @@ pub(crate) fn run(options: &Options) -> Result<(), Failure> {
 fn load(
     cluster: &Cluster,
     targets: &[usize],
-    kind: RpcKind,
+    operation: Operation,
     clients: usize,
     time: Duration,
 ) -> Load {
-    let name = |at: &usize| cluster.nodes[*at].name.clone();
+    let target = |at: &usize| {
+        let name = cluster.nodes[*at].name.clone();
+        Target::Node(cluster.transport.clone(), name)
+    };
     Load {
-        transport: Transport2(cluster.transport.clone()),
-        targets: targets.iter().map(name).collect(),
-        kind,
+        targets: targets.iter().map(target).collect(),
+        operation,
         clients,
         time,
         requests: u64::MAX,
@@ -70,7 +73,7 @@ fn load(
     }
 }
 
-fn check(seen: &Seen) -> Result<(), Failure> {
+pub(crate) fn check(seen: &Seen) -> Result<(), Failure> {
     if seen.errors > 0 {
         return Err(Failure::new(format!("{} requests failed", seen.errors)));
     }
@@ -80,7 +83,7 @@ fn check(seen: &Seen) -> Result<(), Failure> {
 async fn single(options: &Options) -> Result<(), Failure> {
     eprintln!("one node, 64 clients");
     let cluster = Cluster::start(1, "default").await?;
-    let seen = load(&cluster, &[0], RpcKind::PROPOSE, 64, options.seconds)
+    let seen = load(&cluster, &[0], Operation::Write, 64, options.seconds)
         .run()
         .await?;
     check(&seen)?;
@@ -89,29 +92,65 @@ async fn single(options: &Options) -> Result<(), Failure> {
         metric: "durable proposals",
         value: seen.per_second(),
         unit: "1/s",
-        target: Some(Target::AtLeast(20_000.0)),
+        target: Some(Goal::AtLeast(20_000.0)),
         baseline: Some(2_222.0),
     }
     .print();
     Ok(())
 }
 
+/// One load of writes and what it is held against.
+struct Row {
+    clients: usize,
+    /// Least throughput as a multiple of etcd's.
+    times: f64,
+    /// Which quantile of the latency, and its greatest value in milliseconds.
+    latency: (usize, f64),
+    /// etcd's throughput and latency as recorded; `--compare` measures them.
+    recorded: (f64, f64),
+}
+
+const ROWS: [Row; 4] = [
+    Row {
+        clients: 1,
+        times: 1.0,
+        latency: (50, 0.8),
+        recorded: (849.0, 1.07),
+    },
+    Row {
+        clients: 16,
+        times: 1.0,
+        latency: (99, 11.4),
+        recorded: (3_334.0, 11.4),
+    },
+    Row {
+        clients: 64,
+        times: 3.0,
+        latency: (99, 12.0),
+        recorded: (6_640.0, 22.7),
+    },
+    Row {
+        clients: 256,
+        times: 3.0,
+        latency: (99, 30.0),
+        recorded: (8_792.0, 63.5),
+    },
+];
+
 async fn three(options: &Options) -> Result<(), Failure> {
+    let peers = peer::writes(options, &ROWS.map(|row| row.clients)).await?;
     let cluster = Cluster::start(3, "default").await?;
     let leader = cluster.leader().await?;
-    // Clients, target throughput, etcd's, target latency (quantile, ms), etcd's.
-    let rows = [
-        (1, 849.0, 849.0, (50, 0.8), 1.07),
-        (16, 3_334.0, 3_334.0, (99, 11.4), 11.4),
-        (64, 19_920.0, 6_640.0, (99, 12.0), 22.7),
-        (256, 26_376.0, 8_792.0, (99, 30.0), 63.5),
-    ];
-    for (clients, target, peer, (percent, most), peer_millis) in rows {
+    for (at, row) in ROWS.iter().enumerate() {
+        let (clients, (percent, most)) = (row.clients, row.latency);
+        let (peer, peer_millis) = peers.get(at).map_or(row.recorded, |seen| {
+            (seen.per_second(), seen.millis(percent))
+        });
         eprintln!("three nodes, {clients} clients");
         let run = load(
             &cluster,
             &[leader],
-            RpcKind::PROPOSE,
+            Operation::Write,
             clients,
             options.seconds,
         );
@@ -123,7 +162,7 @@ async fn three(options: &Options) -> Result<(), Failure> {
             metric: "durable proposals",
             value: seen.per_second(),
             unit: "1/s",
-            target: Some(Target::AtLeast(target)),
+            target: Some(Goal::AtLeast(row.times * peer)),
             baseline: Some(peer),
         }
         .print();
@@ -132,7 +171,7 @@ async fn three(options: &Options) -> Result<(), Failure> {
             metric: &format!("latency p{percent}"),
             value: seen.millis(percent),
             unit: "ms",
-            target: Some(Target::AtMost(most)),
+            target: Some(Goal::AtMost(most)),
             baseline: Some(peer_millis),
         }
         .print();
@@ -151,7 +190,7 @@ async fn phases(options: &Options) -> Result<(), Failure> {
                 let run = load(
                     &cluster,
                     &[leader],
-                    RpcKind::PROPOSE,
+                    Operation::Write,
                     clients,
                     options.seconds,
                 );
@@ -169,7 +208,7 @@ async fn phases(options: &Options) -> Result<(), Failure> {
             metric: "durable proposals",
             value: one,
             unit: "1/s",
-            target: Some(Target::AtLeast(two)),
+            target: Some(Goal::AtLeast(two)),
             baseline: Some(two),
         }
         .print();
@@ -178,24 +217,31 @@ async fn phases(options: &Options) -> Result<(), Failure> {
 }
 
 async fn reads(options: &Options) -> Result<(), Failure> {
+    let peer = peer::reads(options, 64).await?;
+    let recorded = (9_742.0, 9_742.0);
+    let (leaders, followers_read) = peer.map_or(recorded, |seen| {
+        (seen[0].per_second(), seen[1].per_second())
+    });
     let cluster = Cluster::start(3, "default").await?;
     let leader = cluster.leader().await?;
     fill(&cluster, leader, 10_000).await?;
     let followers: Vec<usize> = (0..3).filter(|at| *at != leader).collect();
-    for (case, targets, target) in [
+    for (case, targets, least, peer) in [
         (
             "linearizable reads at the leader, 64 clients",
             vec![leader],
-            29_226.0,
+            3.0 * leaders,
+            leaders,
         ),
         (
             "linearizable reads at the followers, 64 clients",
             followers,
-            9_742.0,
+            followers_read,
+            followers_read,
         ),
     ] {
         eprintln!("{case}");
-        let seen = load(&cluster, &targets, READ, 64, options.seconds)
+        let seen = load(&cluster, &targets, Operation::Read, 64, options.seconds)
             .run()
             .await?;
         check(&seen)?;
@@ -204,8 +250,8 @@ async fn reads(options: &Options) -> Result<(), Failure> {
             metric: "reads",
             value: seen.per_second(),
             unit: "1/s",
-            target: Some(Target::AtLeast(target)),
-            baseline: Some(9_742.0),
+            target: Some(Goal::AtLeast(least)),
+            baseline: Some(peer),
         }
         .print();
     }
@@ -213,7 +259,7 @@ async fn reads(options: &Options) -> Result<(), Failure> {
 }
 
 async fn fill(cluster: &Cluster, leader: usize, entries: u64) -> Result<(), Failure> {
-    let mut fill = load(cluster, &[leader], RpcKind::PROPOSE, 256, FOREVER);
+    let mut fill = load(cluster, &[leader], Operation::Write, 256, FOREVER);
     fill.requests = entries;
     check(&fill.run().await?)
 }
@@ -274,7 +320,7 @@ async fn failover(options: &Options, preset: &'static str, target: f64) -> Resul
             metric,
             value,
             unit: "ms",
-            target: Some(Target::AtMost(target)),
+            target: Some(Goal::AtMost(target)),
             baseline: Some(374.0),
         }
         .print();
@@ -300,7 +346,7 @@ async fn restart() -> Result<(), Failure> {
         metric: "time to the first write",
         value: started.elapsed().as_secs_f64() * 1000.0,
         unit: "ms",
-        target: Some(Target::AtMost(1_000.0)),
+        target: Some(Goal::AtMost(1_000.0)),
         baseline: Some(2_431.0),
     }
     .print();
@@ -312,7 +358,7 @@ async fn catchup(options: &Options) -> Result<(), Failure> {
     let mut cluster = Cluster::start(3, "default").await?;
     let leader = cluster.leader().await?;
     fill(&cluster, leader, ENTRIES).await?;
-    let mut paced = load(&cluster, &[leader], RpcKind::PROPOSE, 10, options.seconds);
+    let mut paced = load(&cluster, &[leader], Operation::Write, 10, options.seconds);
     paced.pace = Some(Duration::from_millis(10));
     let calm = paced.run().await?;
     check(&calm)?;
@@ -348,7 +394,7 @@ async fn catchup(options: &Options) -> Result<(), Failure> {
             metric,
             value,
             unit,
-            target: Some(Target::AtMost(target)),
+            target: Some(Goal::AtMost(target)),
             baseline: None,
         }
         .print();

@@ -11,6 +11,9 @@ use rivven_tests::Failure;
 use rivven_transport::Transport;
 
 use crate::cluster::request;
+#[cfg(feature = "compare")]
+use crate::etcd::Connections;
+use crate::node::READ;
 
 /// Bytes of a command, key and value together.
 const COMMAND_BYTES: usize = 256;
@@ -18,19 +21,66 @@ const COMMAND_BYTES: usize = 256;
 const KEYS: u64 = 10_000;
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The command with this number.
-pub(crate) fn command(number: u64) -> Result<Bytes, Failure> {
-    let key = (number % KEYS).to_le_bytes().to_vec();
-    let mut value = vec![b'v'; COMMAND_BYTES - key.len()];
+fn key(number: u64) -> [u8; 8] {
+    (number % KEYS).to_le_bytes()
+}
+
+fn value(number: u64) -> Vec<u8> {
+    let mut value = vec![b'v'; COMMAND_BYTES - key(number).len()];
     for (place, byte) in value.iter_mut().zip(number.to_le_bytes()) {
         *place = byte;
     }
-    let command = KvCommand::put(key, value).encode();
+    value
+}
+
+/// The command with this number.
+pub(crate) fn command(number: u64) -> Result<Bytes, Failure> {
+    let command = KvCommand::put(key(number).to_vec(), value(number)).encode();
     command.map_err(|e| Failure::new(e.to_string()))
 }
 
-pub(crate) fn key(number: u64) -> Bytes {
-    Bytes::copy_from_slice(&(number % KEYS).to_le_bytes())
+/// What a client asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Operation {
+    /// A command, durable on a majority when it is answered.
+    Write,
+    /// A linearizable read of one key.
+    Read,
+}
+
+/// Whom a client asks.
+#[derive(Clone)]
+pub(crate) enum Target {
+    Node(Transport, NodeName),
+    #[cfg(feature = "compare")]
+    Etcd(Connections),
+}
+
+impl Target {
+    #[cfg_attr(
+        not(feature = "compare"),
+        allow(
+            unused_variables,
+            reason = "one connection to a node serves all clients"
+        )
+    )]
+    async fn ask(&self, client: usize, number: u64, operation: Operation) -> Result<(), Failure> {
+        match self {
+            Self::Node(transport, name) => {
+                let (kind, body) = match operation {
+                    Operation::Write => (RpcKind::PROPOSE, command(number)?),
+                    Operation::Read => (READ, Bytes::copy_from_slice(&key(number))),
+                };
+                let answer = transport.call(name, request(kind, body, DEADLINE)).await;
+                answer.map(drop).map_err(|e| Failure::new(e.to_string()))
+            }
+            #[cfg(feature = "compare")]
+            Self::Etcd(connections) => match operation {
+                Operation::Write => connections.put(client, &key(number), &value(number)).await,
+                Operation::Read => connections.get(client, &key(number)).await,
+            },
+        }
+    }
 }
 
 /// What the clients of one run have seen.
@@ -61,11 +111,10 @@ impl Seen {
 }
 
 /// What the clients do.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Load {
-    pub(crate) transport: Transport2,
-    pub(crate) targets: Vec<NodeName>,
-    pub(crate) kind: RpcKind,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) operation: Operation,
     pub(crate) clients: usize,
     pub(crate) time: Duration,
     /// At most so many requests in all, however long it takes.
@@ -76,25 +125,15 @@ pub(crate) struct Load {
     pub(crate) stop: Arc<AtomicBool>,
 }
 
-/// A transport that can be printed.
-#[derive(Clone)]
-pub(crate) struct Transport2(pub(crate) Transport);
-
-impl std::fmt::Debug for Transport2 {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Transport")
-    }
-}
-
 impl Load {
     pub(crate) async fn run(&self) -> Result<Seen, Failure> {
         let issued = Arc::new(AtomicU64::new(0));
         let started = Instant::now();
         let mut clients = tokio::task::JoinSet::new();
-        for number in 0..self.clients {
+        for client in 0..self.clients {
             let this = self.clone();
             let issued = Arc::clone(&issued);
-            clients.spawn(async move { this.client(number, started, &issued).await });
+            clients.spawn(async move { this.client(client, started, &issued).await });
         }
         let mut seen = Seen::default();
         while let Some(ended) = clients.join_next().await {
@@ -109,11 +148,11 @@ impl Load {
 
     async fn client(
         &self,
-        number: usize,
+        client: usize,
         started: Instant,
         issued: &AtomicU64,
     ) -> Result<(Vec<u64>, u64), Failure> {
-        let Some(target) = self.targets.get(number % self.targets.len().max(1)) else {
+        let Some(target) = self.targets.get(client % self.targets.len().max(1)) else {
             return Err(Failure::new("no target"));
         };
         let (mut micros, mut errors) = (Vec::new(), 0);
@@ -122,18 +161,11 @@ impl Load {
             if number >= self.requests {
                 break;
             }
-            let body = if self.kind == RpcKind::PROPOSE {
-                command(number)?
-            } else {
-                key(number)
-            };
             let sent = Instant::now();
-            let answer = self
-                .transport
-                .0
-                .call(target, request(self.kind, body, DEADLINE));
-            match answer.await {
-                Ok(_) => micros.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX)),
+            match target.ask(client, number, self.operation).await {
+                Ok(()) => {
+                    micros.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX))
+                }
                 Err(_) => errors += 1,
             }
             if let Some(pace) = self.pace {

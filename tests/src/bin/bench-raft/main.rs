@@ -11,19 +11,24 @@
 
 mod cases;
 mod cluster;
+#[cfg(feature = "compare")]
+mod etcd;
 mod load;
 mod node;
+mod peer;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 const HELP: &str = "\
-Usage: bench-raft [--seconds N] [--kills N] [--only CASE]
+Usage: bench-raft [--seconds N] [--kills N] [--only CASE] [--compare]
 
   --seconds N  how long each load runs (default 3)
   --kills N    leaders that are killed for the failover figure (default 10)
   --only CASE  one of: single, three, reads, failover, restart, catchup; or one-phase, which is not among
                those that run without this option
+  --compare    Also runs etcd with three members under the same writes and reads, if it is installed, and
+               holds the figures against those of this run
 ";
 
 /// What was asked for.
@@ -32,6 +37,8 @@ struct Options {
     seconds: Duration,
     kills: usize,
     only: Option<String>,
+    /// Whether etcd runs under the same load.
+    compare: bool,
 }
 
 fn options(arguments: &[String]) -> Result<Options, String> {
@@ -39,6 +46,7 @@ fn options(arguments: &[String]) -> Result<Options, String> {
         seconds: Duration::from_secs(3),
         kills: 10,
         only: None,
+        compare: false,
     };
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
@@ -52,8 +60,7 @@ fn options(arguments: &[String]) -> Result<Options, String> {
             "--seconds" => options.seconds = Duration::from_secs(number(value()?)?.into()),
             "--kills" => options.kills = usize::try_from(number(value()?)?).unwrap_or(usize::MAX),
             "--only" => options.only = Some(value()?.clone()),
-            // The front door passes it on; there is no peer to run here.
-            "--compare" => eprintln!("no peer is driven by this bench; baselines are as recorded"),
+            "--compare" => options.compare = true,
             other => return Err(format!("unknown argument {other:?}")),
         }
     }
