@@ -15,10 +15,14 @@ use crate::db::{Change, SharedDb};
 use crate::log_store::{Memory, lock};
 use crate::observe;
 use crate::runtime::{RaftInstant, sync_delay};
-use crate::types::TypeConfig;
+use crate::types::{LogIdRecord, TypeConfig};
 
 /// Most operations in one transaction.
 const MAX_BATCH_OPS: usize = 4096;
+
+/// How far the saved committed index may lag behind. It is a hint: a node that starts learns the rest
+/// from its leader, and each saving costs a copy of its page in a transaction that is otherwise one entry.
+const COMMITTED_LAG: u64 = 256;
 
 /// Whom to tell when an operation is durable, or has failed.
 pub(crate) enum Done {
@@ -45,7 +49,9 @@ pub(crate) struct Writer {
     /// End of the log as of the operations seen so far.
     log_end: u64,
     /// A committed index that waits for a batch to ride on.
-    committed: Option<Change>,
+    committed: Option<LogIdRecord>,
+    /// The committed index that is saved.
+    saved: Option<u64>,
     failed: Option<String>,
 }
 
@@ -70,6 +76,7 @@ impl Writer {
             group,
             log_end,
             committed: None,
+            saved: None,
             failed: None,
         }
     }
@@ -114,12 +121,15 @@ impl Writer {
             }
         }
         if planted("raft-store.committed-beyond-the-log") && self.failed.is_none() {
-            let early: Vec<Change> = self.committed.take().into_iter().collect();
+            let early: Vec<Change> = self
+                .committed
+                .take()
+                .map(Change::Committed)
+                .into_iter()
+                .collect();
             self.commit(&early);
         }
-        if closing.is_some() || !changes.is_empty() {
-            changes.extend(self.committed.take());
-        }
+        changes.extend(self.committed_to_save(closing.is_some(), !changes.is_empty()));
         if !changes.is_empty() && self.failed.is_none() {
             self.commit(&changes);
         }
@@ -130,6 +140,19 @@ impl Writer {
             done.tell(self.failed.as_deref().map_or(Ok(()), Err));
         }
         closing
+    }
+
+    /// The committed index, when it is time to save it.
+    fn committed_to_save(&mut self, is_closing: bool, has_company: bool) -> Option<Change> {
+        let due = |id: &mut LogIdRecord| {
+            let lags = self
+                .saved
+                .is_none_or(|saved| id.index >= saved + COMMITTED_LAG);
+            is_closing || has_company && lags
+        };
+        let id = self.committed.take_if(due)?;
+        self.saved = Some(id.index);
+        Some(Change::Committed(id))
     }
 
     /// Puts a change in its place; returns the end of the log if it was an append.
@@ -147,7 +170,7 @@ impl Writer {
             Some(Change::Committed(id)) => {
                 // A committed index beyond the durable log would keep the node from starting.
                 if id.index < self.log_end || planted("raft-store.committed-beyond-the-log") {
-                    self.committed = change;
+                    self.committed = Some(*id);
                 }
                 return None;
             }
