@@ -1,6 +1,7 @@
 //! The handle through which everybody else uses a Raft group.
 
 mod membership;
+mod proposing;
 mod reading;
 
 use std::collections::BTreeMap;
@@ -8,24 +9,21 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
-use openraft::errors::{ClientWriteError, ForwardToLeader, RaftError};
-use rivven_core_types::limits::MAX_COMMAND_BYTES;
+use openraft::errors::{ForwardToLeader, RaftError};
 use rivven_core_types::{
-    BoxFuture, LogIndex, NodeName, PeerIdentity, ProposeError, Proposed, Proposer, RaftGroupId,
-    Reply, RpcError, RpcHandler, RpcKind, RpcRequest, Term,
+    BoxFuture, LogIndex, NodeName, PeerIdentity, ProposeError, RaftGroupId, Reply, RpcError,
+    RpcHandler, RpcKind, RpcRequest, Term,
 };
 
 use crate::error::RaftStoreError;
 use crate::instance::Instance;
 use crate::messages::raft_group_of;
-use crate::observe;
 use crate::receiver::Incall;
 use crate::runtime::timeout;
 use crate::status::{RaftState, RaftStatus, StatusWatch, Voter};
 use crate::supervisor::Shared;
-use crate::types::{Command, PeerNode, TypeConfig};
+use crate::types::{PeerNode, TypeConfig};
 
 pub use membership::RaftMembership;
 
@@ -222,44 +220,6 @@ impl RaftHandle {
         index.map(|index| (index, hash))
     }
 
-    async fn propose_here(
-        self,
-        group: RaftGroupId,
-        command: Bytes,
-        deadline: Duration,
-    ) -> Result<Proposed, ProposeError> {
-        if group != self.group() {
-            return Err(unavailable(format!(
-                "Raft group {group} is not served here"
-            )));
-        }
-        if command.len() > MAX_COMMAND_BYTES {
-            let (length, max) = (command.len(), MAX_COMMAND_BYTES);
-            return Err(ProposeError::TooLarge { length, max });
-        }
-        let instance = self.instance().map_err(unavailable)?;
-        self.check_initialized()?;
-        (self.shared.context.admission)(&command)
-            .map_err(|reason| ProposeError::NotUnderstood { reason })?;
-        let _permit = self
-            .shared
-            .proposals
-            .try_acquire()
-            .map_err(|_| ProposeError::Overloaded)?;
-        let unknown = |reason: String| ProposeError::Unknown { reason };
-        match timeout(deadline, instance.raft.client_write(Command(command))).await {
-            Ok(Ok(written)) => Ok(Proposed {
-                index: LogIndex::new(written.log_id.index),
-                result: written.data.0,
-            }),
-            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
-                Err(not_leader(forward))
-            }
-            Ok(Err(error)) => Err(unknown(error.to_string())),
-            Err(_) => Err(unknown(format!("not applied within {deadline:?}"))),
-        }
-    }
-
     fn answer(
         &self,
         peer: &PeerIdentity,
@@ -288,24 +248,6 @@ impl RaftHandle {
 }
 
 type RaftAnswer = Result<rivven_core_types::RpcResponse, RpcError>;
-
-impl Proposer for RaftHandle {
-    fn propose(
-        &self,
-        group: RaftGroupId,
-        command: Bytes,
-        deadline: Duration,
-    ) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
-        let this = self.clone();
-        Box::pin(async move {
-            let hooks = this.shared.context.options.runtime.clone();
-            let call = this.propose_here(group, command, deadline);
-            let outcome = hooks.enter(call).await;
-            observe::proposal(group, &outcome);
-            outcome
-        })
-    }
-}
 
 impl RpcHandler for RaftHandle {
     fn handle(&self, peer: &PeerIdentity, request: RpcRequest) -> Reply {

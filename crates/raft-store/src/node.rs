@@ -243,6 +243,20 @@ impl RaftNode {
             .await
     }
 
+    /// Proposes commands in one go and waits up to 10 s until they are applied; see
+    /// [`RaftHandle::propose_batch`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn propose_batch(
+        &self,
+        commands: Vec<Bytes>,
+    ) -> Result<Vec<Result<Proposed, ProposeError>>, ProposeError> {
+        self.handle()
+            .propose_batch(commands, DEFAULT_DEADLINE)
+            .await
+    }
+
     /// Reads a key of the built-in state machine, linearizably; on the leader only.
     ///
     /// # Errors

@@ -18,12 +18,16 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::error::RaftStoreError;
 use crate::instance::{Context, Instance};
 use crate::observe;
-use crate::runtime::{RaftInstant, WatchSender, sleep, timeout};
+use crate::runtime::{RaftInstant, WatchReceiver, WatchSender, sleep, timeout};
 use crate::status::{Member, RaftState, RaftStatus};
-use crate::types::{PeerNode, TypeConfig};
+use crate::types::{LogId, PeerNode, TypeConfig};
 
 /// The window of [`crate::RaftLimits::max_restarts_per_minute`].
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+/// How far apart two statuses are at least that differ in nothing but how far the log has got. The core
+/// tells of each step of each entry, and whoever waits for an entry asks the core itself.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How often the disk is looked at.
 const DISK_CHECK: Duration = Duration::from_millis(250);
@@ -79,7 +83,7 @@ fn translate(group: RaftGroupId, restarts: u64, metrics: &RaftMetrics<TypeConfig
         ServerState::Candidate => RaftState::Candidate,
         ServerState::Leader => RaftState::Leader,
     };
-    let index = |id: &Option<crate::types::LogId>| id.map(|id| LogIndex::new(id.index));
+    let index = |id: &Option<LogId>| id.map(|id| LogIndex::new(id.index));
     RaftStatus {
         group,
         term: Term::new(metrics.current_term),
@@ -93,6 +97,51 @@ fn translate(group: RaftGroupId, restarts: u64, metrics: &RaftMetrics<TypeConfig
         learners,
         restarts,
         failure: None,
+    }
+}
+
+type MetricsWatch = WatchReceiver<RaftMetrics<TypeConfig>>;
+
+/// What everybody must hear of at once when it changes.
+#[derive(Debug, PartialEq, Eq)]
+struct News {
+    term: u64,
+    leader: Option<u64>,
+    state: ServerState,
+    membership: Option<LogId>,
+    snapshot: Option<LogId>,
+}
+
+impl News {
+    fn of(metrics: &RaftMetrics<TypeConfig>) -> Self {
+        Self {
+            term: metrics.current_term,
+            leader: metrics.current_leader,
+            state: metrics.state,
+            membership: *metrics.membership_config.log_id(),
+            snapshot: metrics.snapshot,
+        }
+    }
+}
+
+/// Waits until there are news, or progress that was not told for long enough. `Err` when the core is
+/// gone.
+async fn something_to_tell(
+    metrics: &mut MetricsWatch,
+    told: &News,
+    quiet: RaftInstant,
+) -> Result<(), ()> {
+    let mut progress = false;
+    loop {
+        tokio::select! {
+            biased;
+            changed = metrics.changed() => changed.map_err(drop)?,
+            () = sleep(quiet.left()), if progress => return Ok(()),
+        }
+        if News::of(&metrics.borrow_watched()) != *told || quiet.left() == Duration::ZERO {
+            return Ok(());
+        }
+        progress = true;
     }
 }
 
@@ -245,12 +294,14 @@ impl Shared {
         let mut triggered = 0;
         let mut look_at_disk = RaftInstant::after(DISK_CHECK);
         loop {
+            let told = News::of(&metrics.borrow_watched());
             self.publish();
             self.snapshot_if_due(instance, &mut triggered).await;
+            let quiet = RaftInstant::after(PROGRESS_INTERVAL);
             tokio::select! {
                 biased;
                 _ = &mut *stop => return Ended::Asked,
-                changed = metrics.changed() => if changed.is_err() {
+                told = something_to_tell(&mut metrics, &told, quiet) => if told.is_err() {
                     return Ended::CoreDied;
                 },
                 () = sleep(look_at_disk.left()) => {}

@@ -111,6 +111,41 @@ async fn a_standalone_node_reads_its_writes_and_keeps_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_is_appended_whole_in_its_order_or_not_at_all() {
+    let node = standalone(&MemVfs::new()).await;
+    let first = node.propose(put("k", "0")).await.unwrap().index.get();
+    let values: Vec<String> = (1..=100).map(|i| i.to_string()).collect();
+    let command = |value: &String| KvCommand::put("k", value.clone()).encode().unwrap();
+    let done = node
+        .propose_batch(values.iter().map(command).collect())
+        .await
+        .unwrap();
+    assert_eq!(done.len(), 100);
+    for (at, one) in done.into_iter().enumerate() {
+        let one = one.unwrap();
+        assert_eq!(one.index.get(), first + 1 + at as u64);
+        let before = KvResult::Value(Some(Bytes::from(at.to_string())));
+        assert_eq!(KvResult::decode(&one.result), Ok(before));
+    }
+    assert_eq!(node.propose_batch(Vec::new()).await, Ok(Vec::new()));
+
+    // One command of it is too long, or there is no room for all of it.
+    let too_long = Bytes::from(vec![0; rivven_core_types::limits::MAX_COMMAND_BYTES + 1]);
+    let refused = node.propose_batch(vec![put("k", "x"), too_long]).await;
+    assert!(
+        matches!(refused, Err(ProposeError::TooLarge { .. })),
+        "{refused:?}"
+    );
+    let refused = node.propose_batch(vec![put("k", "x"); 5_000]).await;
+    assert_eq!(refused, Err(ProposeError::Overloaded));
+    assert_eq!(node.kv_get(b"k").await.unwrap().unwrap(), "100");
+    assert_eq!(
+        node.propose(put("k", "y")).await.unwrap().index.get(),
+        first + 101
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_state_behind_a_snapshot_and_a_purged_log_survives_a_restart() {
     let vfs = MemVfs::new();
     let config = RaftNodeConfig {
