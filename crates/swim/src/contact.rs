@@ -257,6 +257,38 @@ impl Detector {
         Ok(())
     }
 
+    /// Holds these secrets from now on: the first one for sending to all who hold it, the others for
+    /// those who do not. All other keys go as by [`Detector::remove_key`].
+    ///
+    /// # Errors
+    /// [`SwimError::NoKeys`], or [`SwimError::InvalidConfig`] for secrets that cannot be held together:
+    /// nothing has changed.
+    pub fn replace_secrets(
+        &mut self,
+        now: MonoTime,
+        secret: &SharedSecret,
+        out: &mut Vec<Output>,
+    ) -> Result<(), SwimError> {
+        let ring = self.envelope.ring.as_mut().ok_or(SwimError::NoKeys)?;
+        ring.replace(secret, now.into())?;
+        self.tell_keys(now.into(), out);
+        Ok(())
+    }
+
+    /// How many live members do not hold the key that this node prefers: while there are any, the key
+    /// before it must not go.
+    pub fn members_without_primary_key(&self) -> usize {
+        let Some(ring) = &self.envelope.ring else {
+            return 0;
+        };
+        let primary = ring.primary();
+        let lacks = |profile: &Profile| !profile.keys.as_slice().contains(&primary);
+        let members = self.table.iter();
+        members
+            .filter(|(_, profile, row)| row.state.is_live() && lacks(profile))
+            .count()
+    }
+
     fn tell_keys(&mut self, now: Micros, out: &mut Vec<Output>) {
         let metadata = self.me.profile.metadata.clone();
         self.rebuild_profile(now, metadata, out);

@@ -177,7 +177,7 @@ impl Detector {
             id: MemberId::of(&local.name),
             boot_id,
         };
-        let envelope = Envelope::new(&config, endpoint);
+        let envelope = Envelope::new(&config, endpoint)?;
         let metadata = config.metadata.clone();
         let profile = Arc::new(Profile::new(local, boot_id, 0, envelope.keys(), metadata)?);
         let mut rng = Rng::new(seed);

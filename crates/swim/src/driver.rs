@@ -58,6 +58,10 @@ pub(crate) enum Command {
         key: u8,
         done: oneshot::Sender<Result<(), SwimError>>,
     },
+    Replace {
+        secret: SharedSecret,
+        done: oneshot::Sender<Result<(), SwimError>>,
+    },
     Subscribe {
         done: oneshot::Sender<EventStream>,
     },
@@ -213,6 +217,9 @@ impl Driver {
             Command::Remove { key, done } => {
                 let _gone = done.send(self.detector.remove_key(now, key, out));
             }
+            Command::Replace { secret, done } => {
+                let _gone = done.send(self.detector.replace_secrets(now, &secret, out));
+            }
             Command::Subscribe { done } => {
                 let _gone = done.send(self.log.reader());
             }
@@ -274,6 +281,7 @@ impl Driver {
             let view = Arc::new(self.detector.view());
             telemetry::record_members(&view);
             telemetry::record_health(self.detector.health());
+            telemetry::record_keys(self.detector.members_without_primary_key());
             self.view.send_replace(view);
         }
         if !self.events.is_empty() {

@@ -10,8 +10,10 @@ use rivven_core_types::planted;
 
 use crate::codec::{Reader, put_varint};
 use crate::config::{SwimConfig, SwimSecurity};
+use crate::error::SwimError;
 use crate::event::DropReason;
-use crate::keyring::{KeyIds, Keyring, TAG_BYTES};
+use crate::keyring::{KeyIds, Keyring};
+use crate::mac::TAG_BYTES;
 use crate::profile::{Endpoint, MemberId};
 
 /// Longest datagram, in bytes: fits the least MTU of IPv6 (1,280) less its headers and UDP's.
@@ -66,18 +68,18 @@ pub(crate) struct Envelope {
 }
 
 impl Envelope {
-    pub(crate) fn new(config: &SwimConfig, local: Endpoint) -> Self {
+    pub(crate) fn new(config: &SwimConfig, local: Endpoint) -> Result<Self, SwimError> {
         let ring = match &config.security {
-            SwimSecurity::SharedSecret(secret) => Some(Keyring::new(secret, config.cluster)),
+            SwimSecurity::SharedSecret(secret) => Some(Keyring::new(secret, config.cluster)?),
             SwimSecurity::Unconfigured | SwimSecurity::InsecureDev => None,
         };
-        Self {
+        Ok(Self {
             ring,
             cluster: config.cluster.short(),
             local,
             next_sequence: 1,
             scratch: Vec::new(),
-        }
+        })
     }
 
     /// The keys that peers may use.
@@ -155,7 +157,7 @@ impl Envelope {
         let authenticated = flags & FLAG_AUTHENTICATED != 0;
         let signed = match &self.ring {
             Some(ring) if authenticated => {
-                let (signed, tag) = split_tag(datagram, TAG_BYTES)?;
+                let (signed, tag) = split_tag::<TAG_BYTES>(datagram)?;
                 let holds = ring.verify(key, signed, receiver, tag);
                 if !holds && !planted("swim.takes-wrong-tags") {
                     return Err(DropReason::Unauthenticated);
@@ -163,8 +165,8 @@ impl Envelope {
                 signed
             }
             None if !authenticated => {
-                let (signed, sum) = split_tag(datagram, CHECKSUM_BYTES)?;
-                if checksum(signed, receiver).to_be_bytes() != sum {
+                let (signed, sum) = split_tag::<CHECKSUM_BYTES>(datagram)?;
+                if checksum(signed, receiver).to_be_bytes() != *sum {
                     return Err(DropReason::NotForThisNode);
                 }
                 signed
@@ -192,10 +194,8 @@ impl Envelope {
     }
 }
 
-fn split_tag(datagram: &[u8], length: usize) -> Result<(&[u8], &[u8]), DropReason> {
-    let at = datagram.len().checked_sub(length);
-    let split = at.and_then(|at| datagram.split_at_checked(at));
-    split.ok_or(DropReason::Malformed)
+fn split_tag<const N: usize>(datagram: &[u8]) -> Result<(&[u8], &[u8; N]), DropReason> {
+    datagram.split_last_chunk().ok_or(DropReason::Malformed)
 }
 
 /// Puts the checksum of an unauthenticated datagram right, for a fuzzer that has changed it: without it

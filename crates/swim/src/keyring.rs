@@ -2,16 +2,16 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 use crate::codec::Reader;
 use crate::config::{ClusterTag, MAX_SECRETS, SharedSecret};
 use crate::error::SwimError;
 use crate::event::DropReason;
+use crate::mac::{MacKey, TAG_BYTES};
 use crate::micros::Micros;
 use crate::profile::MemberId;
 
-/// Bytes of a tag: HMAC-SHA256 truncated to 128 bits, half the output (RFC 2104, section 5).
-pub(crate) const TAG_BYTES: usize = 16;
 /// How long a removed key still opens datagrams: those that are under way, and those of members that
 /// have not yet heard that it is gone.
 const REMOVED_KEY_GRACE: Micros = Micros(10_000_000);
@@ -59,7 +59,7 @@ impl FromIterator<u8> for KeyIds {
 
 struct Key {
     id: u8,
-    mac: Hmac<Sha256>,
+    mac: MacKey,
     /// Until when it still opens, once removed.
     removed_until: Option<Micros>,
 }
@@ -80,12 +80,9 @@ impl std::fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    pub(crate) fn new(secret: &SharedSecret, cluster: ClusterTag) -> Self {
-        let keys = secret.candidates().map(|bytes| Key::derive(bytes, cluster));
-        Self {
-            cluster,
-            keys: keys.collect(),
-        }
+    pub(crate) fn new(secret: &SharedSecret, cluster: ClusterTag) -> Result<Self, SwimError> {
+        let keys = derive(secret, cluster)?;
+        Ok(Self { cluster, keys })
     }
 
     /// The keys that peers may use, the primary one first.
@@ -98,9 +95,8 @@ impl Keyring {
     /// common the primary one: the peer is about to be told of it.
     pub(crate) fn common(&self, theirs: KeyIds) -> u8 {
         let mut ours = self.keys.iter().filter(|key| key.removed_until.is_none());
-        let primary = self.keys.first().map_or(0, |key| key.id);
         ours.find(|key| theirs.as_slice().contains(&key.id))
-            .map_or(primary, |key| key.id)
+            .map_or_else(|| self.primary(), |key| key.id)
     }
 
     /// Accepts a further key from now on; it is not used for sending yet.
@@ -108,6 +104,9 @@ impl Keyring {
         let key = Key::derive(secret, self.cluster);
         let id = key.id;
         if let Some(held) = self.keys.iter_mut().find(|held| held.id == id) {
+            if !held.mac.is(&key.mac) {
+                return Err(collision(id));
+            }
             held.removed_until = None;
             return Ok(id);
         }
@@ -117,6 +116,28 @@ impl Keyring {
         }
         self.keys.push(key);
         Ok(id)
+    }
+
+    /// Holds the keys of these secrets from now on, the first one for sending, and lets go of all
+    /// others as [`Keyring::remove`] does. On an error nothing has changed.
+    pub(crate) fn replace(&mut self, secret: &SharedSecret, now: Micros) -> Result<(), SwimError> {
+        let wanted = derive(secret, self.cluster)?;
+        let before = std::mem::replace(&mut self.keys, wanted);
+        for mut key in before {
+            let stays = self.keys.iter().any(|held| held.mac.is(&key.mac));
+            // Those that went last are the ones that may still be under way.
+            if !stays && self.keys.len() < MAX_SECRETS {
+                let until = now + REMOVED_KEY_GRACE;
+                key.removed_until = Some(key.removed_until.unwrap_or(until));
+                self.keys.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// The key for sending.
+    pub(crate) fn primary(&self) -> u8 {
+        self.keys.first().map_or(0, |key| key.id)
     }
 
     /// Sends with this key from now on.
@@ -150,21 +171,45 @@ impl Keyring {
     /// The tag of `signed` for that receiver; `None` without such a key.
     pub(crate) fn tag(&self, id: u8, signed: &[u8], receiver: MemberId) -> Option<[u8; TAG_BYTES]> {
         let key = self.keys.iter().find(|key| key.id == id)?;
-        let mac = key.mac.clone().chain_update(signed);
-        let mac = mac.chain_update(receiver.0.to_be_bytes());
-        let tag: [u8; 32] = mac.finalize().into_bytes().into();
-        tag.first_chunk::<TAG_BYTES>().copied()
+        Some(key.mac.tag(signed, receiver.0))
     }
 
     /// Whether the tag is right under a key of that number, in constant time. Two keys may share a
     /// number: each is tried.
-    pub(crate) fn verify(&self, id: u8, signed: &[u8], receiver: MemberId, tag: &[u8]) -> bool {
-        self.keys.iter().filter(|key| key.id == id).any(|key| {
-            let mac = key.mac.clone().chain_update(signed);
-            let mac = mac.chain_update(receiver.0.to_be_bytes());
-            mac.verify_truncated_left(tag).is_ok()
-        })
+    pub(crate) fn verify(
+        &self,
+        id: u8,
+        signed: &[u8],
+        receiver: MemberId,
+        tag: &[u8; TAG_BYTES],
+    ) -> bool {
+        let mut keys = self.keys.iter().filter(|key| key.id == id);
+        keys.any(|key| key.mac.verify(signed, receiver.0, tag))
     }
+}
+
+/// The keys of some secrets. Peers tell keys apart by their numbers, so that two keys of one ring must
+/// not share one: the wrong one would be used for sending.
+fn derive(secret: &SharedSecret, cluster: ClusterTag) -> Result<Vec<Key>, SwimError> {
+    let mut keys: Vec<Key> = Vec::new();
+    for bytes in secret.candidates() {
+        let key = Key::derive(bytes, cluster);
+        match keys.iter().find(|held| held.id == key.id) {
+            None => keys.push(key),
+            // The same secret given twice is one.
+            Some(held) if held.mac.is(&key.mac) => {}
+            Some(_) => return Err(collision(key.id)),
+        }
+    }
+    Ok(keys)
+}
+
+/// One pair of secrets in 255 cannot be held together.
+fn collision(id: u8) -> SwimError {
+    let reason = format!(
+        "two different secrets have the key number {id}: they cannot be held together, draw another secret"
+    );
+    SwimError::config("security", reason)
 }
 
 impl Key {
@@ -173,17 +218,13 @@ impl Key {
             .chain_update(KEY_CONTEXT)
             .chain_update(cluster.get().to_be_bytes())
             .finalize();
-        let mac = keyed(&derived.into_bytes());
-        let number: [u8; 32] = mac
-            .clone()
-            .chain_update(KEY_ID_CONTEXT)
-            .finalize()
-            .into_bytes()
-            .into();
+        let derived: Zeroizing<[u8; 32]> = Zeroizing::new(derived.into_bytes().into());
+        let number = keyed(derived.as_slice()).chain_update(KEY_ID_CONTEXT);
+        let number: [u8; 32] = number.finalize().into_bytes().into();
         Self {
             // Zero stands for "no key".
             id: number[0].max(1),
-            mac,
+            mac: MacKey::new(&derived),
             removed_until: None,
         }
     }

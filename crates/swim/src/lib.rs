@@ -60,6 +60,7 @@ pub mod fuzzing;
 mod keyring;
 mod letter;
 mod member;
+mod mac;
 mod message;
 mod micros;
 mod outbox;

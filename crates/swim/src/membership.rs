@@ -306,6 +306,17 @@ impl Membership {
         self.ask(Command::Remove { key, done }, result).await?
     }
 
+    /// Holds these secrets from now on, as if the node had been restarted with them: the first one for
+    /// sending, the others for members that do not hold it yet. What is held besides goes as by
+    /// [`Membership::remove_key`].
+    ///
+    /// # Errors
+    /// [`SwimError::NoKeys`], [`SwimError::InvalidConfig`], [`SwimError::Stopped`]: nothing has changed.
+    pub async fn replace_secrets(&self, secret: SharedSecret) -> Result<(), SwimError> {
+        let (done, result) = oneshot::channel();
+        self.ask(Command::Replace { secret, done }, result).await?
+    }
+
     async fn ask<T>(&self, command: Command, answer: oneshot::Receiver<T>) -> Result<T, SwimError> {
         let sent = self.commands.send(command).await;
         sent.map_err(|_| SwimError::Stopped)?;

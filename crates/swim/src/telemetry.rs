@@ -63,6 +63,12 @@ pub(crate) fn record_health(score: u32) {
     gauge!("rivven_swim_health_score").set(f64::from(score));
 }
 
+/// Publishes how many members do not hold the key that this node prefers.
+pub(crate) fn record_keys(lacking: usize) {
+    let lacking = u32::try_from(lacking).unwrap_or(u32::MAX);
+    gauge!("rivven_swim_members_without_primary_key").set(f64::from(lacking));
+}
+
 /// Publishes how many members are in each state.
 pub(crate) fn record_members(view: &MembershipView) {
     for state in MemberState::ALL {

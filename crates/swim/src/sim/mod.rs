@@ -12,11 +12,13 @@ mod faults;
 mod flight;
 mod invariants;
 mod network;
+mod recording;
 mod scenarios;
 mod swarm;
 
 pub use faults::{Faults, Measured};
-pub use network::{Recorded, Simulation};
+pub use network::Simulation;
+pub use recording::Recorded;
 pub use scenarios::{
     Crash, FalseAlarms, crash, false_alarms, heal_after_partition, join_through_one, leave,
     mass_failure, restart, rolling_restart, slow_members,

@@ -11,6 +11,7 @@ use rivven_core_types::{MonoTime, NodeInfo, NodeName, RackId, Rng};
 
 use super::faults::{Faults, Measured};
 use super::flight::{Flight, Kind};
+use super::recording::Recorded;
 use crate::profile::Destination;
 use crate::{
     Detector, Event, Input, MAX_SWIM_DATAGRAM_BYTES, MemberState, Output, Registry, SharedSecret,
@@ -27,7 +28,7 @@ const SOCKET_BUFFER: usize = 256;
 const RACKS: u32 = 3;
 
 pub(super) struct Node {
-    detector: Detector,
+    pub(super) detector: Detector,
     /// When its timer is due, in simulated time; stale entries of the heap differ from it.
     due: u64,
     pub(super) boot_id: u64,
@@ -73,11 +74,8 @@ pub struct Simulation {
     pub(super) inputs: u64,
     pub(super) tolerant: bool,
     pub(super) broken: Option<String>,
-    recorded: BTreeMap<u32, Vec<Recorded>>,
+    pub(super) recorded: BTreeMap<u32, Vec<Recorded>>,
 }
-
-/// What happened to one node: when on its clock, and the datagram if it was one.
-pub type Recorded = (MonoTime, Option<(SocketAddr, Bytes)>);
 
 impl std::fmt::Debug for Simulation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -329,24 +327,6 @@ impl Simulation {
         self.check_bounds(node);
         self.out = out;
         self.schedule(node);
-    }
-
-    /// Keeps what happens to this node from now on.
-    pub fn record(&mut self, node: u32) {
-        self.recorded.insert(node, Vec::new());
-    }
-
-    /// What happened to a node since [`Simulation::record`]: its timers and datagrams.
-    pub fn recorded(&self, node: u32) -> &[Recorded] {
-        self.recorded.get(&node).map_or(&[], Vec::as_slice)
-    }
-
-    fn keep(&mut self, node: u32, datagram: Option<(SocketAddr, Bytes)>) {
-        let now = self.now;
-        let local = self.node_mut(node).map(|node| at(node.local(now)));
-        if let (Some(local), Some(recorded)) = (local, self.recorded.get_mut(&node)) {
-            recorded.push((local, datagram));
-        }
     }
 
     /// Calls the detector itself, for what is no input.
@@ -624,7 +604,7 @@ impl Simulation {
 
 impl Node {
     /// Simulated time on this node's clock.
-    fn local(&self, now: u64) -> u64 {
+    pub(super) fn local(&self, now: u64) -> u64 {
         let gained = i128::from(now) * i128::from(self.drift_ppm) / 1_000_000;
         u64::try_from(i128::from(now) + gained).unwrap_or(0)
     }
@@ -644,6 +624,6 @@ fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn at(micros: u64) -> MonoTime {
+pub(super) fn at(micros: u64) -> MonoTime {
     MonoTime::from_origin(Duration::from_micros(micros))
 }

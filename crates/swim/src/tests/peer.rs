@@ -130,7 +130,7 @@ impl Peer {
         Self {
             node,
             boot_id,
-            envelope: Envelope::new(config, endpoint(node, boot_id)),
+            envelope: Envelope::new(config, endpoint(node, boot_id)).unwrap(),
         }
     }
 

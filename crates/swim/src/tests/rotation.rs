@@ -127,3 +127,86 @@ fn a_rotation_is_refused_where_it_would_cut_the_node_off() {
     assert!(matches!(none, Err(SwimError::NoKeys)));
     assert!(!format!("{node:?}").contains("secret, long"));
 }
+
+/// What a node does whose files of secrets are replaced: the new one with the old one behind it, and once
+/// everybody has it the new one alone.
+#[test]
+fn replaced_secrets_flap_nobody_on_a_bad_network_and_the_old_one_goes() {
+    let mut network = Simulation::acquainted(9, NODES, |config| {
+        config.security = SwimSecurity::SharedSecret(old());
+    });
+    network.faults.loss_per_mille = 50;
+    network.run(Duration::from_secs(1));
+    let both = new().with_previous("the old secret, long enough").unwrap();
+    for secret in [both, new()] {
+        for node in 0..NODES {
+            let replaced = network.with_detector(node, |detector, now, out| {
+                detector.replace_secrets(now, &secret, out)
+            });
+            replaced.unwrap().unwrap();
+            network.run(Duration::from_millis(700));
+        }
+        let all_hold_it = network.until(
+            Duration::from_secs(10),
+            Duration::from_millis(100),
+            |network| {
+                let mut nodes = network.running().filter_map(|node| network.detector(node));
+                nodes.all(|node| node.members_without_primary_key() == 0)
+            },
+        );
+        all_hold_it.expect("everybody comes to know who holds the new secret");
+    }
+    network.run(Duration::from_secs(12));
+    assert_eq!(network.measured().false_deaths, 0);
+    let ring = Detector::new(super::peer::info(0), with(new()), 1, at(0)).unwrap();
+    for node in 0..NODES {
+        let detector = network.detector(node).unwrap();
+        assert_eq!(detector.envelope.keys(), ring.envelope.keys());
+        assert_eq!(detector.live_others(), NODES as usize - 1);
+    }
+    network.config.security = SwimSecurity::SharedSecret(old());
+    network.join(NODES, 1, 0);
+    network.run(Duration::from_secs(3));
+    assert_eq!(network.state(0, NODES), None);
+}
+
+fn with(secret: SharedSecret) -> SwimConfig {
+    SwimConfig {
+        security: SwimSecurity::SharedSecret(secret),
+        cluster: crate::ClusterTag::default(),
+        ..config(1)
+    }
+}
+
+/// A key's number has eight bits. Of two keys with one number the wrong one would be used for sending,
+/// and the new one would be taken for installed.
+#[test]
+fn two_secrets_with_one_number_are_refused_and_nothing_changes() {
+    let number = |text: &str| {
+        let secret = SharedSecret::new(text).unwrap();
+        let node = Detector::new(super::peer::info(0), with(secret), 1, at(0)).unwrap();
+        node.envelope.keys().as_slice()[0]
+    };
+    let first = "the secret that was there first";
+    let same = (0..10_000)
+        .map(|n| format!("the secret that comes after it, {n}"))
+        .find(|text| number(text) == number(first))
+        .expect("one in 255 has that number");
+    let refused = |result: Result<u8, SwimError>| {
+        let error = result.expect_err("it is refused");
+        assert!(error.to_string().contains("draw another"), "{error}");
+    };
+    let secret = SharedSecret::new(first).unwrap();
+    let both = secret.clone().with_previous(same.clone()).unwrap();
+    let begun = Detector::new(super::peer::info(0), with(both.clone()), 1, at(0));
+    refused(begun.map(|_| 0));
+    let mut node = Detector::new(super::peer::info(0), with(secret), 1, at(0)).unwrap();
+    let (keys, mut out) = (node.envelope.keys(), Vec::new());
+    let other = SharedSecret::new(same).unwrap();
+    refused(node.install_secret(at(1), &other, &mut out));
+    refused(node.replace_secrets(at(1), &both, &mut out).map(|()| 0));
+    assert_eq!(node.envelope.keys(), keys);
+    // By itself it may replace the other one.
+    node.replace_secrets(at(1), &other, &mut out).unwrap();
+    assert_eq!(node.envelope.keys(), keys, "the number is the same");
+}
