@@ -8,6 +8,8 @@
 
 #[path = "processes/membership.rs"]
 mod membership;
+#[path = "processes/rotation.rs"]
+mod rotation;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

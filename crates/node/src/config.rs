@@ -4,13 +4,17 @@
 
 mod error;
 mod model;
+mod secret_file;
 mod security;
 mod transport;
 mod validate;
 
 pub use error::ConfigError;
+pub use secret_file::SecretFiles;
 pub use transport::QuicOptions;
 pub use validate::{AdminOptions, NodeOptions};
+
+pub(crate) use secret_file::Secrets;
 
 use std::path::Path;
 

@@ -13,6 +13,7 @@ pub mod logs;
 mod node;
 mod placement;
 mod remote;
+mod secrets;
 mod telemetry;
 
 pub use error::NodeError;

@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::admin::Admin;
 use crate::config::NodeOptions;
 use crate::error::NodeError;
-use crate::telemetry;
+use crate::{secrets, telemetry};
 
 /// Threads of the control runtime: consensus, membership, sessions, the control and rpc lanes.
 const CONTROL_THREADS: usize = 1;
@@ -69,6 +69,7 @@ async fn serve(
         Some(address) => Some(listen(resolve(address).await?).await?),
         None => None,
     };
+    let security = options.security.clone();
     let ports = CoordinatorPorts {
         vfs: Arc::new(OsVfs),
         clock: Arc::new(SystemClock::default()),
@@ -104,6 +105,9 @@ async fn serve(
         metrics.clone(),
         GAUGE_INTERVAL,
     ));
+    if let Some(files) = options.secrets {
+        tasks.spawn(secrets::watch(files, security, coordinator.clone()));
+    }
     if let Some(listener) = admin_listener {
         tasks.spawn(
             Admin {

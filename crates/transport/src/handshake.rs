@@ -18,6 +18,8 @@ mod session;
 
 pub use session::SessionKeys;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use rivven_core_types::{
     Address, ClusterId, Entropy, HandshakeRefusal, Incarnation, Lane, NodeName, PeerIdentity,
@@ -27,7 +29,7 @@ use self::messages::{Claim, HandshakeMessage, Hello, RefusalReply, Welcome, deco
 use self::session::{Transcript, prove, verify};
 use crate::config::{Security, SecurityMode};
 use crate::error::HandshakeError;
-use crate::secret::Secret;
+use crate::secret::Held;
 
 /// Least protocol version that this build speaks.
 pub const MIN_VERSION: u8 = 1;
@@ -212,8 +214,8 @@ impl Initiator {
             quic: None,
         };
         self.transcript.add_message(&claim)?;
-        let proofs = secret(&self.security).map_or_else(Vec::new, |secret| {
-            let candidates = secret.candidates();
+        let proofs = secret(&self.security).map_or_else(Vec::new, |held| {
+            let candidates = held.candidates();
             candidates
                 .map(|secret| prove(secret, INITIATOR, &self.transcript))
                 .collect()
@@ -226,8 +228,8 @@ impl Initiator {
         self.transcript.add_message(&welcome.claim)?;
         let keys = match (secret(&self.security), &welcome.proof) {
             (None, None) => None,
-            (Some(secret), Some(proof)) => {
-                let known = secret
+            (Some(held), Some(proof)) => {
+                let known = held
                     .candidates()
                     .find(|secret| verify(secret, RESPONDER, &self.transcript, proof))
                     .ok_or(AUTHENTICATION)?;
@@ -365,10 +367,11 @@ impl Responder {
         lane: Lane,
     ) -> Result<ResponderStep, HandshakeError> {
         self.transcript.add_message(claim)?;
-        let known = match secret(&self.security) {
+        let held = secret(&self.security);
+        let known = match &held {
             None => None,
-            Some(secret) => {
-                let known = secret.candidates().find(|secret| {
+            Some(held) => {
+                let known = held.candidates().find(|secret| {
                     let proofs = proofs.iter().take(MAX_PROOFS);
                     proofs
                         .into_iter()
@@ -440,10 +443,10 @@ fn refuse(reply: RefusalReply, refusal: HandshakeRefusal) -> Result<ResponderSte
     Ok(ResponderStep::Refuse(bytes, refusal))
 }
 
-/// The secret of a mode that has one.
-const fn secret(security: &Security) -> Option<&Secret> {
+/// The secrets of a mode that has some, as they are now.
+fn secret(security: &Security) -> Option<Arc<Held>> {
     match security {
-        Security::SharedSecret(secret) => Some(secret),
+        Security::SharedSecret(secret) => Some(secret.held()),
         #[cfg(feature = "tls")]
         Security::MutualTls(_) => None,
         Security::InsecureDev => None,

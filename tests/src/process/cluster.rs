@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::binary::node_binary;
-use super::node::{NodeProcess, Ports, SECRET_FILE, Site};
+use super::node::{NodeProcess, PREVIOUS_SECRET_FILE, Ports, SECRET_FILE, Site};
 use crate::failure::{Doing, Failure};
 use crate::status::Status;
 use crate::wait;
@@ -153,7 +153,8 @@ impl ProcessCluster {
     fn security(&self, node: &NodeProcess) -> String {
         if !self.options.mutual_tls {
             return format!(
-                "  security:\n    mode: shared_secret\n    secret_file: {SECRET_FILE}\n"
+                "  security:\n    mode: shared_secret\n    secret_file: {SECRET_FILE}\n    \
+                 previous_secret_file: {PREVIOUS_SECRET_FILE}\n"
             );
         }
         let (certs, name) = (self.certificates(), &node.name);

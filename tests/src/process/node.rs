@@ -17,6 +17,8 @@ use crate::{http, wait};
 
 /// The file with the cluster's secret, beside the configuration.
 pub const SECRET_FILE: &str = "secret";
+/// The file with the secret before it: empty, but while secrets are rotated.
+pub const PREVIOUS_SECRET_FILE: &str = "previous-secret";
 /// Longest tail of a log that is put into a failure, in bytes.
 const LOG_TAIL_BYTES: usize = 4_000;
 
@@ -152,10 +154,16 @@ impl NodeProcess {
         std::fs::write(self.config_path(), yaml).doing(what)
     }
 
-    /// Writes the secret that the configuration refers to.
+    /// Writes the secret that the configuration refers to, and none before it.
     pub fn set_secret(&self, secret: &str) -> Result<(), Failure> {
+        self.set_secrets(secret, "")
+    }
+
+    /// Writes the secret and the one before it, as an operator does who rotates them.
+    pub fn set_secrets(&self, secret: &str, previous: &str) -> Result<(), Failure> {
         std::fs::create_dir_all(&self.dir)?;
-        let what = || format!("writing the secret of {}", self.name);
+        let what = || format!("writing the secrets of {}", self.name);
+        std::fs::write(self.dir.join(PREVIOUS_SECRET_FILE), previous).doing(what)?;
         std::fs::write(self.dir.join(SECRET_FILE), secret).doing(what)
     }
 

@@ -84,6 +84,7 @@ pub(super) struct Security {
     pub(super) key_file: Option<Spanned<String>>,
     pub(super) denied_file: Option<Spanned<String>>,
     pub(super) gossip_secret_file: Option<Spanned<String>>,
+    pub(super) previous_gossip_secret_file: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]

@@ -1,13 +1,14 @@
 //! How peers prove who they are: from keys to the modes of the transport and of SWIM.
 
-use rivven_cluster::swim::{SharedSecret, SwimSecurity};
-use rivven_cluster::transport::{Secret, Security, TlsConfig, TlsFiles};
+use rivven_cluster::swim::SwimSecurity;
+use rivven_cluster::transport::{Security, TlsConfig, TlsFiles};
 use rivven_cluster::types::NodeName;
 use serde_saphyr::Spanned;
 
 use super::error::ConfigError;
 use super::model;
-use super::validate::{Place, read_secret, relative_to};
+use super::secret_file::{self, SecretFiles, Secrets};
+use super::validate::{Place, relative_to};
 
 const SECRET: &str = "cluster.security.secret_file";
 const PREVIOUS: &str = "cluster.security.previous_secret_file";
@@ -16,16 +17,33 @@ const CERTIFICATE: &str = "cluster.security.certificate_file";
 const KEY: &str = "cluster.security.key_file";
 const DENIED: &str = "cluster.security.denied_file";
 const GOSSIP: &str = "cluster.security.gossip_secret_file";
+const PREVIOUS_GOSSIP: &str = "cluster.security.previous_gossip_secret_file";
+
+/// What the configuration chose.
+pub(super) struct Chosen {
+    pub(super) security: Security,
+    pub(super) swim: SwimSecurity,
+    /// Where its secrets are, if it has some.
+    pub(super) secrets: Option<SecretFiles>,
+}
+
+impl Chosen {
+    const INSECURE: Self = Self {
+        security: Security::InsecureDev,
+        swim: SwimSecurity::InsecureDev,
+        secrets: None,
+    };
+}
 
 pub(super) fn security(
     place: &Place<'_>,
     security: Option<&model::Security>,
     alone_on_loopback: bool,
     node: &NodeName,
-) -> Result<(Security, SwimSecurity), ConfigError> {
+) -> Result<Chosen, ConfigError> {
     let Some(security) = security else {
         if alone_on_loopback {
-            return Ok((Security::InsecureDev, SwimSecurity::InsecureDev));
+            return Ok(Chosen::INSECURE);
         }
         let reason = "choose `mode: mutual_tls` with certificates, `mode: shared_secret` with a \
                       `secret_file`, or, for development alone, `mode: insecure_dev`";
@@ -33,7 +51,7 @@ pub(super) fn security(
     };
     refuse_unused(place, security)?;
     match security.mode.value {
-        model::SecurityMode::InsecureDev => Ok((Security::InsecureDev, SwimSecurity::InsecureDev)),
+        model::SecurityMode::InsecureDev => Ok(Chosen::INSECURE),
         model::SecurityMode::SharedSecret => shared_secret(place, security),
         model::SecurityMode::MutualTls => mutual_tls(place, security, node),
     }
@@ -56,6 +74,11 @@ fn refuse_unused(place: &Place<'_>, security: &model::Security) -> Result<(), Co
         (KEY, &security.key_file, MutualTls),
         (DENIED, &security.denied_file, MutualTls),
         (GOSSIP, &security.gossip_secret_file, MutualTls),
+        (
+            PREVIOUS_GOSSIP,
+            &security.previous_gossip_secret_file,
+            MutualTls,
+        ),
     ] {
         if let Some(file) = file.as_ref().filter(|_| of != mode) {
             let reason = format!("mode: {name} does not use it; remove it, or change the mode");
@@ -74,35 +97,61 @@ fn required<'a>(
     file.ok_or_else(|| place.missing(key, what))
 }
 
-fn shared_secret(
-    place: &Place<'_>,
-    security: &model::Security,
-) -> Result<(Security, SwimSecurity), ConfigError> {
+fn shared_secret(place: &Place<'_>, security: &model::Security) -> Result<Chosen, ConfigError> {
     let reason = "mode: shared_secret needs the path of a file with at least 16 bytes";
     let file = required(place, security.secret_file.as_ref(), SECRET, reason)?;
-    let primary = read_secret(place, file, SECRET)?;
-    let mut secret = Secret::new(&primary).map_err(|e| place.invalid(file, SECRET, e))?;
-    let mut swim = SharedSecret::new(primary).map_err(|e| place.invalid(file, SECRET, e))?;
-    if let Some(file) = &security.previous_secret_file {
-        let previous = read_secret(place, file, PREVIOUS)?;
-        secret = secret
-            .with_previous(&previous)
-            .map_err(|e| place.invalid(file, PREVIOUS, e))?;
-        swim = swim
-            .with_previous(previous)
-            .map_err(|e| place.invalid(file, PREVIOUS, e))?;
+    let previous = security.previous_secret_file.as_ref();
+    let secrets = secrets(place, (file, SECRET), (previous, PREVIOUS))?;
+    let secret = secrets.held.transport();
+    let secret = secret.map_err(|e| place.invalid(file, SECRET, e))?;
+    let swim = secrets.held.swim();
+    let swim = swim.map_err(|e| place.invalid(file, SECRET, e))?;
+    Ok(Chosen {
+        security: Security::SharedSecret(secret),
+        swim: SwimSecurity::SharedSecret(swim),
+        secrets: Some(secrets),
+    })
+}
+
+/// Reads a secret and the one before it, each with the key that names its file.
+fn secrets(
+    place: &Place<'_>,
+    (file, key): (&Spanned<String>, &'static str),
+    (previous, previous_key): (Option<&Spanned<String>>, &'static str),
+) -> Result<SecretFiles, ConfigError> {
+    let read = |file: &Spanned<String>, key| {
+        let path = relative_to(place.path, &file.value);
+        let secret = secret_file::read(&path).map_err(|e| place.invalid(file, key, e))?;
+        Ok::<_, ConfigError>((path, secret))
+    };
+    let (primary, secret) = read(file, key)?;
+    let mut files = SecretFiles {
+        primary,
+        previous: None,
+        held: Secrets {
+            primary: secret,
+            previous: None,
+        },
+    };
+    // On its own first, so that the error names the file that is wrong.
+    files.held.swim().map_err(|e| place.invalid(file, key, e))?;
+    if let Some(file) = previous {
+        let (path, secret) = read(file, previous_key)?;
+        files.previous = Some(path);
+        files.held.previous = Some(secret).filter(|secret| !secret.is_empty());
+        files
+            .held
+            .swim()
+            .map_err(|e| place.invalid(file, previous_key, e))?;
     }
-    Ok((
-        Security::SharedSecret(secret),
-        SwimSecurity::SharedSecret(swim),
-    ))
+    Ok(files)
 }
 
 fn mutual_tls(
     place: &Place<'_>,
     security: &model::Security,
     node: &NodeName,
-) -> Result<(Security, SwimSecurity), ConfigError> {
+) -> Result<Chosen, ConfigError> {
     let file = |file, key, what| required(place, file, key, what);
     let ca = "mode: mutual_tls needs the CAs to trust (PEM)";
     let ca = file(security.ca_file.as_ref(), CA, ca)?;
@@ -122,7 +171,13 @@ fn mutual_tls(
     });
     tls.check(node)
         .map_err(|e| place.invalid(certificate, CERTIFICATE, e))?;
-    let secret = read_secret(place, gossip, GOSSIP)?;
-    let swim = SharedSecret::new(secret).map_err(|e| place.invalid(gossip, GOSSIP, e))?;
-    Ok((Security::MutualTls(tls), SwimSecurity::SharedSecret(swim)))
+    let previous = security.previous_gossip_secret_file.as_ref();
+    let secrets = secrets(place, (gossip, GOSSIP), (previous, PREVIOUS_GOSSIP))?;
+    let swim = secrets.held.swim();
+    let swim = swim.map_err(|e| place.invalid(gossip, GOSSIP, e))?;
+    Ok(Chosen {
+        security: Security::MutualTls(tls),
+        swim: SwimSecurity::SharedSecret(swim),
+        secrets: Some(secrets),
+    })
 }

@@ -280,3 +280,41 @@ fn quic_needs_certificates_and_a_port_of_its_own() {
         "{text}"
     );
 }
+
+#[test]
+fn the_secret_before_may_be_an_empty_file_until_it_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let base = "cluster: { node_id: a, seeds: ['b:1'], cluster_addr: '127.0.0.1:7000', security:";
+    let shared = format!(
+        "{base} {{ mode: shared_secret, secret_file: secret, previous_secret_file: previous }} }}"
+    );
+    let tls = format!(
+        "{base} {{ mode: mutual_tls, ca_file: ca.pem, certificate_file: a.pem, key_file: a.key, \
+         gossip_secret_file: secret, previous_gossip_secret_file: previous }} }}"
+    );
+    certificates_for("a", dir.path());
+    write("secret", "correct horse battery staple\n");
+    for (text, key) in [
+        (shared, "previous_secret_file"),
+        (tls, "previous_gossip_secret_file"),
+    ] {
+        let options = || parse(&text, &dir.path().join("node.yaml"));
+        let complaint = || options().unwrap_err().to_string();
+        write("previous", "\n");
+        let files = options().unwrap().secrets.unwrap();
+        assert!(files.held.previous.is_none());
+        assert_eq!(files.read(), Ok(files.held.clone()));
+        // A change is seen, and what it is is not shown.
+        write("previous", "the secret that was there before\n");
+        let found = files.read().unwrap();
+        assert_ne!(found, files.held);
+        assert_eq!(options().unwrap().secrets.unwrap().held, found);
+        assert!(!format!("{:?}", options().unwrap()).contains("there before"));
+        write("previous", "short");
+        assert!(complaint().contains(key), "{}", complaint());
+        std::fs::remove_file(dir.path().join("previous")).unwrap();
+        assert!(complaint().contains(key), "{}", complaint());
+        assert!(files.read().unwrap_err().contains("cannot read"));
+    }
+}

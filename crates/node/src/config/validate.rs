@@ -17,15 +17,14 @@ use serde_saphyr::Spanned;
 
 use super::error::ConfigError;
 use super::model;
-use super::security::security;
+use super::secret_file::SecretFiles;
+use super::security::{Chosen, security};
 use super::transport::{QuicOptions, compression, quic};
 
 /// Where records and metadata live unless the file says otherwise.
 const DEFAULT_DATA_DIR: &str = "/var/lib/rivven";
 const DEFAULT_CLIENT_ADDR: &str = "127.0.0.1:9092";
 const DEFAULT_CLUSTER_ADDR: &str = "127.0.0.1:9093";
-/// Longest secret file, in bytes.
-const MAX_SECRET_FILE_BYTES: u64 = 1024;
 
 /// A validated configuration.
 #[derive(Debug, Clone)]
@@ -34,6 +33,8 @@ pub struct NodeOptions {
     pub coordinator: CoordinatorConfig,
     /// How peers prove who they are.
     pub security: Security,
+    /// Files of secrets that are looked at while the node runs.
+    pub secrets: Option<SecretFiles>,
     /// Where to listen for peers.
     pub cluster_listen: Address,
     /// Where to listen for Kafka clients.
@@ -186,7 +187,11 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
     let alone_on_loopback = mode == ClusterMode::Standalone && loopback;
     let own = (&cluster_listen, &cluster_addr);
     let chosen = cluster.security.as_ref();
-    let (security, swim_security) = security(&place, chosen, alone_on_loopback, &name)?;
+    let Chosen {
+        security,
+        swim: swim_security,
+        secrets,
+    } = security(&place, chosen, alone_on_loopback, &name)?;
     let quic = quic(&place, &cluster, &security, own)?;
     let members = members(
         &place,
@@ -220,6 +225,7 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
     Ok(NodeOptions {
         coordinator,
         security,
+        secrets,
         cluster_listen,
         client_listen,
         quic,
@@ -287,31 +293,6 @@ fn members(
         return Err(place.missing("cluster.seeds", reason));
     }
     Ok(members)
-}
-
-/// Reads a secret file; line ends at its end are not part of the secret.
-pub(super) fn read_secret(
-    place: &Place<'_>,
-    file: &Spanned<String>,
-    key: &'static str,
-) -> Result<Vec<u8>, ConfigError> {
-    let path = relative_to(place.path, &file.value);
-    let unreadable = |e: std::io::Error| {
-        place.invalid(file, key, format!("cannot read {}: {e}", path.display()))
-    };
-    let length = std::fs::metadata(&path).map_err(unreadable)?.len();
-    if length > MAX_SECRET_FILE_BYTES {
-        let reason = format!(
-            "{} has more than {MAX_SECRET_FILE_BYTES} bytes",
-            path.display()
-        );
-        return Err(place.invalid(file, key, reason));
-    }
-    let mut bytes = std::fs::read(&path).map_err(unreadable)?;
-    while matches!(bytes.last(), Some(b'\n' | b'\r')) {
-        bytes.pop();
-    }
-    Ok(bytes)
 }
 
 fn raft(place: &Place<'_>, raft: model::Raft) -> Result<RaftTiming, ConfigError> {
