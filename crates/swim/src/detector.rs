@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rivven_core_types::{Address, MonoTime, NodeInfo, NodeName, Rng};
 
+use crate::check::Checks;
 use crate::config::SwimConfig;
 use crate::contact::Leaving;
 use crate::envelope::{Envelope, Opened};
@@ -120,6 +121,7 @@ pub struct Detector {
     pub(crate) events: UserEvents,
     pub(crate) next_tick: Micros,
     pub(crate) probe: Option<Probe>,
+    pub(crate) checks: Checks,
     pub(crate) relays: Relays,
     pub(crate) next_probe_seq: u32,
     pub(crate) round_trip: RoundTrip,
@@ -208,6 +210,7 @@ impl Detector {
             next_tick: now + phase,
             probe: None,
             relays: Relays::default(),
+            checks: Checks::default(),
             round_trip: RoundTrip::default(),
             health: 0,
             heard_at: now,

@@ -306,7 +306,10 @@ impl Detector {
             }
         }
         match (state, beside.suspicion) {
-            (MemberState::Suspect, Some(suspicion)) => self.table.suspect(slot, suspicion),
+            (MemberState::Suspect, Some(suspicion)) => {
+                self.table.suspect(slot, suspicion);
+                self.consider_check(slot, &suspicion);
+            }
             (MemberState::Dead | MemberState::Left, _) => {
                 let remaining = self.timing.tombstone_ttl - beside.age;
                 self.table.bury(slot, now + remaining);

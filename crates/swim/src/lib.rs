@@ -47,6 +47,7 @@
 //! # }
 //! ```
 
+mod check;
 mod codec;
 mod config;
 mod contact;
@@ -59,8 +60,8 @@ mod evidence;
 pub mod fuzzing;
 mod keyring;
 mod letter;
-mod member;
 mod mac;
+mod member;
 mod message;
 mod micros;
 mod outbox;
@@ -68,6 +69,7 @@ mod probe;
 mod profile;
 mod registry;
 mod replay;
+mod ring;
 mod round;
 mod suspicion;
 mod sync;

@@ -185,7 +185,8 @@ impl Detector {
     fn start_probe(&mut self, now: Micros, out: &mut Vec<Output>) {
         // It has failed by now, or its answer came: a probe never outlasts its period.
         self.fail_probe(now, out);
-        let Some(slot) = self.table.next_in_round(&mut self.rng) else {
+        let checked = self.next_check();
+        let Some(slot) = checked.or_else(|| self.table.next_turn(&mut self.rng)) else {
             return;
         };
         let Some((profile, _)) = self.table.get(slot) else {

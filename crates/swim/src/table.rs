@@ -11,6 +11,7 @@ use crate::micros::Micros;
 use crate::profile::{MemberId, Profile};
 use crate::registry::{Registry, Slot};
 use crate::replay::NO_WINDOW;
+use crate::ring::Ring;
 use crate::round::{Round, mix};
 use crate::suspicion::Suspicion;
 
@@ -75,6 +76,9 @@ pub(crate) struct Table {
     /// When tombstones expire.
     graves: BTreeMap<Slot, Micros>,
     round: Round,
+    ring: Ring,
+    /// Whether the ring has the next turn.
+    watches: bool,
     /// The protocol period, by which warnings go.
     interval: Micros,
 }
@@ -93,6 +97,8 @@ impl Table {
             deadlines: BTreeSet::new(),
             graves: BTreeMap::new(),
             round: Round::default(),
+            ring: Ring::default(),
+            watches: true,
             interval,
         }
     }
@@ -165,6 +171,7 @@ impl Table {
         if let Some((id, hash)) = self.contribution(slot) {
             self.live += 1;
             self.shift(id, hash);
+            self.ring.gain(self.own.0, id, slot);
         }
     }
 
@@ -172,6 +179,7 @@ impl Table {
         if let Some((id, hash)) = self.contribution(slot) {
             self.live -= 1;
             self.shift(id, hash.wrapping_neg());
+            self.ring.lose(slot);
         }
     }
 
@@ -288,9 +296,28 @@ impl Table {
         Some((profile, gone.window))
     }
 
+    /// Whose turn it is: by turns the next live member on the ring, and the next one of the round.
+    pub(crate) fn next_turn(&mut self, rng: &mut Rng) -> Option<Slot> {
+        self.watches = !self.watches;
+        if self.watches {
+            return self.next_on_ring();
+        }
+        self.next_in_round(rng)
+    }
+
+    fn next_on_ring(&mut self) -> Option<Slot> {
+        let rows = &self.rows;
+        let live = || {
+            let rows = (0u32..).map(Slot).zip(rows);
+            rows.filter(|(_, row)| row.state.is_live())
+                .filter_map(|(slot, row)| Some((slot, row.profile.as_ref()?.id())))
+        };
+        self.ring.next(self.own.0, live)
+    }
+
     /// The next live member of the round. The order is drawn anew when a round is through (section 4.3
-    /// of the SWIM paper: bounds the time until a member is probed to two rounds).
-    pub(crate) fn next_in_round(&mut self, rng: &mut Rng) -> Option<Slot> {
+    /// of the SWIM paper: bounds the time until this node probes a member to two rounds).
+    fn next_in_round(&mut self, rng: &mut Rng) -> Option<Slot> {
         let domain = u32::try_from(self.rows.len()).unwrap_or(u32::MAX);
         let mut ends = 0;
         while self.live > 0 && ends < 2 {

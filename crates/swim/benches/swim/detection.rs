@@ -9,9 +9,9 @@ use crate::{Curves, mean, millis, peer, secs};
 
 pub(crate) fn run(compare: bool, curves: &mut Curves) {
     for (count, runs) in [
-        (16, 200),
-        (32, 200),
-        (64, 200),
+        (16, 1000),
+        (32, 1000),
+        (64, 500),
         (128, 200),
         (512, 100),
         (2048, 30),

@@ -49,6 +49,26 @@ fn a_crash_is_noticed_in_time_and_everywhere_at_once() {
     }
 }
 
+/// Probes at random times, and confirmations that come when they come, would make one crash in some
+/// hundreds take twice the usual time: its watcher notices within two turns, and those who check confirm
+/// within the shortest suspicion.
+#[test]
+fn no_crash_takes_much_longer_than_the_others() {
+    for (count, shortest) in [(16, 400), (64, 600)] {
+        for seed in 0..100 {
+            let run = crash(seed, count, Faults::default(), secs(20));
+            let failed = run.first_failed_probe.unwrap();
+            // Two turns, and a probe: its patience and a ping timeout.
+            assert!(failed <= millis(200 + 100), "{count}, {seed}: {run:?}");
+            let suspected = run.first_dead.unwrap() - failed;
+            assert!(
+                suspected <= millis(shortest + 20),
+                "{count}, {seed}: {run:?}"
+            );
+        }
+    }
+}
+
 /// Completeness (section 3 of the SWIM paper): also when half of the datagrams' way is bad.
 #[test]
 fn a_crash_is_noticed_by_everybody_under_loss() {
