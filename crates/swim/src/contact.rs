@@ -99,8 +99,8 @@ impl Detector {
         }
     }
 
-    /// Answers a join request with who this node is. Nothing is learnt from the request, and the answer
-    /// is one small datagram: a capture of it is worth nothing. What this node knows of others goes to
+    /// Answers a join request with who this node is. Nothing is learnt from the request but its number, and
+    /// the answer is one small datagram: a capture of it is worth nothing, and that once. What this node knows of others goes to
     /// whoever asks for it under this node's boot id, which only the one who joins has now learnt.
     pub(crate) fn join_request(
         &mut self,

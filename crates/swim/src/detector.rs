@@ -15,7 +15,7 @@ use crate::contact::Leaving;
 use crate::envelope::{Envelope, Opened};
 use crate::error::SwimError;
 use crate::event::{DropReason, Event, Output};
-use crate::letter::{MAX_COURTESIES_PER_PERIOD, Mail};
+use crate::letter::{MAX_COURTESIES_PER_PERIOD, MAX_STALE_ANSWERS_PER_PERIOD, Mail};
 use crate::member::{Member, MemberState, MembershipView};
 use crate::message::{Accusers, Message, News, Update};
 use crate::micros::Micros;
@@ -137,6 +137,7 @@ pub struct Detector {
     pub(crate) next_dead_probe: Micros,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) courtesies_left: u32,
+    pub(crate) stale_answers_left: u32,
     pub(crate) contacted: bool,
     pub(crate) version: u64,
     pub(crate) superseded_by: Option<u64>,
@@ -209,8 +210,8 @@ impl Detector {
             events: UserEvents::default(),
             next_tick: now + phase,
             probe: None,
-            relays: Relays::default(),
             checks: Checks::default(),
+            relays: Relays::default(),
             round_trip: RoundTrip::default(),
             health: 0,
             heard_at: now,
@@ -222,6 +223,7 @@ impl Detector {
             next_dead_probe: now + Micros::from(config.dead_probe_interval),
             leaving: None,
             courtesies_left: MAX_COURTESIES_PER_PERIOD,
+            stale_answers_left: MAX_STALE_ANSWERS_PER_PERIOD,
             contacted: false,
             version: 1,
             superseded_by: None,
@@ -374,6 +376,9 @@ impl Detector {
             key: opened.key,
             slot: self.table.find(sender.id),
         };
+        // First of all, so that a capture that is sent again and again gets one answer and not as many
+        // as are meant for those who join.
+        self.accept(now, &mail, &opened, out)?;
         let Some(receiver_boot) = opened.receiver_boot else {
             return self.join_request(now, &mail, opened.body, out);
         };
@@ -382,7 +387,6 @@ impl Detector {
             self.courteously(now, &mail, None, out)?;
             return Err(DropReason::StaleReceiver);
         }
-        self.accept(now, &mail, &opened, out)?;
         self.heard_at = now;
         self.missed_refutation = false;
         let (message, introduce, news) = Message::read(opened.body)?;
@@ -416,7 +420,10 @@ impl Detector {
         };
         let held = self.table.get(slot).map(|(profile, _)| profile.boot_id());
         if held > Some(sender.boot_id) {
-            // Tell it what is held of it, or it would never learn that its boot id went back.
+            // Tell it what is held of it, or it would never learn that its boot id went back. Of a life
+            // that is over no window is kept: captures of it can only be counted.
+            let left = self.stale_answers_left.checked_sub(1);
+            self.stale_answers_left = left.ok_or(DropReason::StaleSender)?;
             self.courteously(now, mail, Some(slot), out)?;
             return Err(DropReason::StaleSender);
         }

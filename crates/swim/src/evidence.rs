@@ -247,6 +247,7 @@ impl Detector {
         self.outbox.remove(slot);
         if let Some((profile, window)) = self.table.forget(slot) {
             self.windows.dismiss(window, profile.id());
+            self.events.forget(profile.id());
             self.version += 1;
             let name = profile.info.name.clone();
             out.push(Output::Event(Event::MemberForgotten { name }));

@@ -16,6 +16,9 @@ use crate::table::{Table, binary_digits};
 /// Answers per period that a stranger's capture or a confused peer can trigger: to join requests, to
 /// datagrams for an earlier life, to those who ask who this node is.
 pub(crate) const MAX_COURTESIES_PER_PERIOD: u32 = 256;
+/// Those of them, per period, to lives of members that are over: their captures are worth little more
+/// than nothing, and must not keep others from joining.
+pub(crate) const MAX_STALE_ANSWERS_PER_PERIOD: u32 = 16;
 /// Pauses between two rounds of urgent news, as parts of a period.
 const GOSSIP_ROUNDS_PER_PERIOD: u64 = 4;
 /// Members told in one round of urgent news.
@@ -125,6 +128,7 @@ impl Detector {
 
     pub(crate) const fn refill_courtesies(&mut self) {
         self.courtesies_left = MAX_COURTESIES_PER_PERIOD;
+        self.stale_answers_left = MAX_STALE_ANSWERS_PER_PERIOD;
     }
 
     pub(crate) fn send_to_member(

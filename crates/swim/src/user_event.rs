@@ -13,8 +13,6 @@ use crate::replay::Window;
 
 /// Events that are being told at once; a further one pushes out the oldest.
 const MAX_PENDING: usize = 64;
-/// Members of whose events it is remembered which were seen.
-const MAX_ORIGINS: usize = 1_024;
 
 #[derive(Debug)]
 struct Pending {
@@ -28,6 +26,7 @@ struct Pending {
 #[derive(Debug, Default)]
 pub(crate) struct UserEvents {
     pending: VecDeque<Pending>,
+    /// Of members alone: forgotten with them, never before, or their events would go round again.
     seen: BTreeMap<MemberId, Window>,
     next_seq: u32,
 }
@@ -51,9 +50,6 @@ impl UserEvents {
 
     /// Whether the event is new.
     fn note(&mut self, origin: Endpoint, seq: u32) -> bool {
-        if !self.seen.contains_key(&origin.id) && self.seen.len() >= MAX_ORIGINS {
-            self.seen.pop_first();
-        }
         let window = self.seen.entry(origin.id).or_default();
         if origin.boot_id < window.boot_id {
             return false;
@@ -63,6 +59,11 @@ impl UserEvents {
         }
         // The first number is 1, as the window begins at zero.
         window.note(u64::from(seq))
+    }
+
+    /// A member is forgotten, and with it which of its events were seen.
+    pub(crate) fn forget(&mut self, id: MemberId) {
+        self.seen.remove(&id);
     }
 
     /// Appends the least told events that fit.
