@@ -384,7 +384,7 @@ impl Detector {
         };
         if receiver_boot != self.me.boot_id() {
             // The sender holds another life of this node: tell it of this one.
-            self.courteously(now, &mail, None, out)?;
+            self.answer_stale(now, &mail, None, out)?;
             return Err(DropReason::StaleReceiver);
         }
         self.heard_at = now;
@@ -422,9 +422,7 @@ impl Detector {
         if held > Some(sender.boot_id) {
             // Tell it what is held of it, or it would never learn that its boot id went back. Of a life
             // that is over no window is kept: captures of it can only be counted.
-            let left = self.stale_answers_left.checked_sub(1);
-            self.stale_answers_left = left.ok_or(DropReason::StaleSender)?;
-            self.courteously(now, mail, Some(slot), out)?;
+            self.answer_stale(now, mail, Some(slot), out)?;
             return Err(DropReason::StaleSender);
         }
         let row = self.table.row_mut(slot).ok_or(DropReason::Overloaded)?;

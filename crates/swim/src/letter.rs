@@ -16,8 +16,8 @@ use crate::table::{Table, binary_digits};
 /// Answers per period that a stranger's capture or a confused peer can trigger: to join requests, to
 /// datagrams for an earlier life, to those who ask who this node is.
 pub(crate) const MAX_COURTESIES_PER_PERIOD: u32 = 256;
-/// Those of them, per period, to lives of members that are over: their captures are worth little more
-/// than nothing, and must not keep others from joining.
+/// Those of them, per period, that concern a life that is over, of this node or of the sender: whoever has
+/// captured many such datagrams must not keep others from joining with them.
 pub(crate) const MAX_STALE_ANSWERS_PER_PERIOD: u32 = 16;
 /// Pauses between two rounds of urgent news, as parts of a period.
 const GOSSIP_ROUNDS_PER_PERIOD: u64 = 4;
@@ -124,6 +124,19 @@ impl Detector {
         let digest = self.table.digest();
         self.send(now, &letter, Message::Gossip { digest }, out);
         Ok(())
+    }
+
+    /// The same for a datagram to or from a life that is over.
+    pub(crate) fn answer_stale(
+        &mut self,
+        now: Micros,
+        mail: &Mail,
+        about: Option<Slot>,
+        out: &mut Vec<Output>,
+    ) -> Result<(), DropReason> {
+        let left = self.stale_answers_left.checked_sub(1);
+        self.stale_answers_left = left.ok_or(DropReason::Overloaded)?;
+        self.courteously(now, mail, about, out)
     }
 
     pub(crate) const fn refill_courtesies(&mut self) {

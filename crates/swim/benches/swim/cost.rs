@@ -108,7 +108,7 @@ fn quiet() {
 /// again to detectors that begin as theirs did, without the simulator and the other 2,000 tables in
 /// between. The clock of the processor, median of some passes.
 fn alone(count: u32) {
-    const WATCHED: u32 = 128;
+    const WATCHED: u32 = 512;
     const PASSES: usize = 7;
     eprintln!("swim: CPU of {WATCHED} single members among {count}, {PASSES} times");
     let mut network = Simulation::acquainted(1, count, |_| {});
@@ -216,44 +216,40 @@ fn ten_thousand() {
         }
         .print();
     }
-    network.reset();
-    network.kill(77);
-    let crashed = network.now();
-    network.run(secs(5));
-    let failed = network.first_failed_probe().map(|at| millis(at - crashed));
-    let deaths: Vec<_> = network
-        .trace
-        .iter()
-        .filter(|(_, _, event)| {
+    crashes(&mut network, NODES);
+}
+
+/// One after the other, each once the one before is known everywhere.
+fn crashes(network: &mut Simulation, nodes: u32) {
+    const CRASHES: u32 = 16;
+    let (mut failed, mut first, mut all) = (Vec::new(), Vec::new(), Vec::new());
+    for victim in 0..CRASHES {
+        network.run(Duration::from_millis(u64::from(victim) * 37 % 100));
+        network.reset();
+        network.kill(77 + victim * 601);
+        let crashed = network.now();
+        network.run(secs(3));
+        let since = |at: Duration| millis(at - crashed);
+        let deaths = network.trace.iter().filter(|(_, _, event)| {
             matches!(event, rivven_swim::Event::MemberChanged { state, .. }
                 if *state == rivven_swim::MemberState::Dead)
-        })
-        .map(|(at, ..)| millis(*at - crashed))
-        .collect();
-    let all = deaths.len() == NODES as usize - 1;
-    for (metric, value) in [
-        ("first failed probe", failed.unwrap_or(f64::INFINITY)),
-        (
-            "first dead",
-            deaths.first().copied().unwrap_or(f64::INFINITY),
-        ),
-        (
-            "all dead",
-            if all {
-                deaths[deaths.len() - 1]
-            } else {
-                f64::INFINITY
-            },
-        ),
-    ] {
-        Figure {
-            case: "crash, 10,000 nodes",
-            metric,
-            value,
-            unit: "ms",
-            target: None,
-            baseline: None,
-        }
-        .print();
+        });
+        let deaths: Vec<_> = deaths.map(|(at, ..)| since(*at)).collect();
+        let known = deaths.len() == (nodes - 1 - victim) as usize;
+        failed.push(network.first_failed_probe().map_or(f64::INFINITY, since));
+        first.push(deaths.first().copied().unwrap_or(f64::INFINITY));
+        all.push(
+            deaths
+                .last()
+                .copied()
+                .filter(|_| known)
+                .unwrap_or(f64::INFINITY),
+        );
     }
+    let case = format!("{CRASHES} crashes, {nodes} nodes");
+    let after = crate::mean(&all) - crate::mean(&first);
+    let failed = crate::mean(&failed);
+    figure(&case, "first failed probe, mean", failed, "ms", Some(200.0));
+    figure(&case, "first dead, mean", crate::mean(&first), "ms", None);
+    figure(&case, "all after the first, mean", after, "ms", Some(50.0));
 }

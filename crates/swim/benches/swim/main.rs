@@ -34,7 +34,7 @@ const USAGE: &str =
 
   PART       cost, detection, loss, load, recovery, flood, sockets; all of them without any
   --compare  foca in the same simulated network
-  --long     10,000 nodes, and 10,000 node-hours at 5 % loss: half an hour and 5 GB
+  --long     10,000 nodes, and 10,000 node-hours at 5 % loss: an hour and 3 GB
   --hours    node-hours at 5 % loss instead of the 50 of every run
   --sockets  how long the members on real sockets run (default 15)
   --members  how many of them, instead of 3, 16 and 64
