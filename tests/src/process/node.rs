@@ -18,7 +18,7 @@ use crate::{http, wait};
 /// The file with the cluster's secret, beside the configuration.
 pub const SECRET_FILE: &str = "secret";
 /// The file with the secret before it: empty, but while secrets are rotated.
-pub const PREVIOUS_SECRET_FILE: &str = "previous-secret";
+pub(super) const PREVIOUS_SECRET_FILE: &str = "previous-secret";
 /// Longest tail of a log that is put into a failure, in bytes.
 const LOG_TAIL_BYTES: usize = 4_000;
 

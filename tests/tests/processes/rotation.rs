@@ -49,7 +49,7 @@ async fn a_secret_is_rotated_on_running_nodes_without_a_flap() {
     // What cannot be a secret is refused, and nothing happens.
     let from = cluster.node(0).log().len();
     cluster.node(0).set_secrets("short", "").unwrap();
-    says(&cluster, 0, from, &["not used", "5 bytes"]).await;
+    says(&cluster, 0, from, &["not used", "has 5"]).await;
 
     give_all(&mut cluster, NEW, &options.secret, 1).await;
     give_all(&mut cluster, NEW, "", 2).await;
