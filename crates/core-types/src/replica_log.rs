@@ -185,6 +185,8 @@ pub trait ReplicaLog: Debug + Send {
     fn log_end(&self) -> Offset;
     /// Everything below is on stable storage.
     fn durable_end(&self) -> Offset;
+    /// Bytes of the batches that are stored. Asked for after every change: at hand, not counted.
+    fn size_bytes(&self) -> u64;
     /// The last entry of the epoch table.
     fn last_epoch(&self) -> Option<LeaderEpoch>;
 

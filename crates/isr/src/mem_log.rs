@@ -125,9 +125,13 @@ impl Data {
         Ok(Appended { base, end })
     }
 
+    fn size(&self) -> u64 {
+        self.batches.values().map(|b| b.bytes().len() as u64).sum()
+    }
+
     fn first_kept(&self, now: UnixMillis, limit: Offset) -> Offset {
         let mut start = self.start;
-        let mut bytes: u64 = self.batches.values().map(|b| b.bytes().len() as u64).sum();
+        let mut bytes = self.size();
         for batch in self.batches.values() {
             let (header, keeping) = (batch.header(), &self.keeping);
             let rest = bytes - batch.bytes().len() as u64;
@@ -153,6 +157,10 @@ impl Data {
 impl ReplicaLog for MemLog {
     fn log_start(&self) -> Offset {
         self.lock().start
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.lock().size()
     }
 
     fn log_end(&self) -> Offset {

@@ -119,6 +119,11 @@ impl SegmentLog {
             next_hint: Cell::new(0),
         };
         log.durable_end = log.end();
+        let mut before = 0;
+        for segment in &mut log.segments {
+            segment.before = before;
+            before += segment.length;
+        }
         Ok((log, cut_bytes))
     }
 
@@ -129,6 +134,19 @@ impl SegmentLog {
 
     pub(crate) fn end(&self) -> Offset {
         self.segments.last().map_or(self.meta.log_start, |s| s.end)
+    }
+
+    /// Bytes of whole batches in all segments.
+    pub(crate) fn size(&self) -> u64 {
+        let first = self.segments.first().map_or(0, |s| s.before);
+        let end = self.segments.last().map_or(0, |s| s.before + s.length);
+        end - first
+    }
+
+    /// Takes on the segment that is appended to from now on.
+    pub(crate) fn begin_segment(&mut self, mut segment: Segment) {
+        segment.before = self.segments.last().map_or(0, |s| s.before + s.length);
+        self.segments.push(segment);
     }
 
     /// The end of what may be read.
@@ -207,7 +225,7 @@ impl SegmentLog {
         let full = |s: &Segment| s.length > 0 && s.length + total > self.config.segment_bytes;
         if self.segments.last().is_none_or(full) {
             let next = Segment::create(self.vfs.as_ref(), &self.dir, self.end())?;
-            self.segments.push(next);
+            self.begin_segment(next);
         }
         let Some(segment) = self.segments.last() else {
             return Err(io::ErrorKind::NotFound.into());

@@ -26,6 +26,10 @@ impl ReplicaLog for SegmentLog {
         self.durable_end
     }
 
+    fn size_bytes(&self) -> u64 {
+        self.size()
+    }
+
     fn last_epoch(&self) -> Option<LeaderEpoch> {
         self.epochs.last().map(|(epoch, _)| epoch)
     }

@@ -64,7 +64,7 @@ impl SegmentLog {
     /// The start of the first segment that stays.
     fn first_kept(&self, now: UnixMillis, limit: Offset) -> Offset {
         let mut start = self.meta.log_start;
-        let mut bytes: u64 = self.segments.iter().map(|s| s.length).sum();
+        let mut bytes = self.size();
         let closed = self.segments.len().saturating_sub(1);
         for segment in self.segments.iter().take(closed) {
             let rest = bytes.saturating_sub(segment.length);
@@ -86,7 +86,7 @@ impl SegmentLog {
         let created = Segment::create(self.vfs.as_ref(), &self.dir, self.end());
         let readable = self.end();
         let next = self.guard(created, readable)?;
-        self.segments.push(next);
+        self.begin_segment(next);
         Ok(())
     }
 }

@@ -35,6 +35,8 @@ pub(crate) struct Segment {
     pub(crate) file: Arc<dyn VfsFile>,
     /// Bytes of whole batches.
     pub(crate) length: u64,
+    /// Bytes of the segments before it, counted from one that may be gone.
+    pub(crate) before: u64,
     /// The offset after its last batch.
     pub(crate) end: Offset,
     pub(crate) max_timestamp: i64,
@@ -52,6 +54,7 @@ impl Segment {
             path,
             file,
             length: 0,
+            before: 0,
             end: base,
             max_timestamp: i64::MIN,
             first_timestamp: i64::MIN,

@@ -460,6 +460,7 @@ impl PartitionReplica {
             log_start: log.log_start(),
             log_end: log.log_end(),
             durable_end: log.durable_end(),
+            size_bytes: log.size_bytes(),
             last_epoch: log.last_epoch(),
             isr: self.state.isr.clone(),
             under_min_isr: self.has_record() && self.state.is_under_min_isr(),

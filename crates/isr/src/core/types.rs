@@ -82,6 +82,8 @@ pub struct PartitionStatus {
     pub log_end: Offset,
     /// The end of what is on stable storage here.
     pub durable_end: Offset,
+    /// Bytes of the batches that the log holds here.
+    pub size_bytes: u64,
     /// The last entry of the log's epoch table.
     pub last_epoch: Option<LeaderEpoch>,
     /// The committed in-sync set.
@@ -112,6 +114,7 @@ impl PartitionStatus {
             log_start: Offset::ZERO,
             log_end: Offset::ZERO,
             durable_end: Offset::ZERO,
+            size_bytes: 0,
             last_epoch: None,
             isr: Vec::new(),
             under_min_isr: false,

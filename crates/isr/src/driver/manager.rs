@@ -484,6 +484,17 @@ impl ReplicationManager {
         table.values().map(|status| (**status).clone()).collect()
     }
 
+    /// The partitions that this node leads, with the bytes of their logs, as published last.
+    pub fn led_sizes(&self) -> Vec<(PartitionId, u64)> {
+        let table = self
+            .inner
+            .statuses
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let led = table.values().filter(|s| s.role == ReplicaRole::Leader);
+        led.map(|s| (s.partition, s.size_bytes)).collect()
+    }
+
     /// The partition logs that have failed, and whether damaged bytes are the reason (and not the
     /// disk).
     pub fn failed_logs(&self) -> Vec<(PartitionId, bool)> {

@@ -96,6 +96,8 @@ fn between(rng: &mut Rng, low: i64, high: i64) -> i64 {
 fn compare(log: &SegmentLog, model: &Model, rng: &mut Rng) {
     assert_eq!(log.log_start().get(), model.start);
     assert_eq!(log.log_end().get(), model.end);
+    let stored: u64 = log.segments.iter().map(|s| s.length).sum();
+    assert_eq!(log.size_bytes(), stored);
     assert!(log.log_start() <= log.durable_end() && log.durable_end() <= log.log_end());
     let last = model.epochs.last().map(|(epoch, _)| e(*epoch));
     assert_eq!(log.last_epoch(), last);
