@@ -16,6 +16,7 @@ const PRIME_3: u64 = 0x1656_67B1_9E37_79F9;
 const PRIME_4: u64 = 0x85EB_CA77_C2B2_AE63;
 const PRIME_5: u64 = 0x27D4_EB2F_1656_67C5;
 
+#[inline]
 fn round(accumulator: u64, lane: u64) -> u64 {
     accumulator
         .wrapping_add(lane.wrapping_mul(PRIME_2))
@@ -23,12 +24,14 @@ fn round(accumulator: u64, lane: u64) -> u64 {
         .wrapping_mul(PRIME_1)
 }
 
+#[inline]
 fn merge(hash: u64, accumulator: u64) -> u64 {
     (hash ^ round(0, accumulator))
         .wrapping_mul(PRIME_1)
         .wrapping_add(PRIME_4)
 }
 
+#[inline]
 fn avalanche(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 33)).wrapping_mul(PRIME_2);
     hash = (hash ^ (hash >> 29)).wrapping_mul(PRIME_3);
@@ -36,6 +39,7 @@ fn avalanche(mut hash: u64) -> u64 {
 }
 
 /// The 64-bit xxHash of `input` under `seed`: the same on every machine, for ever.
+#[inline]
 pub(crate) fn xxh64(input: &[u8], seed: u64) -> u64 {
     let (stripes, _) = input.as_chunks::<32>();
     let mut hash = if stripes.is_empty() {
@@ -87,19 +91,36 @@ pub(crate) fn xxh64(input: &[u8], seed: u64) -> u64 {
     avalanche(hash)
 }
 
-/// The hash of a partition.
-pub(crate) fn key_hash(topic: &str, partition: u32) -> u64 {
-    let mut key = SmallKey::default();
-    key.extend(topic.as_bytes());
-    // A topic's name never holds a zero byte, so no two keys are spelt the same.
-    key.extend(&[0]);
-    key.extend(&partition.to_be_bytes());
-    xxh64(key.bytes(), KEY_SEED)
+/// Hashes the partitions of one topic: its name is laid out once.
+#[derive(Debug)]
+pub(crate) struct TopicKey {
+    key: SmallKey,
+    /// The name and a zero byte, which no name holds: no two keys are spelt the same.
+    prefix: usize,
 }
 
-/// The hash of a topic.
-pub(crate) fn topic_hash(topic: &str) -> u64 {
-    xxh64(topic.as_bytes(), KEY_SEED)
+impl TopicKey {
+    pub(crate) fn new(topic: &str) -> Self {
+        let mut key = SmallKey::default();
+        key.extend(topic.as_bytes());
+        key.extend(&[0]);
+        let prefix = key.bytes().len();
+        Self { key, prefix }
+    }
+
+    /// The hash of a partition.
+    #[inline]
+    pub(crate) fn partition(&mut self, partition: u32) -> u64 {
+        self.key.truncate(self.prefix);
+        self.key.extend(&partition.to_be_bytes());
+        xxh64(self.key.bytes(), KEY_SEED)
+    }
+
+    /// The hash of the topic.
+    pub(crate) fn topic(&self) -> u64 {
+        let name = self.key.bytes().split(|byte| *byte == 0).next();
+        xxh64(name.unwrap_or_default(), KEY_SEED)
+    }
 }
 
 /// A number for a pair of hashes: that of a partition and that of a node, say.

@@ -25,6 +25,7 @@ impl NodeLoad {
     }
 
     /// Counts one replica more. Saturating: a count can only reach its limit after 2^64 of them.
+    #[inline]
     fn credit(&mut self, leads: bool) {
         self.replicas = self.replicas.saturating_add(1);
         self.leaders = self.leaders.saturating_add(u64::from(leads));
@@ -111,6 +112,7 @@ impl Ledger {
         &self.members
     }
 
+    #[inline]
     pub(crate) const fn totals(&self) -> NodeLoad {
         self.totals
     }
@@ -119,6 +121,7 @@ impl Ledger {
         self.members.binary_search_by(|m| m.name.cmp(node)).ok()
     }
 
+    #[inline]
     pub(crate) fn position_of_slot(&self, slot: Slot) -> Option<usize> {
         self.known.get(slot as usize)?.position
     }
@@ -254,6 +257,7 @@ impl Ledger {
     }
 
     /// What the topic in focus holds in all.
+    #[inline]
     pub(crate) fn topic_totals(&self) -> NodeLoad {
         self.focus
             .as_ref()
@@ -262,6 +266,7 @@ impl Ledger {
     }
 
     /// The replicas of a partition of the topic in focus.
+    #[inline]
     pub(crate) fn focused_replicas(&self, partition: u32) -> &[Slot] {
         let focus = self.focus.as_ref();
         focus.map_or(&[], |(_, table)| table.partitions.get(partition))
@@ -298,6 +303,25 @@ impl Ledger {
             }
         }
         sets
+    }
+
+    /// Writes the replicas, all of them members, of a partition of the topic in focus of which the table
+    /// has nothing.
+    #[inline]
+    pub(crate) fn record_new(&mut self, partition: u32, replicas: &[Slot]) {
+        let Some((_, table)) = self.focus.as_mut() else {
+            return;
+        };
+        if !table.partitions.push(partition, replicas) {
+            table.partitions.replace(partition, replicas);
+        }
+        for (place, slot) in replicas.iter().enumerate() {
+            let loads = &mut self.loads[*slot as usize];
+            loads.topic.credit(place == 0);
+            loads.all.credit(place == 0);
+            table.totals.credit(place == 0);
+            self.totals.credit(place == 0);
+        }
     }
 
     /// Writes the replicas of a partition of the topic in focus into the table in place of what was

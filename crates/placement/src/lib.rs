@@ -49,7 +49,7 @@ pub use config::{
 };
 pub use error::PlacementError;
 pub use ledger::NodeLoad;
-pub use placer::PartitionPlacer;
+pub use placer::{PartitionPlacer, PlacedTopic, Replicas};
 pub use plan::{
     Assignment, ClusterView, Goals, LeaderMove, Limiting, Limits, Move, NodeState, NodeSummary,
     Phase, PlacedPartition, Plan, Shortage, Stats, ViewNode, plan,

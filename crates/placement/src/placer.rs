@@ -5,8 +5,9 @@ use rivven_core_types::{NodeInfo, NodeName, TopicName};
 
 use crate::config::{PlacementConfig, PlacementOptions, PlacementStrategy, RackMode};
 use crate::error::PlacementError;
-use crate::hash::{key_hash, topic_hash};
+use crate::hash::TopicKey;
 use crate::ledger::{Ledger, NodeLoad, Slot};
+use crate::plan::leaders::{Candidates, are_within_shares, even_out};
 use crate::ring::{Ring, WalkScratch};
 use crate::strategy::balanced::Balancer;
 use crate::strategy::choice::{Few, Request, Rules};
@@ -132,7 +133,8 @@ impl PartitionPlacer {
     ) -> Result<Vec<NodeName>, PlacementError> {
         self.check(partition, replication_factor)?;
         self.focus(topic.as_ref())?;
-        let assigned = self.assign(topic.as_ref(), partition, replication_factor)?;
+        let mut key = TopicKey::new(topic.as_ref());
+        let assigned = self.assign(&mut key, partition, replication_factor)?;
         Ok(self.names(&assigned))
     }
 
@@ -144,21 +146,39 @@ impl PartitionPlacer {
         partitions: u32,
         replication_factor: usize,
     ) -> Result<Vec<Vec<NodeName>>, PlacementError> {
+        let placed = self.place_topic(topic, partitions, replication_factor)?;
+        let names = |replicas: Replicas<'_>| replicas.cloned().collect();
+        Ok(placed.iter().map(names).collect())
+    }
+
+    /// As [`Self::assign_topic`], without a copy of any name.
+    pub fn place_topic(
+        &mut self,
+        topic: impl AsRef<str>,
+        partitions: u32,
+        replication_factor: usize,
+    ) -> Result<PlacedTopic<'_>, PlacementError> {
         let topic = topic.as_ref();
         self.check(partitions.saturating_sub(1), replication_factor)?;
         self.focus(topic)?;
         let count = usize::try_from(partitions).unwrap_or(usize::MAX);
-        let mut assigned = Vec::with_capacity(count);
-        let mut before: Vec<Held> = Vec::with_capacity(count);
+        let mut assigned: Vec<Slot> = Vec::with_capacity(count.saturating_mul(replication_factor));
+        // What the table has of the topic, to be put back if it cannot be placed whole.
+        let mut before: Vec<Held> = Vec::new();
+        if self.ledger.topic_totals().replicas > 0 {
+            let held = |partition| Held::from_slice(self.ledger.focused_replicas(partition));
+            before = (0..partitions).map(held).collect();
+        }
         self.ledger.reserve(count);
+        let mut key = TopicKey::new(topic);
         for partition in 0..partitions {
-            before.push(Held::from_slice(self.ledger.focused_replicas(partition)));
             let left = usize::try_from(partitions - partition).unwrap_or(usize::MAX);
             self.expected = left.saturating_mul(replication_factor);
-            match self.assign(topic, partition, replication_factor) {
-                Ok(replicas) => assigned.push(replicas),
+            match self.assign(&mut key, partition, replication_factor) {
+                Ok(replicas) => assigned.extend_from_slice(&replicas),
                 Err(error) => {
-                    for (partition, replicas) in (0..partitions).zip(before) {
+                    before.resize_with(count, Held::new);
+                    for (partition, replicas) in (0..=partition).zip(before) {
                         self.ledger.record(partition, &replicas);
                     }
                     self.derived.forget_table();
@@ -169,44 +189,50 @@ impl PartitionPlacer {
         }
         self.expected = 0;
         if self.config.strategy == PlacementStrategy::Balanced {
-            self.even_out_leaders(&before, &mut assigned);
+            self.even_out_leaders(&before, &mut assigned, replication_factor);
         }
-        Ok(assigned.iter().map(|slots| self.names(slots)).collect())
+        Ok(PlacedTopic {
+            ledger: &self.ledger,
+            slots: assigned,
+            replication_factor,
+        })
     }
 
     /// Swaps leaders among the partitions that were just placed anew, until no node leads more than
     /// its share or nothing can be done about it. What was placed before keeps its leader.
-    fn even_out_leaders(&mut self, before: &[Held], assigned: &mut [Held]) {
-        let position = |slot: &Slot| self.ledger.position_of_slot(*slot);
-        let load = |node: &usize| self.ledger.loads(self.ledger.members()[*node].slot).all;
-        let weight = |node: &usize| self.ledger.members()[*node].weight;
-        let first = assigned.iter().filter_map(|slots| slots.first());
-        let led = first.filter_map(position);
-        let loads = led.map(|node| (load(&node).leaders, weight(&node)));
-        let whole = self.derived.topology.as_ref().map_or(1, |t| t.total_weight);
-        if crate::plan::leaders::are_within_shares(loads, self.ledger.totals().leaders, whole) {
+    fn even_out_leaders(&mut self, before: &[Held], assigned: &mut [Slot], factor: usize) {
+        let Some(topology) = &self.derived.topology else {
+            return;
+        };
+        let leaders = |slot: &Slot| self.ledger.loads(*slot).all.leaders;
+        let loads = assigned.iter().step_by(factor).filter_map(|slot| {
+            let node = self.ledger.position_of_slot(*slot)?;
+            Some((leaders(slot), topology.seats[node].weight))
+        });
+        let whole = topology.total_weight;
+        if are_within_shares(loads, self.ledger.totals().leaders, whole) {
             return;
         }
-        let candidates: Vec<Vec<usize>> = before
-            .iter()
-            .zip(assigned.iter())
-            .map(|(before, slots)| match before.is_empty() {
-                true => slots.iter().filter_map(position).collect(),
-                false => Vec::new(),
-            })
-            .collect();
-        let nodes = 0..self.ledger.members().len();
-        let leaders = nodes.clone().map(|node| load(&node).leaders).collect();
-        let weights = nodes.map(|node| weight(&node)).collect();
-        let moved = crate::plan::leaders::even_out(leaders, weights, candidates);
+        let position = |slot: &Slot| self.ledger.position_of_slot(*slot);
+        let partitions = assigned.chunks(factor).enumerate();
+        let mut candidates = Candidates::default();
+        for (partition, slots) in partitions {
+            let kept = before.get(partition).is_some_and(|held| !held.is_empty());
+            let movable: &[Slot] = if kept { &[] } else { slots };
+            candidates.push(movable.iter().filter_map(position));
+        }
+        let seats = topology.seats.iter();
+        let leaders = seats.clone().map(|seat| leaders(&seat.slot)).collect();
+        let weights = seats.map(|seat| seat.weight).collect();
+        let moved = even_out(leaders, weights, candidates);
         if !moved.is_empty() {
             self.derived.forget_table();
         }
         for (partition, place) in moved {
-            let slots = &mut assigned[partition];
-            slots.swap(0, place);
+            let first = partition * factor;
+            assigned.swap(first, first + place);
             let index = u32::try_from(partition).unwrap_or(u32::MAX);
-            self.ledger.record(index, slots);
+            self.ledger.record(index, &assigned[first..first + factor]);
         }
     }
 
@@ -275,24 +301,30 @@ impl PartitionPlacer {
 
     fn assign(
         &mut self,
-        topic: &str,
+        key: &mut TopicKey,
         partition: u32,
         replication_factor: usize,
     ) -> Result<Held, PlacementError> {
         let held = self.ledger.focused_replicas(partition);
-        let survivors: Few = held
-            .iter()
-            .filter_map(|slot| self.ledger.position_of_slot(*slot))
-            .take(replication_factor)
-            .collect();
-        if survivors.len() == replication_factor && held.len() == replication_factor {
-            return Ok(Held::from_slice(held));
-        }
         let replaces = !held.is_empty();
-        let chosen = self.choose(topic, partition, replication_factor, &survivors)?;
-        let members = self.ledger.members();
-        let replicas: Held = chosen.iter().map(|node| members[*node].slot).collect();
-        self.ledger.record(partition, &replicas);
+        let mut survivors = Few::new();
+        if replaces {
+            let position = |slot: &Slot| self.ledger.position_of_slot(*slot);
+            survivors.extend(held.iter().filter_map(position).take(replication_factor));
+            if survivors.len() == replication_factor && held.len() == replication_factor {
+                return Ok(Held::from_slice(held));
+            }
+        }
+        let chosen = self.choose(key, partition, replication_factor, &survivors)?;
+        let mut replicas = Held::new();
+        if let Some(topology) = &self.derived.topology {
+            replicas.extend(chosen.iter().map(|node| topology.seats[*node].slot));
+        }
+        if replaces {
+            self.ledger.record(partition, &replicas);
+        } else {
+            self.ledger.record_new(partition, &replicas);
+        }
         match (&mut self.derived.balancer, &self.derived.topology) {
             (Some(balancer), Some(topology)) if !replaces => {
                 balancer.update(&self.ledger, topology, &chosen);
@@ -304,7 +336,7 @@ impl PartitionPlacer {
 
     fn choose(
         &mut self,
-        topic: &str,
+        key: &mut TopicKey,
         partition: u32,
         replication_factor: usize,
         survivors: &[usize],
@@ -323,12 +355,12 @@ impl PartitionPlacer {
             ledger,
             topology,
             rules,
-            hash: key_hash(topic, partition),
+            hash: key.partition(partition),
             replication_factor,
             survivors,
         };
         let stripe = || scan::Stripe {
-            topic: topic_hash(topic),
+            topic: key.topic(),
             partition,
         };
         match self.config.strategy {
@@ -369,6 +401,50 @@ impl PartitionPlacer {
         }
     }
 }
+
+/// The replicas of a topic's partitions, as [`PartitionPlacer::place_topic`] has placed them.
+#[derive(Debug)]
+pub struct PlacedTopic<'a> {
+    ledger: &'a Ledger,
+    /// Partition after partition.
+    slots: Vec<Slot>,
+    replication_factor: usize,
+}
+
+/// The nodes of one partition, preferred leader first.
+#[derive(Debug, Clone)]
+pub struct Replicas<'a> {
+    ledger: &'a Ledger,
+    slots: std::slice::Iter<'a, Slot>,
+}
+
+impl PlacedTopic<'_> {
+    /// The partitions in their order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Replicas<'_>> {
+        self.slots
+            .chunks(self.replication_factor)
+            .map(|slots| Replicas {
+                ledger: self.ledger,
+                slots: slots.iter(),
+            })
+    }
+}
+
+impl<'a> Iterator for Replicas<'a> {
+    type Item = &'a NodeName;
+
+    fn next(&mut self) -> Option<&'a NodeName> {
+        self.slots
+            .next()
+            .map(|slot| self.ledger.name_of_slot(*slot))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.slots.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Replicas<'_> {}
 
 #[cfg(test)]
 mod tests;

@@ -77,6 +77,7 @@ impl Ring {
     }
 
     /// Starts a walk around the ring from where `hash` falls.
+    #[inline]
     pub(crate) fn walk<'a>(&'a self, hash: u64, scratch: &'a mut WalkScratch) -> Walk<'a> {
         let hash = upper_half(hash);
         let prefix = (hash >> self.shift) as usize;
@@ -124,6 +125,7 @@ pub(crate) struct Walk<'a> {
 
 impl Walk<'_> {
     /// The `n`th distinct node, from 0; `None` once all have been met.
+    #[inline]
     pub(crate) fn nth_node(&mut self, n: usize) -> Option<usize> {
         let scratch = &mut *self.scratch;
         while scratch.order.len() <= n {

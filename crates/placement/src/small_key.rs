@@ -22,6 +22,7 @@ impl Default for SmallKey {
 }
 
 impl SmallKey {
+    #[inline]
     pub(crate) fn extend(&mut self, part: &[u8]) {
         let end = (self.length + part.len()).min(MAX_KEY_BYTES);
         let taken = end - self.length;
@@ -29,6 +30,12 @@ impl SmallKey {
         self.length = end;
     }
 
+    #[inline]
+    pub(crate) fn truncate(&mut self, length: usize) {
+        self.length = self.length.min(length);
+    }
+
+    #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }

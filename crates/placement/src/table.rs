@@ -23,6 +23,7 @@ impl Table {
         self.rows.reserve(partitions);
     }
 
+    #[inline]
     fn find(&self, partition: u32) -> Result<usize, usize> {
         match self.rows.last() {
             Some((last, _)) if *last >= partition => {
@@ -32,8 +33,19 @@ impl Table {
         }
     }
 
+    #[inline]
     pub(crate) fn get(&self, partition: u32) -> &[Slot] {
         self.find(partition).map_or(&[], |at| &self.rows[at].1)
+    }
+
+    /// Adds a partition behind all others; returns whether it is one.
+    #[inline]
+    pub(crate) fn push(&mut self, partition: u32, replicas: &[Slot]) -> bool {
+        let last = self.rows.last().is_none_or(|(last, _)| *last < partition);
+        if last {
+            self.rows.push((partition, Held::from_slice(replicas)));
+        }
+        last
     }
 
     /// Puts `replicas` in the place of what is returned; an empty list takes the partition out.

@@ -10,12 +10,14 @@ use crate::ledger::{Member, Slot};
 pub(crate) struct Seat {
     pub(crate) slot: Slot,
     pub(crate) weight: u32,
+    /// The index of its rack.
+    pub(crate) rack: u32,
 }
 
 /// The racks and weights of the members, by position.
 #[derive(Debug, Clone)]
 pub(crate) struct Topology {
-    /// Per member: its slot and weight.
+    /// Per member: its slot, weight and rack.
     pub(crate) seats: Vec<Seat>,
     /// Per member: the index of its rack.
     pub(crate) rack_of: Vec<usize>,
@@ -49,12 +51,14 @@ impl Topology {
             }
         }
         let hash = |m: &Member| xxh64(m.name.as_str().as_bytes(), NODE_SEED);
-        let seat = |m: &Member| Seat {
+        let seat = |(m, rack): (&Member, &usize)| Seat {
             slot: m.slot,
             weight: m.weight,
+            // There are no more racks than nodes.
+            rack: u32::try_from(*rack).unwrap_or(u32::MAX),
         };
         Self {
-            seats: members.iter().map(seat).collect(),
+            seats: members.iter().zip(&rack_of).map(seat).collect(),
             eligible: racks.iter().map(Vec::len).collect(),
             stripe: stripe(&racks, members.len()),
             rack_of,

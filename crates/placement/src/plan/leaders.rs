@@ -81,16 +81,85 @@ pub(super) fn is_even_enough(leaders: &[u64], weights: &[u32], tolerance_percent
         })
 }
 
+/// For each partition the nodes that may lead it, the present leader first; one after the other, since
+/// there are as many lists as partitions.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Candidates {
+    nodes: Vec<usize>,
+    ends: Vec<usize>,
+}
+
+impl Candidates {
+    /// Those of the next partition; none if it keeps its leader.
+    pub(crate) fn push(&mut self, nodes: impl Iterator<Item = usize>) {
+        self.nodes.extend(nodes);
+        self.ends.push(self.nodes.len());
+    }
+
+    fn of(&self, partition: usize) -> &[usize] {
+        let begin = match partition {
+            0 => 0,
+            _ => self.ends[partition - 1],
+        };
+        &self.nodes[begin..self.ends[partition]]
+    }
+}
+
+/// The partitions that each node leads, in ascending order: a chain for each.
+struct Leads {
+    first: Vec<Option<usize>>,
+    next: Vec<Option<usize>>,
+}
+
+impl Leads {
+    fn new(nodes: usize, candidates: &Candidates) -> Self {
+        let partitions = candidates.ends.len();
+        let mut leads = Self {
+            first: vec![None; nodes],
+            next: vec![None; partitions],
+        };
+        // From the last one on, so that each goes to the front.
+        for partition in (0..partitions).rev() {
+            if let Some(leader) = candidates.of(partition).first() {
+                leads.next[partition] = leads.first[*leader].replace(partition);
+            }
+        }
+        leads
+    }
+
+    /// Takes a partition out of one chain and puts it into another.
+    fn transfer(&mut self, partition: usize, from: usize, to: usize) {
+        let after = self.next[partition];
+        *self.link(from, partition) = after;
+        let link = self.link(to, partition);
+        let after = link.replace(partition);
+        self.next[partition] = after;
+    }
+
+    /// What points to the first partition of the node's chain that is not before `partition`.
+    fn link(&mut self, node: usize, partition: usize) -> &mut Option<usize> {
+        let mut before = None;
+        let mut at = self.first[node];
+        while let Some(this) = at.filter(|this| *this < partition) {
+            before = Some(this);
+            at = self.next[this];
+        }
+        match before {
+            Some(before) => &mut self.next[before],
+            None => &mut self.first[node],
+        }
+    }
+}
+
 /// The state of the search for paths.
 struct Search {
     leaders: Vec<u64>,
     weights: Vec<u32>,
     bounds: Bounds,
     /// Per partition: the nodes that may lead it; the leader's index among them.
-    candidates: Vec<Vec<usize>>,
+    candidates: Candidates,
     led_by: Vec<usize>,
-    /// Per node: the partitions it leads.
-    leads: Vec<Vec<usize>>,
+    leads: Leads,
     /// Per node: the number of the search that reached it last, and by which partition from where.
     reached: Vec<(u64, usize)>,
     searches: u64,
@@ -98,7 +167,7 @@ struct Search {
 
 impl Search {
     fn leader(&self, partition: usize) -> usize {
-        self.candidates[partition][self.led_by[partition]]
+        self.candidates.of(partition)[self.led_by[partition]]
     }
 
     /// Finds the shortest path from `from` to a node for which `wanted` holds and moves one leadership
@@ -119,10 +188,11 @@ impl Search {
         self.reached[from].0 = self.searches;
         while let Some(node) = queue.get(head).copied() {
             head += 1;
-            for at in 0..self.leads[node].len() {
-                let partition = self.leads[node][at];
-                for place in 0..self.candidates[partition].len() {
-                    let next = self.candidates[partition][place];
+            let mut led = self.leads.first[node];
+            while let Some(partition) = led {
+                led = self.leads.next[partition];
+                for place in 0..self.candidates.of(partition).len() {
+                    let next = self.candidates.of(partition)[place];
                     if self.reached[next].0 == self.searches || barren[next] {
                         continue;
                     }
@@ -152,14 +222,10 @@ impl Search {
         while node != from {
             let partition = self.reached[node].1;
             let before = self.leader(partition);
-            let place = self.candidates[partition].iter().position(|n| *n == node);
+            let mut candidates = self.candidates.of(partition).iter();
+            let place = candidates.position(|n| *n == node);
             self.led_by[partition] = place.unwrap_or(0);
-            if let Ok(at) = self.leads[before].binary_search(&partition) {
-                self.leads[before].remove(at);
-            }
-            if let Err(at) = self.leads[node].binary_search(&partition) {
-                self.leads[node].insert(at, partition);
-            }
+            self.leads.transfer(partition, before, node);
             node = before;
         }
         self.leaders[from] -= 1;
@@ -169,25 +235,19 @@ impl Search {
 
 /// Chooses leaders so that no node leads more than its share, where that is possible.
 ///
-/// `leaders` counts what each node leads in all; `candidates` are, for each partition that may change,
-/// the nodes that may lead it, the present leader first (an empty list changes nothing). Returns the
-/// partitions whose leader changes, with the place of the new one in their list.
+/// `leaders` counts what each node leads in all. Returns the partitions whose leader changes, with the
+/// place of the new one in their list.
 pub(crate) fn even_out(
     leaders: Vec<u64>,
     weights: Vec<u32>,
-    candidates: Vec<Vec<usize>>,
+    candidates: Candidates,
 ) -> Vec<(usize, usize)> {
-    let mut leads = vec![Vec::new(); leaders.len()];
-    for (partition, nodes) in candidates.iter().enumerate() {
-        if let Some(first) = nodes.first() {
-            leads[*first].push(partition);
-        }
-    }
+    let leads = Leads::new(leaders.len(), &candidates);
     let mut search = Search {
         bounds: bounds(&leaders, &weights),
         weights,
         reached: vec![(0, 0); leaders.len()],
-        led_by: vec![0; candidates.len()],
+        led_by: vec![0; candidates.ends.len()],
         leaders,
         candidates,
         leads,
@@ -234,6 +294,14 @@ fn lift(search: &mut Search) {
 mod tests {
     use super::*;
 
+    fn of(lists: &[Vec<usize>]) -> Candidates {
+        let mut all = Candidates::default();
+        lists
+            .iter()
+            .for_each(|nodes| all.push(nodes.iter().copied()));
+        all
+    }
+
     fn counts(nodes: usize, candidates: &[Vec<usize>], moved: &[(usize, usize)]) -> Vec<u64> {
         let mut led: Vec<usize> = candidates.iter().map(|c| c[0]).collect();
         for (partition, place) in moved {
@@ -255,7 +323,7 @@ mod tests {
             vec![2, 1],
         ];
         let leaders = vec![3, 2, 1];
-        let moved = even_out(leaders, vec![1; 3], candidates.clone());
+        let moved = even_out(leaders, vec![1; 3], of(&candidates));
         assert_eq!(counts(3, &candidates, &moved), [2, 2, 2]);
     }
 
@@ -275,7 +343,7 @@ mod tests {
                 })
                 .collect();
             let before = counts(nodes, &candidates, &[]);
-            let moved = even_out(before, vec![100; nodes], candidates.clone());
+            let moved = even_out(before, vec![100; nodes], of(&candidates));
             let after = counts(nodes, &candidates, &moved);
             // No path is left from a node to another that leads two fewer.
             let mut led: Vec<usize> = candidates.iter().map(|c| c[0]).collect();

@@ -24,9 +24,9 @@ mod waves;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use rivven_core_types::PartitionId;
+use rivven_core_types::{PartitionId, TopicId};
 
 use model::Model;
 
@@ -38,7 +38,7 @@ pub use types::{
 pub use waves::Limits;
 
 /// How often the phases are gone through while something cannot be placed.
-const MAX_ATTEMPTS: usize = 4;
+const MAX_ATTEMPTS: usize = 16;
 
 /// What is to be done, and what it achieves. See [`plan`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +128,7 @@ fn arrange(model: &mut Model<'_>) -> bool {
 /// Evens the leaders out among the nodes that are to keep what they have.
 fn elect(model: &mut Model<'_>) {
     let mut leaders = vec![0u64; model.nodes.len()];
-    let mut candidates = Vec::with_capacity(model.partitions());
+    let mut candidates = leaders::Candidates::default();
     // A list has the usable replicas alone: this is where they are among all.
     let mut places = Vec::with_capacity(model.partitions());
     for partition in 0..model.partitions() {
@@ -140,7 +140,14 @@ fn elect(model: &mut Model<'_>) {
         if let Some((_, first)) = active.first() {
             leaders[*first] += 1;
         }
-        candidates.push(active.iter().map(|(_, node)| *node).collect());
+        let topic = model.id(partition).topic;
+        let may_change = |topics: &BTreeSet<TopicId>| topics.contains(&topic);
+        let movable: &[(usize, usize)] =
+            match model.goals.leaders_of.as_ref().is_none_or(may_change) {
+                true => active.as_slice(),
+                false => &[],
+            };
+        candidates.push(movable.iter().map(|(_, node)| *node));
         places.push(active.iter().map(|(place, _)| *place).collect::<Vec<_>>());
     }
     let weight = |node: &model::Node| if node.is_active() { node.weight } else { 0 };

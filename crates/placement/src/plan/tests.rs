@@ -554,7 +554,7 @@ fn anything() -> impl Strategy<Value = (Assignment, ClusterView, Goals)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
     fn the_plan_keeps_every_promise_in_any_cluster((current, view, goals) in anything()) {
@@ -598,6 +598,11 @@ proptest! {
             prop_assert_eq!(&again.moves, &[]);
         }
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_500))]
 
     /// Executed wave by wave, with a new plan for each, it comes to an end.
     #[test]

@@ -1,8 +1,9 @@
 //! What is planned with, and what a plan consists of.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
-use rivven_core_types::{BrokerId, PartitionId, RackId};
+use rivven_core_types::{BrokerId, PartitionId, RackId, TopicId};
 
 use crate::config::{PlacementConfig, PlacementOptions, RackMode};
 
@@ -71,6 +72,9 @@ pub struct Goals {
     pub balance: bool,
     /// Whether preferred leaders are evened out. Default: yes.
     pub leaders: bool,
+    /// The topics whose preferred leaders may change; those of the others count all the same. `None`: all.
+    /// Default: all.
+    pub leaders_of: Option<BTreeSet<TopicId>>,
     /// How far, in percent of its share, a node may be off before anything is evened out; once
     /// it is further off, everything is. One replica is always tolerated then. 0: as even as can be.
     /// Default: 0. A planner that acts by itself needs some: it should not move data
@@ -98,6 +102,7 @@ impl Default for Goals {
             racks: true,
             balance: true,
             leaders: true,
+            leaders_of: None,
             tolerance_percent: 0,
             max_partitions_per_node: 0,
         }

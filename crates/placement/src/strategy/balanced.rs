@@ -13,8 +13,6 @@
 //! when it is needed: leaders then come out as even as replicas. The choice depends on the loads alone
 //! and not on how they came about.
 
-use smallvec::SmallVec;
-
 use super::choice::{Choice, Few, Request, part, scale};
 use super::least::{CLOSED, Fill, Least, find};
 use crate::error::PlacementError;
@@ -23,6 +21,7 @@ use crate::topology::Topology;
 
 /// A hash for each replica of a partition: its upper bits differ from those of the others (Fibonacci
 /// hashing: Knuth, volume 3, 6.4).
+#[inline]
 fn spread(hash: u64, place: usize) -> u64 {
     const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
     hash.wrapping_mul(GOLDEN.wrapping_add(2 * place as u64))
@@ -64,6 +63,7 @@ impl Rack {
     }
 
     /// One of the least filled that is not in `chosen`; rather one that does not lead least.
+    #[inline]
     fn follower(&self, hash: u64, chosen: &[usize]) -> Option<usize> {
         let taken = |at: usize| chosen.contains(&self.nodes[at]);
         let (filled, leading) = (self.filled.words(), self.leading.words());
@@ -79,6 +79,7 @@ impl Rack {
     }
 
     /// One that may take the place of `node`, of those that are filled as little, and leads least.
+    #[inline]
     fn leader(&self, hash: u64, at: usize, chosen: &[usize]) -> Option<usize> {
         if !self.filled.is_least(at) {
             return None;
@@ -186,24 +187,34 @@ impl Balancer {
     }
 
     fn refill_racks(&mut self, racks: Vec<Rack>) {
-        let fills = racks.iter().map(|rack| self.rack_fill(rack)).collect();
+        let fill = |rack| rack_fill(rack, self.heed_totals, self.max_rack_weight);
+        let fills = racks.iter().map(fill).collect();
         self.rack_fills = Least::new(fills);
         self.racks = racks;
     }
 
     /// Chooses the replicas; the first is the preferred leader. Positions of members.
     pub(crate) fn select(&self, request: &Request<'_>) -> Result<Few, PlacementError> {
-        let mut choice = Choice::new(request)?;
+        // Without limits and survivors there is nothing to weigh but the fills.
+        let plain = request.survivors.is_empty()
+            && request.rules.cap == u64::MAX
+            && request.rules.max_skew_percent == 0
+            && self.usable >= request.replication_factor;
+        let choice = match plain {
+            true => None,
+            false => Some(Choice::new(request)?),
+        };
+        let mut chosen = Few::from_slice(request.survivors);
         let racks_matter = request.rules.rack_mode != crate::config::RackMode::Off;
         // Racks that have had their replica in this round, and racks that can give none at all.
         let mut served = Few::new();
         let mut exhausted = Few::new();
         let mut heed_skew = racks_matter && request.rules.max_skew_percent > 0;
-        if racks_matter {
-            self.serve_survivors(request, &choice, &mut served);
+        if let Some(choice) = choice.as_ref().filter(|_| racks_matter) {
+            self.serve_survivors(request, choice, &mut served);
         }
-        while !choice.is_complete() {
-            let hash = spread(request.hash, choice.chosen.len());
+        while chosen.len() < request.replication_factor {
+            let hash = spread(request.hash, chosen.len());
             let skip = |rack: usize| served.contains(&rack) || exhausted.contains(&rack);
             let Some(rack) = self.rack_fills.find(hash, skip) else {
                 if !served.is_empty() {
@@ -218,13 +229,17 @@ impl Balancer {
                 // `Choice::new` has counted enough open nodes.
                 return Err(PlacementError::NotEnoughNodes {
                     needed: request.replication_factor,
-                    available: choice.chosen.len(),
+                    available: chosen.len(),
                 });
             };
-            let found = self.racks[rack].follower(hash, &choice.chosen);
-            match found.filter(|node| !(heed_skew && choice.is_overloaded(*node))) {
+            let found = self.racks[rack].follower(hash, &chosen);
+            let overloaded = |node: &usize| {
+                let choice = choice.as_ref().filter(|_| heed_skew);
+                choice.is_some_and(|choice| choice.is_overloaded(*node))
+            };
+            match found.filter(|node| !overloaded(node)) {
                 Some(node) => {
-                    choice.chosen.push(node);
+                    chosen.push(node);
                     if racks_matter {
                         served.push(rack);
                     }
@@ -233,13 +248,14 @@ impl Balancer {
             }
         }
         if request.survivors.is_empty() {
-            self.elect(request, &mut choice.chosen);
+            self.elect(request, &mut chosen);
         }
-        Ok(choice.chosen)
+        Ok(chosen)
     }
 
     /// Puts whoever leads least first: one of the chosen, or one that may just as well take the place of
     /// one of them.
+    #[inline]
     fn elect(&self, request: &Request<'_>, chosen: &mut Few) {
         let mut best: Option<((Fill, u64), usize, usize)> = None;
         for place in 0..chosen.len() {
@@ -294,14 +310,16 @@ impl Balancer {
                 rack.leading.set(self.place[*node], leads);
             }
         }
-        let racks = nodes.iter().map(|node| topology.rack_of[*node]);
-        let fills: SmallVec<[(usize, Fill); 4]> = racks
-            .map(|at| (at, self.rack_fill(&self.racks[at])))
-            .collect();
-        self.rack_fills.set_all(fills.into_iter());
+        let racks = &self.racks;
+        let (heed_totals, most) = (self.heed_totals, self.max_rack_weight);
+        self.rack_fills.set_all(nodes.iter().map(|node| {
+            let at = topology.rack_of[*node];
+            (at, rack_fill(&racks[at], heed_totals, most))
+        }));
     }
 
     /// What the member would hold, and lead, for its weight with one more.
+    #[inline]
     fn fills_of(&self, topology: &Topology, node: usize, loads: Loads) -> (Fill, Fill) {
         let Loads { all, topic } = loads;
         if all.replicas >= self.cap {
@@ -319,27 +337,25 @@ impl Balancer {
             (fill(topic.leaders), fill(all.leaders)),
         )
     }
+}
 
-    fn rack_fill(&self, rack: &Rack) -> Fill {
-        if rack.open == 0 {
-            return CLOSED;
-        }
-        let fill = |held: u64| {
-            let count = held.saturating_add(1);
-            if rack.weight == self.max_rack_weight {
-                return count.saturating_mul(1 << 16);
-            }
-            part(
-                count.saturating_mul(1 << 16),
-                self.max_rack_weight,
-                rack.weight,
-            )
-        };
-        let in_all = if self.heed_totals {
-            fill(rack.load.replicas)
-        } else {
-            0
-        };
-        (fill(rack.topic.replicas), in_all)
+/// What the rack would hold for its weight with one more.
+#[inline]
+fn rack_fill(rack: &Rack, heed_totals: bool, max_weight: u64) -> Fill {
+    if rack.open == 0 {
+        return CLOSED;
     }
+    let fill = |held: u64| {
+        let count = held.saturating_add(1).saturating_mul(1 << 16);
+        if rack.weight == max_weight {
+            return count;
+        }
+        part(count, max_weight, rack.weight)
+    };
+    let in_all = if heed_totals {
+        fill(rack.load.replicas)
+    } else {
+        0
+    };
+    (fill(rack.topic.replicas), in_all)
 }

@@ -127,11 +127,13 @@ impl<'a> Choice<'a> {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn is_complete(&self) -> bool {
         self.chosen.len() >= self.needed
     }
 
     /// Whether the node may be chosen: it has capacity, is not full and not chosen yet.
+    #[inline]
     pub(crate) fn is_open(&self, node: usize) -> bool {
         self.weight(node) > 0 && self.has_room(node, self.load(node))
     }
@@ -159,10 +161,12 @@ impl<'a> Choice<'a> {
     }
 
     /// What the node carries in all.
+    #[inline]
     pub(crate) fn load(&self, node: usize) -> NodeLoad {
         self.loads(node).all
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, node: usize) {
         let rack = self.topology.rack_of[node];
         self.open[rack] -= usize::from(self.is_open(node));
@@ -171,6 +175,7 @@ impl<'a> Choice<'a> {
     }
 
     /// The fewest replicas that a rack with an open node holds: the racks to go to next.
+    #[inline]
     pub(crate) fn least_used(&self) -> usize {
         let racks = self.used.iter().zip(&self.open);
         racks
@@ -186,9 +191,15 @@ impl<'a> Choice<'a> {
         if self.rules.rack_mode == RackMode::Off {
             return 0;
         }
-        let crowded = self.used[self.topology.rack_of[node]] > least_used;
+        let crowded = self.is_crowded(node, least_used);
         let overloaded = self.rules.max_skew_percent > 0 && self.is_overloaded(node);
         u8::from(overloaded) << 1 | u8::from(crowded)
+    }
+
+    /// Whether the node's rack holds more of the partition than another with room.
+    #[inline]
+    fn is_crowded(&self, node: usize, least_used: usize) -> bool {
+        self.used[self.topology.seats[node].rack as usize] > least_used
     }
 
     /// Whether the node holds more than racks may ask of it.
@@ -203,6 +214,7 @@ impl<'a> Choice<'a> {
 
     /// The least number of which one more exceeds the part of `total` times `slack` that is due to a
     /// node of `weight`.
+    #[inline]
     pub(crate) fn bound(&self, weight: u32, total: u64, slack: (u64, u64)) -> u64 {
         bound(total, (weight, self.topology.total_weight), slack)
     }
@@ -242,6 +254,7 @@ impl<'a> Choice<'a> {
 }
 
 /// `count` for a node of `weight`, comparable between weights; saturates.
+#[inline]
 pub(crate) fn scale(count: u64, weight: u32, max_weight: u32) -> u64 {
     if weight == max_weight {
         return count.saturating_mul(1 << 16);
@@ -250,6 +263,7 @@ pub(crate) fn scale(count: u64, weight: u32, max_weight: u32) -> u64 {
 }
 
 /// `a * b / c`, rounded down; saturates. `c` = 0 counts as 1.
+#[inline]
 pub(crate) fn part(a: u64, b: u64, c: u64) -> u64 {
     let c = c.max(1);
     // A division of 128 bits takes several times as long.

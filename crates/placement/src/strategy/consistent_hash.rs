@@ -29,9 +29,24 @@ pub(crate) fn select(
     let mut choice = Choice::new(request)?;
     let mut walk = ring.walk(request.hash, scratch);
     let mut bounds = Bounds::new(&choice, u32::MAX);
+    // Where the walk was when a follower was found, and how much its rack held: whoever was passed over
+    // on the way there is passed over again as long as no rack has become less crowded than the others.
+    let mut passed = (0, usize::MAX);
     while !choice.is_complete() {
         let leads = choice.chosen.is_empty();
-        let Some(node) = pick(&choice, &mut walk, (&mut bounds, leads)) else {
+        let least_used = choice.least_used();
+        let from = if passed.1 == least_used { passed.0 } else { 0 };
+        let found = first_free(&choice, &mut walk, (&mut bounds, leads), (from, least_used));
+        let node = match found {
+            Some((step, node)) => {
+                if !leads {
+                    passed = (step, least_used);
+                }
+                Some(node)
+            }
+            None => least_bad(&choice, &mut walk, (&mut bounds, leads), least_used),
+        };
+        let Some(node) = node else {
             // `Choice::new` has counted enough open nodes, and each has a point on the ring.
             return Err(PlacementError::NotEnoughNodes {
                 needed: request.replication_factor,
@@ -70,17 +85,42 @@ impl Bounds {
     }
 }
 
-fn pick(
+/// The first node of the walk, from a step on, that breaks nothing, and its step.
+fn first_free(
     choice: &Choice<'_>,
     walk: &mut Walk<'_>,
     (bounds, leads): (&mut Bounds, bool),
+    (from, least_used): (usize, usize),
+) -> Option<(usize, usize)> {
+    let mut step = from;
+    while let Some(node) = walk.nth_node(step) {
+        if choice.rack_breaches(node, least_used) == 0 {
+            // Whoever is on the ring has a weight.
+            let weight = choice.weight(node);
+            if bounds.weight != weight {
+                *bounds = Bounds::new(choice, weight);
+            }
+            let loads = choice.loads(node);
+            if breaches(loads, bounds, leads) == 0 && choice.has_room(node, loads.all) {
+                return Some((step, node));
+            }
+        }
+        step += 1;
+    }
+    None
+}
+
+/// The node that breaks the least important bound; of several the least loaded.
+fn least_bad(
+    choice: &Choice<'_>,
+    walk: &mut Walk<'_>,
+    (bounds, leads): (&mut Bounds, bool),
+    least_used: usize,
 ) -> Option<usize> {
-    let least_used = choice.least_used();
     let mut best: Option<(u8, usize)> = None;
     let mut step = 0;
     while let Some(node) = walk.nth_node(step) {
         step += 1;
-        // Whoever is on the ring has a weight.
         let loads = choice.loads(node);
         if !choice.has_room(node, loads.all) {
             continue;
@@ -91,9 +131,6 @@ fn pick(
         }
         let racks = choice.rack_breaches(node, least_used);
         let breaches = racks << 4 | breaches(loads, bounds, leads);
-        if breaches == 0 {
-            return Some(node);
-        }
         // Strictly better only, so that equals keep the order of the walk.
         let better = best.is_none_or(|(fewest, other)| {
             breaches

@@ -35,14 +35,17 @@ impl Least {
         this
     }
 
+    #[inline]
     pub(crate) fn fill(&self, at: usize) -> Fill {
         self.fills[at]
     }
 
+    #[inline]
     pub(crate) fn is_least(&self, at: usize) -> bool {
         self.fills[at] == self.least
     }
 
+    #[inline]
     pub(crate) fn words(&self) -> &[u64] {
         &self.words
     }
@@ -57,26 +60,36 @@ impl Least {
         self.rebuild();
     }
 
+    /// Looks for the least in one pass: what is found before a lesser one counts no more.
     fn rebuild(&mut self) {
-        self.least = self.fills.iter().copied().min().unwrap_or(CLOSED);
+        self.least = CLOSED;
         self.count = 0;
-        for (word, fills) in self.words.iter_mut().zip(self.fills.chunks(64)) {
-            *word = 0;
-            if self.least == CLOSED {
-                continue;
-            }
+        for (at, fills) in self.fills.chunks(64).enumerate() {
+            let mut word = 0u64;
             for (bit, fill) in fills.iter().enumerate() {
-                *word |= u64::from(*fill == self.least) << bit;
+                if *fill < self.least {
+                    self.least = *fill;
+                    self.words[..at].fill(0);
+                    self.count = 0;
+                    word = 0;
+                }
+                word |= u64::from(*fill == self.least) << bit;
             }
+            if self.least == CLOSED {
+                word = 0;
+            }
+            self.words[at] = word;
             self.count += word.count_ones() as usize;
         }
     }
 
+    #[inline]
     pub(crate) fn set(&mut self, at: usize, fill: Fill) {
         self.set_all([(at, fill)].into_iter());
     }
 
     /// Sets several at once, which looks for the least of all once at most.
+    #[inline]
     pub(crate) fn set_all(&mut self, fills: impl Iterator<Item = (usize, Fill)>) {
         let mut outdated = false;
         for (at, fill) in fills {
@@ -98,6 +111,7 @@ impl Least {
 
     /// One of the least filled, the next behind a place that `hash` gives, that is not `excluded`; if
     /// all of them are, the least filled of the others.
+    #[inline]
     pub(crate) fn find(&self, hash: u64, excluded: impl Fn(usize) -> bool) -> Option<usize> {
         let length = self.fills.len();
         find(length, hash, |at| self.words[at], &excluded).or_else(|| {
@@ -111,12 +125,14 @@ impl Least {
 }
 
 /// The upper half of the product: a number below `length`, without a division.
+#[inline]
 fn start(length: usize, hash: u64) -> usize {
     let from = (u128::from(hash) * length as u128) >> 64;
     usize::try_from(from).unwrap_or(0)
 }
 
 /// The first of `length` bits that is set and not `excluded`, behind a place that `hash` gives.
+#[inline]
 pub(crate) fn find(
     length: usize,
     hash: u64,
@@ -126,7 +142,20 @@ pub(crate) fn find(
     let from = start(length, hash);
     let (first, behind) = (from / 64, u64::MAX << (from % 64));
     let words = length.div_ceil(64);
-    let within = |at: usize, mask: u64| {
+    // The first word twice: what is behind the place at the beginning, what is before it at the end.
+    for step in 0..=words {
+        let at = match first + step {
+            at if at < words => at,
+            at => at - words,
+        };
+        let mask = match step {
+            0 => behind,
+            last if last == words => !behind,
+            _ => u64::MAX,
+        };
+        if at >= words {
+            break;
+        }
         let mut bits = word(at) & mask;
         while bits != 0 {
             let found = at * 64 + bits.trailing_zeros() as usize;
@@ -135,13 +164,6 @@ pub(crate) fn find(
             }
             bits &= bits - 1;
         }
-        None
-    };
-    if words == 0 {
-        return None;
     }
-    within(first, behind)
-        .or_else(|| (first + 1..words).find_map(|at| within(at, u64::MAX)))
-        .or_else(|| (0..first).find_map(|at| within(at, u64::MAX)))
-        .or_else(|| within(first, !behind))
+    None
 }
