@@ -7,6 +7,7 @@ mod consumer;
 mod error;
 mod partitioner;
 mod producer;
+mod replicas;
 mod tail;
 mod writer;
 
@@ -15,5 +16,6 @@ pub use consumer::{ReadPartition, read_all};
 pub use error::{ClientError, describe};
 pub use partitioner::{murmur2, partition_of_key};
 pub use producer::{Producer, ProducerOptions};
+pub use replicas::Reassigning;
 pub use tail::{Polled, ReadRecord, Tail};
 pub use writer::{Ack, Progress};

@@ -387,6 +387,8 @@ async fn confluent_kafka_sets_up_and_takes_down_a_topic() {
             "created with settings",
             "settings changed",
             "records deleted",
+            "partitions added",
+            "the preferred leader leads",
             "no unclean election while there is a leader",
             "deleted",
         ]

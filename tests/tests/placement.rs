@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use rivven_tests::check::judge;
 use rivven_tests::flights::{InputRecord, flights};
-use rivven_tests::kafka::{KafkaClient, Producer, ProducerOptions, TopicInfo, read_all};
+use rivven_tests::kafka::{
+    ClientError, KafkaClient, Producer, ProducerOptions, TopicInfo, read_all,
+};
 use rivven_tests::process::{ClusterOptions, ProcessCluster, node_binary};
 use rivven_tests::{Failure, wait};
 
@@ -199,5 +201,102 @@ async fn partitions_are_added_moved_by_name_and_bad_commands_are_refused() {
         let failure = command(&cluster, 0, words).await.unwrap_err().to_string();
         assert!(failure.contains(reason), "{failure}");
     }
+    cluster.check_no_panic().unwrap();
+}
+
+/// The code of an answer.
+fn code(answer: Result<(), ClientError>) -> i16 {
+    match answer {
+        Ok(()) => 0,
+        Err(ClientError::Answered { code, .. }) => code,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// What Kafka's own tools ask for: partitions are added, moved, listed while they move, moved back, and
+/// led by the first of their replicas.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kafka_port_grows_topics_moves_replicas_and_elects_preferred_leaders() {
+    let mut cluster = ProcessCluster::start(ClusterOptions::default(), LIMIT)
+        .await
+        .unwrap();
+    let client = KafkaClient::new(cluster.bootstrap());
+    let topic = client.create_topic(TOPIC, 1, 2, 1, LIMIT).await.unwrap();
+    assert_eq!(code(client.create_partitions(TOPIC, 4).await), 0);
+    assert_eq!(code(client.create_partitions(TOPIC, 4).await), 37);
+    assert_eq!(code(client.create_partitions("nope", 4).await), 3);
+    topic_until(&cluster, &client, "four partitions", |t| {
+        t.partitions.len() == 4
+    })
+    .await;
+
+    let before = topic.partitions[0].replicas.clone();
+    let third = (1..=3).find(|id| !before.contains(id)).unwrap();
+    let target = [third, before[0]];
+    assert_eq!(code(client.reassign(TOPIC, 0, None).await), 85);
+    assert_eq!(code(client.reassign(TOPIC, 9, None).await), 3);
+    assert_eq!(
+        code(client.reassign(TOPIC, 0, Some(&[99, third])).await),
+        39
+    );
+    assert_eq!(code(client.reassign(TOPIC, 0, Some(&[third])).await), 38);
+    assert_eq!(code(client.reassign(TOPIC, 0, Some(&target)).await), 0);
+    let moved = topic_until(&cluster, &client, "the replica has moved", |t| {
+        t.partitions[0].replicas == target && t.partitions[0].isr.len() == 2
+    });
+    moved.await;
+    assert_eq!(client.reassignments().await.unwrap(), []);
+
+    // A node that is down holds a reassignment up: it is listed, and can be taken back.
+    let down = cluster.node_of_broker(before[1]).await.unwrap();
+    cluster.kill(down).unwrap();
+    let asked = wait::until("the move is begun", LIMIT, async || {
+        let target = [third, before[1]];
+        let begun = client.reassign(TOPIC, 0, Some(&target)).await;
+        begun.map_err(|error| Failure::new(error.to_string()))
+    });
+    asked.await.unwrap();
+    let listed = client.reassignments().await.unwrap();
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!((listed[0].topic.as_str(), listed[0].index), (TOPIC, 0));
+    assert_eq!(
+        (&listed[0].adding[..], &listed[0].removing[..]),
+        (&before[1..], &before[..1])
+    );
+    assert_eq!(code(client.reassign(TOPIC, 0, None).await), 0);
+    assert_eq!(client.reassignments().await.unwrap(), []);
+    cluster.spawn(down).unwrap();
+
+    // The leader goes; when it is back it is preferred, but somebody else leads.
+    let preferred = cluster.node_of_broker(third).await.unwrap();
+    cluster.kill(preferred).unwrap();
+    let other = before[0];
+    topic_until(&cluster, &client, "the other replica leads", |t| {
+        t.partitions[0]
+            .leader
+            .is_some_and(|(leader, _)| leader == other)
+    })
+    .await;
+    let refused = wait::until("the preferred one cannot lead", LIMIT, async || match code(
+        client.elect_preferred(TOPIC, 0).await,
+    ) {
+        80 => Ok(()),
+        code => Err(Failure::new(code.to_string())),
+    });
+    refused.await.unwrap();
+    cluster.spawn(preferred).unwrap();
+    let elected = wait::until("the preferred one leads again", LIMIT, async || match code(
+        client.elect_preferred(TOPIC, 0).await,
+    ) {
+        0 => Ok(()),
+        code => Err(Failure::new(code.to_string())),
+    });
+    elected.await.unwrap();
+    assert_eq!(code(client.elect_preferred(TOPIC, 0).await), 84);
+    let led = client.led_topic(TOPIC, LIMIT).await.unwrap();
+    assert_eq!(
+        led.partitions[0].leader.map(|(leader, _)| leader),
+        Some(third)
+    );
     cluster.check_no_panic().unwrap();
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use rivven_core_types::watch;
 use rivven_core_types::{
     BrokerId, Clock, Incarnation, Lane, LogDirId, LogStore, NodeInfo, PartitionId, PartitionState,
@@ -19,6 +18,7 @@ use crate::blocking;
 use crate::config::SessionConfig;
 use crate::controller::Controller;
 use crate::error::CoordinatorError;
+use crate::log_sizes::{Reporter, SizeReport};
 use crate::messages::{self, HeartbeatReply, HeartbeatRequest};
 use crate::proposals::MetadataProposer;
 use crate::state::StateWatch;
@@ -169,6 +169,7 @@ impl BrokerSession {
         lossy: &[PartitionId],
     ) {
         let mut told: BTreeSet<PartitionId> = lossy.iter().copied().collect();
+        let mut sizes = Reporter::default();
         loop {
             let failed = replication.failed_logs();
             let damaged: Vec<_> = failed.iter().filter(|(_, c)| *c).map(|(p, _)| *p).collect();
@@ -183,7 +184,8 @@ impl BrokerSession {
                 told.retain(|p| damaged.contains(p) || replication.status(*p).is_none());
             }
             let sent = self.clock.now();
-            let pause = match self.beat(local, &replication).await {
+            let report = sizes.due(sent, || replication.led_sizes());
+            let pause = match self.beat(local, &replication, &report).await {
                 Beat::Alive { fenced, may_stop } => {
                     replication.controller_contact(sent + self.config.timeout);
                     self.status.send_if_modified(|status| {
@@ -212,7 +214,12 @@ impl BrokerSession {
         }
     }
 
-    async fn beat(&self, local: LocalBroker, replication: &ReplicationManager) -> Beat {
+    async fn beat(
+        &self,
+        local: LocalBroker,
+        replication: &ReplicationManager,
+        sizes: &SizeReport,
+    ) -> Beat {
         let request = HeartbeatRequest {
             broker: local.id,
             node_epoch: local.node_epoch,
@@ -224,9 +231,10 @@ impl BrokerSession {
             return Beat::NoController;
         };
         let reply = if leader == self.info.name {
-            Ok(self.controller.heartbeat(&self.info.name, &request))
+            let own = &self.info.name;
+            Ok(self.controller.heartbeat(own, &request, sizes))
         } else {
-            self.call(&leader, &request).await
+            self.call(&leader, &request, sizes).await
         };
         match reply {
             Ok(HeartbeatReply::Alive { fenced, may_stop }) => Beat::Alive { fenced, may_stop },
@@ -254,12 +262,13 @@ impl BrokerSession {
         &self,
         leader: &rivven_core_types::NodeName,
         request: &HeartbeatRequest,
+        sizes: &SizeReport,
     ) -> Result<HeartbeatReply, RpcError> {
         let request = RpcRequest {
             kind: RpcKind::BROKER_HEARTBEAT,
             lane: Lane::Control,
             meta: messages::encode(request)?,
-            body: Bytes::new(),
+            body: sizes.encode()?,
             deadline: self.config.heartbeat_interval * 2,
         };
         let response = self.rpc.call(leader, request).await?;

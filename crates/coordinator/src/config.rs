@@ -6,7 +6,7 @@ use std::time::Duration;
 use rivven_consumer_groups::GroupConfig;
 use rivven_core_types::{Address, NodeInfo, NodeName};
 use rivven_isr::ReplicationConfig;
-use rivven_placement::PlacementConfig;
+use rivven_placement::{Limits, PlacementConfig};
 use rivven_raft_store::RaftLimits;
 use rivven_swim::SwimConfig;
 
@@ -125,4 +125,6 @@ pub struct CoordinatorConfig {
     /// How replicas are placed. Must be equal on all nodes: whichever is asked to create a topic places
     /// it, and the controller evens out.
     pub placement: PlacementConfig,
+    /// How much the controller has moved at a time.
+    pub move_limits: Limits,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rivven_core_types::{
     Clock, NodeName, PeerIdentity, PeerRpc, ProposeError, Proposer, RaftGroupId, Reply, RpcError,
-    RpcResponse, Term,
+    RpcRequest, RpcResponse, Term,
 };
 use rivven_metadata::{Command, CommandResult};
 use rivven_raft_store::{RaftHandle, RaftState};
@@ -16,6 +16,7 @@ use rivven_swim::{MemberState, Membership};
 use crate::config::SessionConfig;
 use crate::formation::Former;
 use crate::groups::GroupService;
+use crate::log_sizes::{LogSizes, SizeReport};
 use crate::messages::{self, HeartbeatReply, HeartbeatRequest};
 use crate::sessions::Sessions;
 use crate::state::StateWatch;
@@ -37,6 +38,7 @@ pub(crate) struct Controller {
     pub(crate) rpc: Arc<dyn PeerRpc>,
     pub(crate) membership: Arc<OnceLock<Membership>>,
     pub(crate) sessions: Mutex<Option<(Term, Sessions)>>,
+    pub(crate) log_sizes: Arc<LogSizes>,
 }
 
 impl Controller {
@@ -66,6 +68,7 @@ impl Controller {
                 tracing::info!(term = %status.term, "no longer the controller");
             }
             *sessions = None;
+            self.log_sizes.clear();
         } else if held != Some(status.term) {
             tracing::info!(term = %status.term, "this node is the controller");
             metrics::counter!("rivven_controller_elections_total").increment(1);
@@ -134,6 +137,7 @@ impl Controller {
         &self,
         sender: &NodeName,
         request: &HeartbeatRequest,
+        sizes: &SizeReport,
     ) -> HeartbeatReply {
         let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((term, sessions)) = sessions.as_mut() else {
@@ -147,14 +151,20 @@ impl Controller {
                 leader: self.raft.leader().map(|(l, _)| l),
             };
         }
-        sessions.heartbeat(self.clock.now(), sender, request, &self.state.current())
+        let state = self.state.current();
+        let reply = sessions.heartbeat(self.clock.now(), sender, request, &state);
+        if matches!(reply, HeartbeatReply::Alive { .. }) {
+            self.log_sizes.record(request.broker, sizes, &state);
+        }
+        reply
     }
 
     /// Answers `BROKER_HEARTBEAT`.
-    pub(crate) fn answer(&self, peer: &PeerIdentity, meta: &[u8]) -> Reply {
+    pub(crate) fn answer(&self, peer: &PeerIdentity, request: &RpcRequest) -> Reply {
         let answer = || -> Result<RpcResponse, RpcError> {
-            let request: HeartbeatRequest = messages::decode(meta)?;
-            let reply = self.heartbeat(&peer.name, &request);
+            let sizes = SizeReport::decode(&request.body)?;
+            let request: HeartbeatRequest = messages::decode(&request.meta)?;
+            let reply = self.heartbeat(&peer.name, &request, &sizes);
             Ok(RpcResponse {
                 meta: messages::encode(&reply)?,
                 body: Bytes::new(),

@@ -27,6 +27,7 @@ use crate::error::CoordinatorError;
 use crate::formation::Former;
 use crate::groups::GroupService;
 use crate::health::ClusterHealth;
+use crate::log_sizes::LogSizes;
 use crate::member_probe::MemberProbe;
 use crate::members::Members;
 use crate::messages::FirstVoter;
@@ -94,6 +95,7 @@ struct Inner {
     groups_raft: RaftHandle,
     groups_node: tokio::sync::Mutex<RaftNode>,
     state: StateWatch,
+    log_sizes: Arc<LogSizes>,
     former: Arc<Former>,
     members: Arc<Members>,
     proposer: MetadataProposer,
@@ -212,6 +214,7 @@ impl ClusterCoordinator {
             groups_raft,
             groups_node: tokio::sync::Mutex::new(groups_node),
             state,
+            log_sizes: Arc::default(),
             former,
             members,
             proposer,
@@ -242,6 +245,7 @@ impl ClusterCoordinator {
             rpc: rpc_of(&inner.network),
             membership: Arc::clone(&inner.membership),
             sessions: Mutex::default(),
+            log_sizes: Arc::clone(&inner.log_sizes),
         });
         let recovery = Arc::new(Recovery {
             own_name: inner.config.node.name.clone(),
@@ -271,6 +275,8 @@ impl ClusterCoordinator {
             state: inner.state.clone(),
             clock: Arc::clone(&inner.ports.clock),
             config: inner.config.placement.clone(),
+            limits: inner.config.move_limits.clone(),
+            log_sizes: Arc::clone(&inner.log_sizes),
         };
         self.spawn_control(async move { rebalancer.run().await });
         let this = self.clone();
@@ -563,6 +569,10 @@ impl ClusterCoordinator {
         }
         let config = &self.inner.config;
         crate::topics::place(topic, &config.topic_defaults, &config.placement, &state)
+    }
+
+    pub(crate) fn log_sizes(&self) -> &LogSizes {
+        &self.inner.log_sizes
     }
 
     pub(crate) fn proposer(&self) -> &MetadataProposer {

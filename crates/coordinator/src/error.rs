@@ -2,7 +2,9 @@
 
 use std::io;
 
-use rivven_core_types::{Incarnation, LogError, NodeName, ProposeError, RpcError};
+use rivven_core_types::{
+    BrokerId, Incarnation, LogError, NodeName, PartitionId, ProposeError, RpcError,
+};
 use rivven_isr::ReplicationError;
 use rivven_metadata::Rejection;
 use rivven_placement::PlacementError;
@@ -84,6 +86,23 @@ pub enum CoordinatorError {
     /// A request contradicts itself. Nothing changed.
     #[error("invalid request: {0}")]
     InvalidRequest(String),
+    /// The replicas that the caller names for new partitions do not fit. Nothing changed.
+    #[error("invalid replica assignment: {0}")]
+    InvalidAssignment(String),
+    /// The preferred replica of a partition cannot lead now. Nothing changed; retriable once it has caught
+    /// up.
+    #[error(
+        "broker {broker}, which partition {partition} prefers as leader, is not in sync or not active"
+    )]
+    PreferredLeaderNotAvailable {
+        /// The partition.
+        partition: PartitionId,
+        /// Its first replica.
+        broker: BrokerId,
+    },
+    /// The command did not get through in time. It may still be executed; asking again is harmless.
+    #[error("not done in time; it may still happen")]
+    NotYet,
     /// This broker is not registered with the controller yet. Nothing changed; retriable.
     #[error("this broker is not registered yet")]
     NotRegistered,

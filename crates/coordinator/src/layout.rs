@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rivven_core_types::{BrokerId, FencedState, NodeName, PartitionState, TopicId};
+use rivven_core_types::{BrokerId, FencedState, NodeName, PartitionId, PartitionState, TopicId};
 use rivven_metadata::{BrokerRecord, ClusterState, TopicRecord};
 use rivven_placement::{
     Assignment, ClusterView, Goals, Move, NodeLoad, NodeState, PartitionPlacer, Phase,
@@ -41,7 +41,21 @@ fn view(state: &ClusterState) -> ClusterView {
     }
 }
 
-fn assignment(state: &ClusterState) -> Assignment {
+/// The sizes of the partitions' logs.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sizes {
+    pub(crate) known: BTreeMap<PartitionId, u64>,
+    /// What counts as the size of the others.
+    pub(crate) unknown: u64,
+}
+
+impl Sizes {
+    fn of(&self, id: &PartitionId) -> u64 {
+        self.known.get(id).copied().unwrap_or(self.unknown)
+    }
+}
+
+fn assignment(state: &ClusterState, sizes: &Sizes) -> Assignment {
     let factors: BTreeMap<_, _> = state
         .topics()
         .map(|topic| (topic.id, topic.replication_factor))
@@ -52,7 +66,7 @@ fn assignment(state: &ClusterState) -> Assignment {
             id: partition.id,
             replicas: settled(state, partition).to_vec(),
             replication_factor: usize::try_from(factor).unwrap_or(usize::MAX),
-            bytes: 0,
+            bytes: sizes.of(&partition.id),
         }
     };
     Assignment {
@@ -62,8 +76,8 @@ fn assignment(state: &ClusterState) -> Assignment {
 }
 
 /// What would be done about the cluster now.
-pub(crate) fn plan_for(state: &ClusterState, goals: &Goals) -> Plan {
-    plan(&assignment(state), &view(state), goals)
+pub(crate) fn plan_for(state: &ClusterState, goals: &Goals, sizes: &Sizes) -> Plan {
+    plan(&assignment(state, sizes), &view(state), goals)
 }
 
 /// Whether what the broker holds is lost to the cluster: it is not there, and nobody awaits it.
@@ -75,7 +89,7 @@ fn is_gone(state: &ClusterState, broker: &BrokerRecord) -> bool {
 
 /// The replicas that are on their way, as moves. One on its way to a broker that is gone will never
 /// arrive: it counts for nothing, so that it can be sent elsewhere.
-pub(crate) fn in_flight(state: &ClusterState) -> Vec<Move> {
+pub(crate) fn in_flight(state: &ClusterState, sizes: &Sizes) -> Vec<Move> {
     let mut moves = Vec::new();
     for (id, reassignment) in state.reassignments() {
         let (target, original) = (&reassignment.target, &reassignment.original);
@@ -88,7 +102,7 @@ pub(crate) fn in_flight(state: &ClusterState) -> Vec<Move> {
                 from: leaving.next().copied(),
                 to: *to,
                 phase: Phase::Drain,
-                bytes: 0,
+                bytes: sizes.of(id),
             });
         }
     }

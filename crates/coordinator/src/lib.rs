@@ -26,6 +26,7 @@ mod formation;
 mod groups;
 mod health;
 mod layout;
+mod log_sizes;
 mod member_probe;
 mod members;
 mod messages;
@@ -34,6 +35,7 @@ mod operations;
 mod partitions;
 mod producer_ids;
 mod proposals;
+mod reassignments;
 mod rebalancer;
 mod recovery;
 mod router;
@@ -69,5 +71,6 @@ pub use network::{
     BoundNetwork, ClusterNetwork, NetworkFactory, NetworkIdentity, SharedEntropy, SocketNetwork,
 };
 pub use operations::PlacementStatus;
+pub use reassignments::ReassignTo;
 pub use state::StateWatch;
 pub use topics::NewTopic;

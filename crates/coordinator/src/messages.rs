@@ -159,7 +159,8 @@ impl ProposeReply {
     }
 }
 
-/// `BROKER_HEARTBEAT`: keeps the sender's session with the controller.
+/// `BROKER_HEARTBEAT`: keeps the sender's session with the controller. The body has sizes of logs
+/// ([`crate::log_sizes::SizeReport`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HeartbeatRequest {
     pub(crate) broker: BrokerId,

@@ -2,16 +2,13 @@
 
 use std::time::Duration;
 
-use rivven_core_types::{BrokerId, NodeName, PartitionId, TopicName, limits};
-use rivven_metadata::{
-    BrokerRecord, Command, CommandResult, PlacementCommand, Rejection, ReplicaTarget,
-};
+use rivven_core_types::{BrokerId, NodeName, PartitionId, limits};
+use rivven_metadata::{BrokerRecord, Command, CommandResult, PlacementCommand};
 use rivven_placement::{Goals, Plan};
 
 use crate::coordinator::ClusterCoordinator;
 use crate::error::CoordinatorError;
-use crate::layout::{led_by_another, plan_for, still_draining};
-use crate::topics;
+use crate::layout::{Sizes, led_by_another, plan_for, still_draining};
 
 /// How far the cluster is on its way to what was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +26,14 @@ pub struct PlacementStatus {
 }
 
 impl ClusterCoordinator {
-    /// What a rebalance would do now, without doing it.
+    /// What a rebalance would do now, without doing it. Bytes are those that leaders have told this node:
+    /// all of them if it is the controller, else none.
     pub fn placement_plan(&self, goals: &Goals) -> Plan {
-        plan_for(&self.cluster_state(), goals)
+        let sizes = Sizes {
+            known: self.log_sizes().snapshot(),
+            unknown: 0,
+        };
+        plan_for(&self.cluster_state(), goals, &sizes)
     }
 
     /// How far draining and rebalancing are.
@@ -101,70 +103,7 @@ impl ClusterCoordinator {
         self.place(command, deadline).await
     }
 
-    /// Moves the replicas of a partition to the nodes named, the preferred leader first; `None` cancels
-    /// a reassignment under way. It is done once all of them are in sync (KIP-455).
-    ///
-    /// # Errors
-    /// [`CoordinatorError::InvalidRequest`] or [`CoordinatorError::Rejected`]: nothing changed.
-    pub async fn reassign(
-        &self,
-        topic: &TopicName,
-        partition: u32,
-        target: Option<&[NodeName]>,
-        deadline: Duration,
-    ) -> Result<(), CoordinatorError> {
-        let state = self.cluster_state();
-        let unknown = || Rejection::UnknownTopic {
-            name: topic.clone(),
-        };
-        let record = state.topic(topic).ok_or_else(unknown)?;
-        let id = PartitionId::new(record.id, partition);
-        let current = state
-            .partition(&id)
-            .ok_or(Rejection::UnknownPartition { partition: id })?;
-        let target: Option<Vec<BrokerId>> = target
-            .map(|names| names.iter().map(|name| self.broker_named(name)).collect())
-            .transpose()?;
-        let change = ReplicaTarget {
-            partition: id,
-            partition_epoch: current.partition_epoch,
-            target,
-        };
-        let changes = vec![change];
-        self.place(PlacementCommand::Reassign { changes }, deadline)
-            .await
-            .map(drop)
-    }
-
-    /// Adds partitions to a topic until it has `total`.
-    ///
-    /// # Errors
-    /// [`CoordinatorError::Rejected`] if it has as many already, [`CoordinatorError::Placement`] if
-    /// they cannot be placed; nothing changed.
-    pub async fn add_partitions(
-        &self,
-        topic: &TopicName,
-        total: u32,
-        deadline: Duration,
-    ) -> Result<(), CoordinatorError> {
-        let state = self.cluster_state();
-        let unknown = || Rejection::UnknownTopic {
-            name: topic.clone(),
-        };
-        let record = state.topic(topic).ok_or_else(unknown)?;
-        let max = limits::MAX_PARTITIONS_PER_TOPIC;
-        if total <= record.partitions || total > max {
-            return Err(Rejection::InvalidPartitionCount { found: total, max }.into());
-        }
-        let command = PlacementCommand::AddPartitions {
-            topic: topic.clone(),
-            partitions_now: record.partitions,
-            replicas: topics::place_more(record, total, &self.config().placement, &state)?,
-        };
-        self.place(command, deadline).await.map(drop)
-    }
-
-    fn broker_named(&self, name: &NodeName) -> Result<BrokerId, CoordinatorError> {
+    pub(crate) fn broker_named(&self, name: &NodeName) -> Result<BrokerId, CoordinatorError> {
         let state = self.cluster_state();
         let found = state.broker_by_name(name).map(|broker| broker.id);
         found.ok_or_else(|| {
@@ -176,7 +115,7 @@ impl ClusterCoordinator {
         })
     }
 
-    async fn place(
+    pub(crate) async fn place(
         &self,
         command: PlacementCommand,
         deadline: Duration,

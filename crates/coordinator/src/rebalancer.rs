@@ -5,15 +5,22 @@
 //! round plans anew from the metadata and begins as many moves as the limits allow; nothing else is
 //! remembered between rounds.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rivven_core_types::{MonoTime, PartitionId, Proposer, RaftGroupId, limits};
-use rivven_metadata::{ClusterState, Command, CommandResult, PlacementCommand, ReplicaTarget};
-use rivven_placement::{Goals, Limits, PlacementConfig, Plan};
+use rivven_core_types::{
+    FencedState, MonoTime, PartitionId, Proposer, RaftGroupId, TopicId, limits,
+};
+use rivven_metadata::{
+    BrokerRecord, ClusterState, Command, CommandResult, PlacementCommand, ReplicaTarget,
+    TopicRecord,
+};
+use rivven_placement::{Goals, Limits, PlacementConfig, PlacementStrategy, Plan};
 use rivven_raft_store::{RaftHandle, RaftState};
 use std::sync::Arc;
 
-use crate::layout::{in_flight, led_by_another, plan_for, settled, still_draining};
+use crate::layout::{Sizes, in_flight, led_by_another, plan_for, settled, still_draining};
+use crate::log_sizes::{LogSizes, unknown_size};
 use crate::state::StateWatch;
 use rivven_core_types::Clock;
 
@@ -33,6 +40,8 @@ pub(crate) struct Rebalancer {
     pub(crate) state: StateWatch,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) config: PlacementConfig,
+    pub(crate) limits: Limits,
+    pub(crate) log_sizes: Arc<LogSizes>,
 }
 
 impl Rebalancer {
@@ -46,7 +55,11 @@ impl Rebalancer {
                 continue;
             }
             let state = self.state.current();
-            for command in next_steps(&state, &self.config, &Limits::default()) {
+            let sizes = || Sizes {
+                known: self.log_sizes.snapshot(),
+                unknown: unknown_size(&self.limits),
+            };
+            for command in next_steps(&state, &self.config, &self.limits, sizes) {
                 self.commit(command).await;
             }
             let now = self.clock.now();
@@ -54,6 +67,9 @@ impl Rebalancer {
             let due = *leaders_due.get_or_insert(now + LEADER_ROUND);
             if now >= due {
                 leaders_due = Some(now + LEADER_ROUND);
+                if let Some(command) = even_leaders(&self.state.current(), &self.config) {
+                    self.commit(command).await;
+                }
                 let state = self.state.current();
                 if let Some(command) = bring_leaders_back(&state) {
                     self.commit(command).await;
@@ -96,6 +112,7 @@ pub(crate) fn next_steps(
     state: &ClusterState,
     config: &PlacementConfig,
     limits: &Limits,
+    sizes: impl FnOnce() -> Sizes,
 ) -> Vec<PlacementCommand> {
     let rebalancing = state.is_rebalancing();
     if !rebalancing && still_draining(state).is_empty() {
@@ -107,9 +124,10 @@ pub(crate) fn next_steps(
         leaders: rebalancing,
         ..Goals::of(config)
     };
-    let plan = plan_for(state, &goals);
+    let sizes = sizes();
+    let plan = plan_for(state, &goals, &sizes);
     let under_min_isr = state.partitions().any(|p| p.is_under_min_isr());
-    let in_flight = in_flight(state);
+    let in_flight = in_flight(state, &sizes);
     metrics::gauge!("rivven_placement_moves_in_flight").set(count(in_flight.len()));
     metrics::gauge!("rivven_placement_moves_planned").set(count(plan.moves.len()));
     let wave = plan.next_wave(&in_flight, limits, under_min_isr);
@@ -167,6 +185,49 @@ fn bring_leaders_back(state: &ClusterState) -> Option<PlacementCommand> {
     let away = led_by_another(state).map(|partition| partition.id);
     let partitions: Vec<PartitionId> = away.take(MAX_LEADERS_PER_ROUND).collect();
     (!partitions.is_empty()).then_some(PlacementCommand::ElectPreferred { partitions })
+}
+
+/// Preferred leaders of the topics that [`PlacementStrategy::Balanced`] has placed, evened out: what a
+/// creation cannot do where nodes have come and topics gone since. Nothing is copied. Only in a cluster at
+/// rest: a broker that is away leads again when it is back.
+pub(crate) fn even_leaders(
+    state: &ClusterState,
+    config: &PlacementConfig,
+) -> Option<PlacementCommand> {
+    let balanced = PlacementStrategy::Balanced.to_string();
+    let placed_so = |topic: &&TopicRecord| {
+        let placement = topic.placement.as_ref();
+        placement.is_some_and(|placement| placement.strategy == balanced)
+    };
+    let topics: BTreeSet<TopicId> = state.topics().filter(placed_so).map(|t| t.id).collect();
+    let present = |b: &BrokerRecord| b.is_active() || b.state == FencedState::Removed;
+    let at_rest = !state.is_rebalancing()
+        && state.draining().next().is_none()
+        && state.reassignments().next().is_none()
+        && state.brokers().all(present);
+    if topics.is_empty() || !at_rest {
+        return None;
+    }
+    let goals = Goals {
+        racks: false,
+        balance: false,
+        leaders_of: Some(topics),
+        ..Goals::of(config)
+    };
+    let plan = plan_for(state, &goals, &Sizes::default());
+    let steps = plan.leader_moves.iter().take(MAX_LEADERS_PER_ROUND);
+    let changes: Vec<ReplicaTarget> = steps
+        .filter_map(|step| {
+            let partition = state.partition(&step.partition)?;
+            Some(ReplicaTarget {
+                partition: step.partition,
+                partition_epoch: partition.partition_epoch,
+                target: Some(step.apply(&partition.replicas)),
+            })
+        })
+        .collect();
+    // Lost replicas are not replaced on this occasion: somebody has to ask for that.
+    (plan.moves.is_empty() && !changes.is_empty()).then_some(PlacementCommand::Reassign { changes })
 }
 
 /// A count as the gauge wants it.

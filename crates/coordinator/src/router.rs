@@ -53,7 +53,7 @@ impl RpcHandler for Router {
                 |replication| replication.handle_rpc(peer, request),
             ),
             RpcKind::PROPOSE => self.proposer.answer(peer, request, &self.state.current()),
-            RpcKind::BROKER_HEARTBEAT => self.controller.answer(peer, &request.meta),
+            RpcKind::BROKER_HEARTBEAT => self.controller.answer(peer, &request),
             RpcKind::CLUSTER_JOIN => self.members.answer_join(peer, &request.meta),
             RpcKind::CLUSTER_REMOVE => self.members.answer_remove(&request.meta),
             RpcKind::MEMBER_PROBE => member_probe::answer(self.boot_id),

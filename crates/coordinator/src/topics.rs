@@ -65,8 +65,12 @@ pub(crate) fn place(
     }
     let mut placer = PartitionPlacer::new(config.clone());
     let ids = populate(&mut placer, state, None)?;
-    let placed = placer.assign_topic(topic.name.as_str(), partitions, factor)?;
-    Ok(numbers(&placed, &ids))
+    let placed = placer.place_topic(topic.name.as_str(), partitions, factor)?;
+    let number = |name: &NodeName| ids.get(name).copied();
+    let numbers = placed
+        .iter()
+        .map(|names| names.filter_map(number).collect());
+    Ok(numbers.collect())
 }
 
 /// The replicas by number.

@@ -1,5 +1,6 @@
 //! What the Kafka port needs of the node behind it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +101,28 @@ pub trait Broker: Send + Sync + 'static {
         before: Option<Offset>,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Offset, BrokerError>>;
+    /// Adds partitions to a topic (KIP-195).
+    fn create_partitions(
+        &self,
+        request: MorePartitions,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>>;
+    /// Begins, redirects and cancels reassignments (KIP-455); one answer for each, in the order asked. The
+    /// partitions differ. The answer says that the change has begun, not that replicas have caught up.
+    fn reassign(
+        &self,
+        changes: Vec<ReplicaChange>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>>;
+    /// The reassignments under way, by partition.
+    fn reassignments(&self) -> BTreeMap<PartitionId, Reassigning>;
+    /// Makes the first replica of each partition its leader (KIP-460); one answer for each, in the order
+    /// asked. [`BrokerError::ElectionNotNeeded`] where it is, [`BrokerError::PreferredLeaderNotAvailable`]
+    /// where it is not in sync or not active.
+    fn elect_preferred(
+        &self,
+        partitions: Vec<PartitionId>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>>;
     /// Has any active replica lead a partition without leader, whatever it lacks (KIP-460).
     fn elect_unclean(
         &self,
@@ -245,6 +268,41 @@ pub struct CreatedTopic {
     pub partitions: u32,
     /// Its replicas per partition.
     pub replication_factor: u16,
+}
+
+/// Partitions to be added to a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MorePartitions {
+    /// The topic.
+    pub topic: TopicName,
+    /// How many partitions it is to have in all.
+    pub total: u32,
+    /// The replicas of each new partition when the client chose them.
+    pub assignments: Option<Vec<Vec<BrokerId>>>,
+    /// Only check; add nothing.
+    pub validate_only: bool,
+    /// How long to wait until it is done.
+    pub timeout: Duration,
+}
+
+/// What a partition's replicas are to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaChange {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The preferred leader first; `None`: those that it had before the reassignment under way.
+    pub target: Option<Vec<BrokerId>>,
+}
+
+/// A partition on its way to other replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reassigning {
+    /// All replicas that it has now.
+    pub replicas: Vec<BrokerId>,
+    /// Those of them that are to be in sync before it is done.
+    pub adding: Vec<BrokerId>,
+    /// Those of them that go then.
+    pub removing: Vec<BrokerId>,
 }
 
 /// Why a topic was not created, changed or deleted.

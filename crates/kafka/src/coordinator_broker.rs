@@ -1,5 +1,7 @@
 //! The cluster node behind the Kafka port: [`Broker`] on a [`ClusterCoordinator`].
 
+mod errors;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,15 +9,11 @@ use std::time::Duration;
 use rivven_coordinator::consumer_groups::{
     Group, GroupError, GroupPhase, GroupsState, Request, Response,
 };
-use rivven_coordinator::metadata::{
-    BrokerRecord, ClusterState, Rejection, TopicChange, TopicRecord,
-};
-use rivven_coordinator::placement::PlacementError;
+use rivven_coordinator::metadata::{BrokerRecord, ClusterState, TopicChange, TopicRecord};
 use rivven_coordinator::replication::{
-    Fetch, FetchPartition as IsrFetchPartition, OffsetSpec, Produce, ReplicationError,
-    ReplicationManager,
+    Fetch, FetchPartition as IsrFetchPartition, OffsetSpec, Produce, ReplicationManager,
 };
-use rivven_coordinator::{ClusterCoordinator, CoordinatorError, replication};
+use rivven_coordinator::{ClusterCoordinator, CoordinatorError, ReassignTo, replication};
 use rivven_core_types::{
     BoxFuture, BrokerId, EpochEnd, LeaderEpoch, MonoTime, Offset, PartitionId, PartitionState,
     ProducerEpoch, ProducerId, RecordBatch, TopicName,
@@ -23,12 +21,14 @@ use rivven_core_types::{
 
 use crate::broker::{
     Acks, Broker, CreateTopics, CreatedTopic, FetchRequest, Fetched, FetchedRecords, ListedOffset,
-    NewTopic, OffsetQuery, Produced, TopicFailure,
+    MorePartitions, NewTopic, OffsetQuery, Produced, Reassigning, ReplicaChange, TopicFailure,
 };
-use crate::error::{BrokerError, CurrentLeader};
+use crate::error::BrokerError;
 use crate::group_broker::GroupBroker;
 use crate::snapshot::{BrokerInfo, ClusterSnapshot, PartitionInfo, TopicInfo};
 use crate::topic_config::TopicSettings;
+
+use errors::{admin_failure, broker_error, partitions_failure, topic_error};
 
 /// How long clients are still told of a broker that has been fenced: one `metadata.max.age.ms` of the
 /// common clients. A leader that vanishes from the list at once costs librdkafka up to a second more
@@ -281,6 +281,75 @@ impl Broker for CoordinatorBroker {
         })
     }
 
+    fn create_partitions(
+        &self,
+        request: MorePartitions,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let MorePartitions {
+                topic,
+                total,
+                assignments,
+                ..
+            } = request;
+            let added = if request.validate_only {
+                let checked = coordinator.check_partitions(&topic, total, assignments);
+                checked.map(drop)
+            } else {
+                let deadline = request.timeout.max(MIN_CREATE_DEADLINE);
+                let added = coordinator.add_partitions(&topic, total, assignments, deadline);
+                added.await
+            };
+            added.map_err(|e| partitions_failure(&e))
+        })
+    }
+
+    fn reassign(
+        &self,
+        changes: Vec<ReplicaChange>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>> {
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let deadline = timeout.max(MIN_CREATE_DEADLINE);
+            let changes = changes.into_iter().map(|c| (c.partition, c.target));
+            let changes: Vec<ReassignTo> = changes.collect();
+            answers(coordinator.reassign_partitions(&changes, deadline).await)
+        })
+    }
+
+    fn reassignments(&self) -> BTreeMap<PartitionId, Reassigning> {
+        let state = self.coordinator.cluster_state();
+        let under_way = state.reassignments().filter_map(|(id, under_way)| {
+            let replicas = state.partition(id)?.replicas.clone();
+            let missing = |of: &[BrokerId], all: &[BrokerId]| {
+                let missing = all.iter().filter(|broker| !of.contains(broker));
+                missing.copied().collect()
+            };
+            let reassigning = Reassigning {
+                adding: missing(&under_way.original, &under_way.target),
+                removing: missing(&under_way.target, &replicas),
+                replicas,
+            };
+            Some((*id, reassigning))
+        });
+        under_way.collect()
+    }
+
+    fn elect_preferred(
+        &self,
+        partitions: Vec<PartitionId>,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>> {
+        let coordinator = self.coordinator.clone();
+        Box::pin(async move {
+            let deadline = timeout.max(MIN_CREATE_DEADLINE);
+            let elected = coordinator.elect_preferred_of(&partitions, deadline);
+            answers(elected.await)
+        })
+    }
+
     fn elect_unclean(
         &self,
         partition: PartitionId,
@@ -305,6 +374,11 @@ impl Broker for CoordinatorBroker {
     fn auto_create_topics(&self) -> bool {
         self.coordinator.config().topic_defaults.auto_create
     }
+}
+
+fn answers(results: Vec<Result<(), CoordinatorError>>) -> Vec<Result<(), TopicFailure>> {
+    let answer = |result: Result<(), CoordinatorError>| result.map_err(|e| admin_failure(&e));
+    results.into_iter().map(answer).collect()
 }
 
 /// The coordinator's consumer groups.
@@ -471,110 +545,11 @@ fn topic_info(topic: &TopicRecord, state: &ClusterState) -> TopicInfo {
         name: topic.name.clone(),
         id: topic.id,
         partitions: state.partitions_of_topic(topic.id).map(partition).collect(),
+        replication_factor: usize::try_from(topic.replication_factor).unwrap_or(usize::MAX),
         settings: TopicSettings {
             min_isr: topic.min_isr,
             durability: topic.durability,
             log: topic.log,
         },
-    }
-}
-
-fn current_leader(
-    partition: PartitionId,
-    coordinator: &ClusterCoordinator,
-) -> Option<CurrentLeader> {
-    let state = coordinator.cluster_state();
-    let record = state.partition(&partition)?;
-    Some(CurrentLeader {
-        broker: record.leader?,
-        epoch: record.leader_epoch,
-    })
-}
-
-/// A replication error as clients are told of it.
-fn broker_error(
-    error: ReplicationError,
-    partition: PartitionId,
-    coordinator: &ClusterCoordinator,
-) -> BrokerError {
-    use ReplicationError as E;
-    let leader = || current_leader(partition, coordinator);
-    match error {
-        // The metadata may know the partition before its replica has been opened here.
-        E::UnknownPartition { .. }
-            if coordinator.cluster_state().partition(&partition).is_some() =>
-        {
-            BrokerError::NotLeader { leader: leader() }
-        }
-        E::UnknownPartition { .. } => BrokerError::UnknownPartition,
-        E::NotLeader { .. } | E::ControllerContactLost | E::Shutdown => {
-            BrokerError::NotLeader { leader: leader() }
-        }
-        E::NotEnoughReplicas { .. } => BrokerError::NotEnoughReplicas,
-        E::NotEnoughReplicasAfterAppend { .. } => BrokerError::NotEnoughReplicasAfterAppend,
-        E::OutOfOrderSequence { .. } => BrokerError::OutOfOrderSequence,
-        E::InvalidProducerEpoch { .. } => BrokerError::InvalidProducerEpoch,
-        E::OffsetOutOfRange { .. } => BrokerError::OffsetOutOfRange,
-        E::OffsetNotAvailable => BrokerError::OffsetNotAvailable,
-        E::FencedLeaderEpoch { .. } => BrokerError::FencedLeaderEpoch { leader: leader() },
-        E::UnknownLeaderEpoch { .. } | E::UnknownReplica { .. } | E::StaleNodeEpoch { .. } => {
-            BrokerError::UnknownLeaderEpoch
-        }
-        E::InvalidRequest(_) => BrokerError::InvalidRecord,
-        E::RequestTimedOut { .. } => BrokerError::TimedOut,
-        E::Overloaded { .. } => BrokerError::Unavailable,
-        E::LogUnavailable { .. } | E::OffsetsExhausted => BrokerError::Storage,
-        other => {
-            tracing::warn!(error = %other, "an error without a Kafka code of its own");
-            BrokerError::Unavailable
-        }
-    }
-}
-
-/// What became of an operator's wish about something that exists.
-fn admin_failure(error: &CoordinatorError) -> TopicFailure {
-    let kind = match error {
-        CoordinatorError::Rejected(
-            Rejection::UnknownTopic { .. } | Rejection::UnknownPartition { .. },
-        ) => BrokerError::UnknownPartition,
-        CoordinatorError::Rejected(Rejection::ElectionNotNeeded { .. }) => {
-            BrokerError::ElectionNotNeeded
-        }
-        CoordinatorError::Rejected(Rejection::NoActiveReplica { .. }) => {
-            BrokerError::EligibleLeadersNotAvailable
-        }
-        other => topic_error(other),
-    };
-    TopicFailure {
-        error: kind,
-        message: error.to_string(),
-    }
-}
-
-fn topic_error(error: &CoordinatorError) -> BrokerError {
-    match error {
-        CoordinatorError::Rejected(rejection) => match rejection {
-            Rejection::TopicExists { .. } | Rejection::TopicIdExists { .. } => {
-                BrokerError::TopicExists
-            }
-            Rejection::InvalidPartitionCount { .. } => BrokerError::InvalidPartitions,
-            Rejection::InvalidReplicationFactor { .. } => BrokerError::InvalidReplicationFactor,
-            Rejection::InvalidMinIsr { .. } | Rejection::InvalidTopicConfig { .. } => {
-                BrokerError::InvalidConfig
-            }
-            Rejection::DuplicateReplica { .. }
-            | Rejection::UnknownBroker { .. }
-            | Rejection::NoActiveReplica { .. } => BrokerError::InvalidReplicaAssignment,
-            Rejection::TooManyItems { .. } => BrokerError::PolicyViolation,
-            _ => BrokerError::InvalidRequest,
-        },
-        CoordinatorError::Placement(placement) => match placement {
-            PlacementError::PartitionOutOfRange { .. } => BrokerError::InvalidPartitions,
-            PlacementError::DuplicateReplica { .. } => BrokerError::InvalidReplicaAssignment,
-            PlacementError::InvalidTopic(_) => BrokerError::InvalidTopic,
-            _ => BrokerError::InvalidReplicationFactor,
-        },
-        CoordinatorError::InvalidRequest(_) => BrokerError::InvalidPartitions,
-        _ => BrokerError::TimedOut,
     }
 }

@@ -111,6 +111,12 @@ pub enum BrokerError {
     /// The partition has a leader. Nothing changed.
     #[error("the partition has a leader")]
     ElectionNotNeeded,
+    /// The preferred replica is not in sync, or not active. Nothing changed; retriable.
+    #[error("the preferred leader is not available")]
+    PreferredLeaderNotAvailable,
+    /// The partition is not being reassigned. Nothing changed.
+    #[error("no reassignment is in progress")]
+    NoReassignmentInProgress,
     /// No replica that could lead is active. Nothing changed; retriable.
     #[error("no eligible replica is active")]
     EligibleLeadersNotAvailable,
@@ -151,6 +157,8 @@ impl BrokerError {
             Self::InvalidRequest,
             Self::NotController,
             Self::ElectionNotNeeded,
+            Self::PreferredLeaderNotAvailable,
+            Self::NoReassignmentInProgress,
             Self::EligibleLeadersNotAvailable,
             Self::PolicyViolation,
         ]
@@ -184,6 +192,8 @@ impl BrokerError {
             Self::InvalidRequest => Kafka::InvalidRequest,
             Self::NotController => Kafka::NotController,
             Self::ElectionNotNeeded => Kafka::ElectionNotNeeded,
+            Self::PreferredLeaderNotAvailable => Kafka::PreferredLeaderNotAvailable,
+            Self::NoReassignmentInProgress => Kafka::NoReassignmentInProgress,
             Self::EligibleLeadersNotAvailable => Kafka::EligibleLeadersNotAvailable,
             Self::PolicyViolation => Kafka::PolicyViolation,
         }
@@ -210,6 +220,7 @@ impl BrokerError {
                 | Self::Storage
                 | Self::Unavailable
                 | Self::NotController
+                | Self::PreferredLeaderNotAvailable
                 | Self::EligibleLeadersNotAvailable
         )
     }

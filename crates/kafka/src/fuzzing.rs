@@ -4,11 +4,12 @@ use bytes::Bytes;
 
 use crate::api::{ApiKey, Call, FixedHeader};
 use crate::requests::{
-    ApiVersionsRequest, ConsumerHeartbeatRequest, CreateTopicsRequest, DeleteRecordsRequest,
-    DeleteTopicsRequest, DescribeConfigsRequest, ElectLeadersRequest, FetchRequest,
-    FindCoordinatorRequest, GroupIdsRequest, HeartbeatRequest, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    AlterPartitionReassignmentsRequest, ApiVersionsRequest, ConsumerHeartbeatRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeConfigsRequest, ElectLeadersRequest, FetchRequest, FindCoordinatorRequest,
+    GroupIdsRequest, HeartbeatRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest,
+    ListPartitionReassignmentsRequest, MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest,
     OffsetFetchRequest, OffsetForLeaderEpochRequest, ProduceRequest, SyncGroupRequest,
 };
 use crate::wire::DecodeError;
@@ -46,6 +47,13 @@ fn decode(call: Call, rest: Bytes) -> Result<(), DecodeError> {
         ApiKey::DeleteTopics => DeleteTopicsRequest::decode(reader, version).map(drop),
         ApiKey::DeleteRecords => DeleteRecordsRequest::decode(reader).map(drop),
         ApiKey::DescribeConfigs => DescribeConfigsRequest::decode(reader, version).map(drop),
+        ApiKey::CreatePartitions => CreatePartitionsRequest::decode(reader).map(drop),
+        ApiKey::AlterPartitionReassignments => {
+            AlterPartitionReassignmentsRequest::decode(reader, version).map(drop)
+        }
+        ApiKey::ListPartitionReassignments => {
+            ListPartitionReassignmentsRequest::decode(reader).map(drop)
+        }
         ApiKey::ElectLeaders => ElectLeadersRequest::decode(reader, version).map(drop),
         ApiKey::IncrementalAlterConfigs => IncrementalAlterConfigsRequest::decode(reader).map(drop),
         ApiKey::OffsetCommit => OffsetCommitRequest::decode(reader, version).map(drop),

@@ -5,6 +5,7 @@
 
 mod api_versions;
 mod configs;
+mod create_partitions;
 mod create_topics;
 mod delete_records;
 mod delete_topics;
@@ -17,6 +18,7 @@ mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
 mod produce;
+mod reassignments;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -107,7 +109,10 @@ pub(crate) fn start(context: &Context, call: Call, rest: Bytes) -> Result<Pendin
         ApiKey::DeleteTopics => delete_topics::start(context, call, &mut reader),
         ApiKey::DeleteRecords => delete_records::start(context, call, &mut reader),
         ApiKey::DescribeConfigs => describe_configs::start(context, call, &mut reader),
+        ApiKey::CreatePartitions => create_partitions::start(context, call, &mut reader),
         ApiKey::ElectLeaders => elect_leaders::start(context, call, &mut reader),
+        ApiKey::AlterPartitionReassignments => reassignments::alter(context, call, &mut reader),
+        ApiKey::ListPartitionReassignments => reassignments::list(context, call, &mut reader),
         ApiKey::IncrementalAlterConfigs => configs::start(context, call, &mut reader),
         ApiKey::FindCoordinator => groups::find_coordinator(context, call, &mut reader),
         ApiKey::JoinGroup => groups::join(context, call, &mut reader),

@@ -45,7 +45,8 @@ mod wire;
 
 pub use broker::{
     Acks, Broker, CreateTopics, CreatedTopic, FetchPartition, FetchRequest, Fetched,
-    FetchedRecords, ListedOffset, NewTopic, OffsetQuery, Produced, TopicFailure,
+    FetchedRecords, ListedOffset, MorePartitions, NewTopic, OffsetQuery, Produced, Reassigning,
+    ReplicaChange, TopicFailure,
 };
 pub use config::KafkaConfig;
 pub use coordinator_broker::CoordinatorBroker;

@@ -2,6 +2,7 @@
 
 mod api_versions;
 mod configs;
+mod create_partitions;
 mod create_topics;
 mod delete_records;
 mod delete_topics;
@@ -13,11 +14,13 @@ mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
 mod produce;
+mod reassignments;
 
 pub(crate) use api_versions::ApiVersionsRequest;
 pub(crate) use configs::{
     AlterResource, DescribeConfigsRequest, DescribeResource, IncrementalAlterConfigsRequest,
 };
+pub(crate) use create_partitions::{CreatePartitionsRequest, PartitionsRequest};
 pub(crate) use create_topics::{CreateTopicsRequest, TopicRequest};
 pub(crate) use delete_records::DeleteRecordsRequest;
 pub(crate) use delete_topics::{DeleteTopic, DeleteTopicsRequest};
@@ -33,6 +36,9 @@ pub(crate) use list_offsets::{ListOffsetsPartitionRequest, ListOffsetsRequest};
 pub(crate) use metadata::{MetadataRequest, MetadataTopicRequest};
 pub(crate) use offset_for_leader_epoch::{EpochPartition, OffsetForLeaderEpochRequest};
 pub(crate) use produce::{ProducePartition, ProduceRequest};
+pub(crate) use reassignments::{
+    AlterPartitionReassignmentsRequest, ListPartitionReassignmentsRequest,
+};
 
 /// Most topics in one request.
 pub(crate) const MAX_TOPICS: usize = 10_000;

@@ -80,7 +80,7 @@ pub(crate) fn show(
             Ok(if target.wants_json() {
                 plan_json(&plan, &names)
             } else {
-                plan_text(&plan, &names)
+                plan_text(&plan, &names, &coordinator.config().move_limits)
             })
         }
         _ => Err(Refusal::Unknown),
@@ -141,7 +141,7 @@ pub(crate) async fn command(
             let topic: TopicName = target.parsed("topic")?;
             let total: u32 = target.parsed("total")?;
             coordinator
-                .add_partitions(&topic, total, COMMAND_DEADLINE)
+                .add_partitions(&topic, total, None, COMMAND_DEADLINE)
                 .await?;
             Ok(format!("{topic} has {total} partitions\n"))
         }
@@ -227,7 +227,7 @@ fn line(text: &mut String, arguments: std::fmt::Arguments<'_>) {
 }
 
 /// The moves of a plan for a person.
-fn plan_text(plan: &Plan, names: &Names) -> String {
+fn plan_text(plan: &Plan, names: &Names, limits: &Limits) -> String {
     let mut text = String::new();
     if plan.is_empty() && plan.shortages.is_empty() {
         text.push_str("Nothing to be done.\n\n");
@@ -272,11 +272,16 @@ fn plan_text(plan: &Plan, names: &Names) -> String {
     ] {
         line(&mut text, format_args!("{row}"));
     }
-    let waves = plan.waves(&Limits::default()).len();
+    let waves = plan.waves(limits).len();
+    // Leaders tell the controller alone how long their logs are.
+    let bytes = match plan.bytes() {
+        0 => String::new(),
+        bytes => format!(" ({bytes} bytes)"),
+    };
     line(
         &mut text,
         format_args!(
-            "\n{} replicas move in {waves} waves, {} preferred leaders change",
+            "\n{} replicas move{bytes} in {waves} waves, {} preferred leaders change",
             plan.moves.len(),
             plan.leader_moves.len()
         ),
@@ -332,10 +337,11 @@ fn plan_json(plan: &Plan, names: &Names) -> String {
                 |id| format!("\"{}\"", names.broker(id)),
             );
             format!(
-                "{{\"partition\":\"{}\",\"from\":{from},\"to\":\"{}\",\"phase\":\"{}\"}}",
+                "{{\"partition\":\"{}\",\"from\":{from},\"to\":\"{}\",\"phase\":\"{}\",\"bytes\":{}}}",
                 names.partition(step.partition),
                 names.broker(step.to),
-                step.phase
+                step.phase,
+                step.bytes
             )
         })
         .collect();

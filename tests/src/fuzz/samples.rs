@@ -386,7 +386,29 @@ fn admin_requests() -> Samples {
             .with_partitions(vec![0, 1]);
         let request = kp::ElectLeadersRequest::default().with_topic_partitions(Some(vec![of]));
         samples.push(frame(&request, version)?);
+        let assignment = kp::create_partitions_request::CreatePartitionsAssignment::default()
+            .with_broker_ids(vec![1.into(), 2.into()]);
+        let of = kp::create_partitions_request::CreatePartitionsTopic::default()
+            .with_name(topic())
+            .with_count(4)
+            .with_assignments(Some(vec![assignment]));
+        let request = kp::CreatePartitionsRequest::default().with_topics(vec![of]);
+        samples.push(frame(&request, version)?);
     }
+    for version in [0, 1] {
+        let part = kp::alter_partition_reassignments_request::ReassignablePartition::default()
+            .with_replicas(Some(vec![1.into(), 2.into()]));
+        let of = kp::alter_partition_reassignments_request::ReassignableTopic::default()
+            .with_name(topic())
+            .with_partitions(vec![part]);
+        let request = kp::AlterPartitionReassignmentsRequest::default().with_topics(vec![of]);
+        samples.push(frame(&request, version)?);
+    }
+    let of = kp::list_partition_reassignments_request::ListPartitionReassignmentsTopics::default()
+        .with_name(topic())
+        .with_partition_indexes(vec![0, 1]);
+    let request = kp::ListPartitionReassignmentsRequest::default().with_topics(Some(vec![of]));
+    samples.push(frame(&request, 0)?);
     for version in [1, 4] {
         let of = kp::describe_configs_request::DescribeConfigsResource::default()
             .with_resource_type(2)

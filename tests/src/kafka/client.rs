@@ -26,7 +26,7 @@ const METADATA_VERSION: i16 = 12;
 const CREATE_TOPICS_VERSION: i16 = 5;
 const INIT_PRODUCER_ID_VERSION: i16 = 4;
 /// Time-out within requests that the cluster has to agree on.
-const REQUEST_TIMEOUT_MS: i32 = 10_000;
+pub(super) const REQUEST_TIMEOUT_MS: i32 = 10_000;
 /// The code of a topic that exists already.
 pub const TOPIC_ALREADY_EXISTS: i16 = 36;
 
@@ -67,7 +67,7 @@ impl KafkaClient {
     }
 
     /// Asks one broker after the other until one answers without an error.
-    async fn ask<R: Request, T>(
+    pub(super) async fn ask<R: Request, T>(
         &self,
         request: &R,
         version: i16,

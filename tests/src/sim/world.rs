@@ -299,6 +299,7 @@ impl SimCluster {
             session: SessionConfig::default(),
             topic_defaults: TopicDefaults::default(),
             placement: rivven_coordinator::placement::PlacementConfig::default(),
+            move_limits: rivven_coordinator::placement::Limits::default(),
         })
     }
 }

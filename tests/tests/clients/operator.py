@@ -9,7 +9,8 @@ import time
 
 from confluent_kafka import Consumer, ElectionType, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
-    AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType,
+    AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
+    ResourceType,
 )
 
 LIMIT_SECONDS = 60
@@ -35,6 +36,11 @@ def until(what, holds):
 def only(futures):
     (future,) = futures.values()
     return future.result(timeout=LIMIT_SECONDS)
+
+
+def replicas(index):
+    partitions = admin.list_topics(topic, timeout=10).topics[topic].partitions
+    return partitions[index].replicas if index in partitions else None
 
 
 def settings():
@@ -84,6 +90,22 @@ try:
 except KafkaException as error:
     assert error.args[0].name() == "OFFSET_OUT_OF_RANGE", error
 step("records deleted")
+
+assert only(admin.create_partitions([NewPartitions(topic, 3)])) is None
+until("the partitions are shown", lambda: replicas(2))
+only(admin.create_partitions([NewPartitions(topic, 4, replica_assignment=[[2, 1, 3]])]))
+until("the replicas are those asked for", lambda: replicas(3) == [2, 1, 3])
+try:
+    only(admin.create_partitions([NewPartitions(topic, 2)]))
+    sys.exit("a topic was made smaller")
+except KafkaException as error:
+    assert error.args[0].name() == "INVALID_PARTITIONS", error
+step("partitions added")
+
+elected = admin.elect_leaders(ElectionType.PREFERRED, [TopicPartition(topic, 0)])
+(error,) = elected.result(timeout=LIMIT_SECONDS).values()
+assert error is None or error.name() == "ELECTION_NOT_NEEDED", error
+step("the preferred leader leads")
 
 elected = admin.elect_leaders(ElectionType.UNCLEAN, [TopicPartition(topic, 0)])
 (error,) = elected.result(timeout=LIMIT_SECONDS).values()

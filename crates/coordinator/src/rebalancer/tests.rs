@@ -14,6 +14,7 @@ use super::*;
 struct World {
     machine: MetadataStateMachine,
     index: u64,
+    sizes: Sizes,
 }
 
 fn b(n: i32) -> BrokerId {
@@ -26,6 +27,7 @@ impl World {
         let mut world = Self {
             machine: MetadataStateMachine::new(Arc::new(|_| {})),
             index: 0,
+            sizes: Sizes::default(),
         };
         let cluster_id = ClusterId::from_bytes([1; 16]);
         world.apply(&Command::FormCluster { cluster_id });
@@ -129,10 +131,12 @@ impl World {
 
     /// One round; whether there was anything to do.
     fn round(&mut self, limits: &Limits) -> bool {
-        let steps = next_steps(self.state(), &PlacementConfig::default(), limits);
+        let steps = next_steps(self.state(), &PlacementConfig::default(), limits, || {
+            self.sizes.clone()
+        });
         let any = !steps.is_empty();
         steps.into_iter().for_each(|step| self.place(step));
-        assert!(in_flight(self.state()).len() <= limits.max_concurrent);
+        assert!(in_flight(self.state(), &self.sizes).len() <= limits.max_concurrent);
         any
     }
 
@@ -165,7 +169,9 @@ impl World {
 
 fn steps(world: &World) -> Vec<PlacementCommand> {
     let config = PlacementConfig::default();
-    next_steps(world.state(), &config, &Limits::default())
+    next_steps(world.state(), &config, &Limits::default(), || {
+        world.sizes.clone()
+    })
 }
 
 #[test]
@@ -285,7 +291,7 @@ fn a_move_to_a_broker_that_is_given_up_is_redirected() {
         draining: true,
     });
     assert!(world.round(&Limits::default()));
-    let target = in_flight(world.state())[0].to;
+    let target = in_flight(world.state(), &world.sizes)[0].to;
     world.fence(target.get());
     world.place(PlacementCommand::SetDraining {
         broker: target,
@@ -312,4 +318,130 @@ fn nothing_but_repair_begins_while_a_partition_is_under_its_min_isr() {
     });
     let steps = steps(&world);
     assert!(!steps.is_empty(), "the lost replicas of 2 are replaced");
+}
+
+/// What leaders have told of their logs bounds the bytes under way, from round to round; a log of which
+/// nobody has told counts as much as may be under way and so is copied alone.
+#[test]
+fn bytes_under_way_stay_within_their_limits() {
+    let limits = Limits {
+        max_misplaced_percent: 100,
+        max_bytes_in_flight: 250,
+        max_bytes_in_per_node: 200,
+        ..Limits::default()
+    };
+    let mut world = World::new(5);
+    let drain = |draining| PlacementCommand::SetDraining {
+        broker: b(1),
+        draining,
+    };
+    world.place(drain(true));
+    world.sizes.unknown = unknown_size(&limits);
+    assert!(world.round(&limits));
+    assert_eq!(in_flight(world.state(), &world.sizes).len(), 1);
+    assert!(
+        !world.round(&limits),
+        "the log under way may be of any length"
+    );
+
+    // Now its leader tells: it has room beside it for one more of the same length.
+    world.sizes.known = world.state().partitions().map(|p| (p.id, 100)).collect();
+    let mut rounds = 0;
+    while world.round(&limits) || world.state().reassignments().next().is_some() {
+        let moves = in_flight(world.state(), &world.sizes);
+        let into = |to| {
+            moves
+                .iter()
+                .filter(|m| m.to == to)
+                .map(|m| m.bytes)
+                .sum::<u64>()
+        };
+        assert!(moves.len() <= 2 && moves.iter().all(|m| m.bytes == 100));
+        assert!([4, 5].into_iter().all(|n| into(b(n)) <= 200));
+        world.catch_up();
+        rounds += 1;
+        assert!(rounds < 100, "it never ends");
+    }
+    assert!(rounds >= 6, "two of twelve at a time: {rounds}");
+    assert_eq!(world.loads()[0], (0, 0));
+}
+
+impl World {
+    fn create(&mut self, n: u8, partitions: usize, placed: bool) {
+        self.apply(&Command::CreateTopic {
+            name: TopicName::new(format!("topic-{n}")).unwrap(),
+            id: TopicId::from_bytes([n; 16]),
+            replicas: vec![vec![b(1), b(2), b(3)]; partitions],
+            min_isr: 2,
+            durability: Durability::Fsync,
+            log: LogConfig::default(),
+            placement: placed.then(|| rivven_metadata::TopicPlacement {
+                strategy: PlacementStrategy::Balanced.to_string(),
+                algorithm_version: rivven_placement::ALGORITHM_VERSION,
+            }),
+        });
+    }
+
+    /// As the controller does every half minute.
+    fn leader_round(&mut self) -> bool {
+        let even = even_leaders(self.state(), &PlacementConfig::default());
+        let changed = even.map(|command| self.place(command)).is_some();
+        if let Some(command) = bring_leaders_back(self.state()) {
+            self.place(command);
+        }
+        changed
+    }
+}
+
+/// Whatever the history was, topics that the balanced strategy has placed are led evenly within a round,
+/// for which nothing is copied; the others count, and stay as they are.
+#[test]
+fn leaders_of_balanced_topics_are_evened_out_after_any_history() {
+    let mut world = World::new(3);
+    assert!(
+        !world.leader_round(),
+        "its creator has placed it: all led by 1"
+    );
+    world.create(8, 12, true);
+    assert_eq!(world.loads()[0].1, 24);
+    let fixed: Vec<_> = world.state().partitions().cloned().collect();
+    world.fence(3);
+    assert!(!world.leader_round(), "it will be back");
+    world.unfence(3);
+    world.catch_up();
+    assert!(world.leader_round());
+    assert!(!world.leader_round(), "and then it is even");
+    // 24 leaders: 12 that stay with 1, and no more than the share of 8 with either of the others.
+    let leaders: Vec<usize> = world.loads().iter().map(|load| load.1).collect();
+    assert!(
+        leaders[0] == 12 && leaders[1..].iter().all(|led| *led <= 8),
+        "{leaders:?}"
+    );
+    assert!(world.state().reassignments().next().is_none());
+    for before in fixed
+        .iter()
+        .filter(|p| p.id.topic == TopicId::from_bytes([7; 16]))
+    {
+        assert_eq!(
+            world.state().partition(&before.id).unwrap().replicas,
+            before.replicas
+        );
+    }
+    // The other topic goes, and so does what made these uneven.
+    world.apply(&Command::DeleteTopic {
+        name: TopicName::new("t").unwrap(),
+    });
+    assert!(world.leader_round());
+    assert!(world.loads().iter().all(|load| load.1 == 4));
+    world.create(9, 50, true);
+    world.create(10, 1, false);
+    for _ in 0..3 {
+        world.leader_round();
+    }
+    // 63 leaders on three brokers.
+    assert!(
+        world.loads().iter().all(|load| load.1 == 21),
+        "{:?}",
+        world.loads()
+    );
 }

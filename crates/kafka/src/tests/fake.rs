@@ -19,7 +19,8 @@ use crate::handlers::{self, Answer, Context};
 use crate::{
     Acks, Broker, BrokerError, BrokerInfo, ClusterSnapshot, CreateTopics, CreatedTopic,
     CurrentLeader, FetchRequest, Fetched, FetchedRecords, GroupBroker, KafkaConfig, ListedOffset,
-    OffsetQuery, PartitionInfo, Produced, TopicFailure, TopicInfo,
+    MorePartitions, OffsetQuery, PartitionInfo, Produced, Reassigning, ReplicaChange, TopicFailure,
+    TopicInfo,
 };
 
 pub(crate) const TOPIC: &str = "orders";
@@ -39,6 +40,7 @@ struct State {
     logs: BTreeMap<PartitionId, Log>,
     fail: Option<BrokerError>,
     created: Vec<CreateTopics>,
+    reassignments: BTreeMap<PartitionId, Reassigning>,
     /// What an operator asked for, in words.
     asked: Vec<String>,
     altered: Vec<TopicChange>,
@@ -74,6 +76,7 @@ pub(crate) fn topic(name: &str, id: [u8; 16], leader: Option<i32>) -> Arc<TopicI
         name: TopicName::new(name).unwrap(),
         id: TopicId::from_bytes(id),
         partitions: vec![partition.clone(), partition],
+        replication_factor: 3,
         settings: crate::TopicSettings::default(),
     })
 }
@@ -143,6 +146,22 @@ impl FakeBroker {
     /// What an operator has asked for since the last call.
     pub(crate) fn taken(&self) -> Vec<String> {
         self.with(|state| std::mem::take(&mut state.asked))
+    }
+
+    pub(crate) fn set_reassignments(&self, under_way: BTreeMap<PartitionId, Reassigning>) {
+        self.with(|state| state.reassignments = under_way);
+    }
+
+    /// The same answer for each of several wishes.
+    fn asked_all(&self, wishes: Vec<String>) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>> {
+        let asked: Vec<_> = wishes.into_iter().map(|wish| self.asked(wish)).collect();
+        Box::pin(async move {
+            let mut answers = Vec::new();
+            for one in asked {
+                answers.push(one.await);
+            }
+            answers
+        })
     }
 
     fn asked(&self, wish: String) -> BoxFuture<'static, Result<(), TopicFailure>> {
@@ -377,6 +396,47 @@ impl Broker for Arc<FakeBroker> {
             asked.await.map_err(|failure| failure.error)?;
             Ok(before.unwrap_or(end))
         })
+    }
+
+    fn create_partitions(
+        &self,
+        request: MorePartitions,
+    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        let MorePartitions {
+            topic,
+            total,
+            assignments,
+            validate_only,
+            ..
+        } = request;
+        let verb = if validate_only { "check" } else { "grow" };
+        self.asked(format!("{verb} {topic} to {total} on {assignments:?}"))
+    }
+
+    fn reassign(
+        &self,
+        changes: Vec<ReplicaChange>,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>> {
+        let wish = |change: ReplicaChange| {
+            let ids = |brokers: Vec<BrokerId>| brokers.iter().map(|b| b.get()).collect::<Vec<_>>();
+            let target = change.target.map(ids);
+            format!("move {} to {target:?}", change.partition.index)
+        };
+        self.asked_all(changes.into_iter().map(wish).collect())
+    }
+
+    fn reassignments(&self) -> BTreeMap<PartitionId, Reassigning> {
+        self.with(|state| state.reassignments.clone())
+    }
+
+    fn elect_preferred(
+        &self,
+        partitions: Vec<PartitionId>,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>> {
+        let wish = |id: &PartitionId| format!("prefer for {}", id.index);
+        self.asked_all(partitions.iter().map(wish).collect())
     }
 
     fn elect_unclean(

@@ -4,6 +4,7 @@ mod groups;
 mod handlers;
 mod hostile;
 mod operator;
+mod replicas;
 mod requests;
 mod server;
 mod socket;

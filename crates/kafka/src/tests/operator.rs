@@ -227,54 +227,6 @@ async fn configurations_change_one_by_one() {
 }
 
 #[tokio::test]
-async fn an_unclean_election_is_for_partitions_that_are_named_or_have_no_leader() {
-    let broker = FakeBroker::new();
-    broker.set_cluster(cluster(vec![
-        topic(TOPIC, TOPIC_ID, Some(2)),
-        topic("leaderless", [2; 16], None),
-    ]));
-    for version in ApiKey::ElectLeaders.versions() {
-        let named = kp::elect_leaders_request::TopicPartitions::default()
-            .with_topic(text(TOPIC).into())
-            .with_partitions(vec![1, 7]);
-        let request = |kind: i8, topics| {
-            let request = kp::ElectLeadersRequest::default().with_topic_partitions(topics);
-            if version >= 1 {
-                request.with_election_type(kind)
-            } else {
-                request
-            }
-        };
-        broker.fail(None);
-        let preferred = call(&broker, version, &request(0, None)).await;
-        assert!(preferred.replica_election_results.is_empty());
-        if version == 0 {
-            continue;
-        }
-        assert_eq!(preferred.error_code, 42);
-        let response = call(&broker, version, &request(1, Some(vec![named.clone()]))).await;
-        let results = &response.replica_election_results[0].partition_result;
-        let codes: Vec<_> = results
-            .iter()
-            .map(|r| (r.partition_id, r.error_code))
-            .collect();
-        assert_eq!(codes, [(1, 0), (7, 3)]);
-        assert_eq!(broker.taken(), ["elect for 1"]);
-        let response = call(&broker, version, &request(1, None)).await;
-        assert_eq!(response.replica_election_results.len(), 1);
-        assert_eq!(broker.taken(), ["elect for 0", "elect for 1"]);
-        for error in errors() {
-            broker.fail(Some(error));
-            let response = call(&broker, version, &request(1, Some(vec![named.clone()]))).await;
-            let first = &response.replica_election_results[0].partition_result[0];
-            assert_eq!(first.error_code, error.code());
-            assert_eq!(first.error_message.as_deref(), Some("no"));
-        }
-        broker.taken();
-    }
-}
-
-#[tokio::test]
 async fn an_operator_is_answered_even_if_the_cluster_is_not() {
     let broker = FakeBroker::new();
     broker.fail(Some(BrokerError::TimedOut));

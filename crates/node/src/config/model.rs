@@ -145,4 +145,9 @@ pub(super) struct Placement {
     pub(super) rack_aware: Option<bool>,
     pub(super) virtual_nodes: Option<Spanned<u32>>,
     pub(super) max_partitions_per_node: Option<Spanned<u32>>,
+    pub(super) max_moves: Option<Spanned<usize>>,
+    pub(super) max_moves_per_node: Option<Spanned<usize>>,
+    pub(super) max_bytes_in_flight: Option<Spanned<u64>>,
+    pub(super) max_bytes_in_per_node: Option<Spanned<u64>>,
+    pub(super) max_bytes_out_per_node: Option<Spanned<u64>>,
 }

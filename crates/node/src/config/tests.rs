@@ -1,5 +1,6 @@
 use super::*;
 use rivven_cluster::coordinator::ClusterMode;
+use rivven_cluster::placement::Limits;
 use rivven_cluster::{PlacementConfig, PlacementStrategy};
 use std::time::Duration;
 
@@ -195,7 +196,26 @@ fn placement_is_as_configured_and_complaints_name_line_and_key() {
         max_partitions_per_node: 500,
     };
     assert_eq!(placement(&with(all)), expected);
+    let limits = |text: &str| parsed(text).unwrap().coordinator.move_limits;
+    assert_eq!(limits(&with(all)), Limits::default());
+    let paced = "{ max_moves: 7, max_moves_per_node: 2, max_bytes_in_flight: 300, \
+                 max_bytes_in_per_node: 200, max_bytes_out_per_node: 100 }";
+    let expected = Limits {
+        max_concurrent: 7,
+        max_moves_per_node: 2,
+        max_bytes_in_flight: 300,
+        max_bytes_in_per_node: 200,
+        max_bytes_out_per_node: 100,
+        ..Limits::default()
+    };
+    assert_eq!(limits(&with(paced)), expected);
     for (wrong, key) in [
+        ("max_moves: 0", "cluster.placement.max_moves"),
+        (
+            "max_moves_per_node: 10001",
+            "cluster.placement.max_moves_per_node",
+        ),
+        ("max_bytes_in_flight: -1", "max_bytes_in_flight"),
         ("strategy: fastest", "cluster.placement.strategy"),
         ("strategy: copyset:0", "cluster.placement.strategy"),
         ("virtual_nodes: 0", "cluster.placement.virtual_nodes"),

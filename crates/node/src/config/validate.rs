@@ -6,7 +6,7 @@ use std::time::Duration;
 use rivven_cluster::coordinator::{
     ClusterMember, ClusterMode, CoordinatorConfig, RaftTiming, SessionConfig, TopicDefaults,
 };
-use rivven_cluster::placement::MAX_VIRTUAL_NODES;
+use rivven_cluster::placement::{Limits, MAX_VIRTUAL_NODES};
 use rivven_cluster::swim::{SwimConfig, SwimSecurity};
 use rivven_cluster::transport::{Compression, Security};
 use rivven_cluster::types::{Address, NodeInfo, NodeName, RackId};
@@ -220,6 +220,7 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
         groups: rivven_cluster::consumer_groups::GroupConfig::default(),
         session: session(&place, cluster.session)?,
         topic_defaults: topic_defaults(&place, cluster.topic_defaults)?,
+        move_limits: move_limits(&place, &cluster.placement)?,
         placement: placement(&place, cluster.placement)?,
     };
     Ok(NodeOptions {
@@ -512,4 +513,31 @@ fn placement(place: &Place<'_>, given: model::Placement) -> Result<PlacementConf
         config.validate().map_err(invalid)?;
     }
     Ok(config)
+}
+
+/// Most moves that may be under way at a time.
+const MAX_MOVES: usize = 10_000;
+
+fn move_limits(place: &Place<'_>, given: &model::Placement) -> Result<Limits, ConfigError> {
+    let default = Limits::default();
+    let count = |value: &Option<Spanned<usize>>, key, default| {
+        place.in_range(value.clone(), key, 1..=MAX_MOVES, default)
+    };
+    let bytes = |value: &Option<Spanned<u64>>| value.as_ref().map_or(0, |value| value.value);
+    Ok(Limits {
+        max_concurrent: count(
+            &given.max_moves,
+            "cluster.placement.max_moves",
+            default.max_concurrent,
+        )?,
+        max_moves_per_node: count(
+            &given.max_moves_per_node,
+            "cluster.placement.max_moves_per_node",
+            default.max_moves_per_node,
+        )?,
+        max_bytes_in_flight: bytes(&given.max_bytes_in_flight),
+        max_bytes_in_per_node: bytes(&given.max_bytes_in_per_node),
+        max_bytes_out_per_node: bytes(&given.max_bytes_out_per_node),
+        ..default
+    })
 }

@@ -1,0 +1,264 @@
+//! What an operator or a client asks of single partitions: other replicas, another leader, more of them.
+
+use std::time::Duration;
+
+use rivven_core_types::{BrokerId, FencedState, NodeName, PartitionId, TopicName, limits};
+use rivven_metadata::{ClusterState, PlacementCommand, Rejection, ReplicaTarget, TopicRecord};
+
+use crate::coordinator::ClusterCoordinator;
+use crate::error::CoordinatorError;
+use crate::topics;
+
+/// Pause before a command is made anew from newer metadata.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// A partition, and the brokers that are to hold it: the preferred leader first; `None` for those that it
+/// had before the reassignment under way.
+pub type ReassignTo = (PartitionId, Option<Vec<BrokerId>>);
+
+impl ClusterCoordinator {
+    /// Moves the replicas of a partition to the nodes named, the preferred leader first; `None` cancels
+    /// a reassignment under way. It is done once all of them are in sync (KIP-455).
+    ///
+    /// # Errors
+    /// [`CoordinatorError::InvalidRequest`] or [`CoordinatorError::Rejected`]: nothing changed.
+    pub async fn reassign(
+        &self,
+        topic: &TopicName,
+        partition: u32,
+        target: Option<&[NodeName]>,
+        deadline: Duration,
+    ) -> Result<(), CoordinatorError> {
+        let topic = record(&self.cluster_state(), topic)?.id;
+        let target: Option<Vec<BrokerId>> = target
+            .map(|names| names.iter().map(|name| self.broker_named(name)).collect())
+            .transpose()?;
+        let change = (PartitionId::new(topic, partition), target);
+        self.reassign_one(&change, deadline).await
+    }
+
+    /// As [`Self::reassign`], for many; one answer for each, in the order asked. They are one command if
+    /// none of them is refused, else each is one by itself.
+    pub async fn reassign_partitions(
+        &self,
+        changes: &[ReassignTo],
+        deadline: Duration,
+    ) -> Vec<Result<(), CoordinatorError>> {
+        let end = self.now() + deadline;
+        let state = self.cluster_state();
+        let targets: Result<Vec<ReplicaTarget>, Rejection> = changes
+            .iter()
+            .map(|change| target(&state, change))
+            .collect();
+        if changes.len() > 1
+            && let Ok(changes) = targets
+        {
+            let count = changes.len();
+            let command = PlacementCommand::Reassign { changes };
+            if self.place(command, deadline).await.is_ok() {
+                return std::iter::repeat_with(|| Ok(())).take(count).collect();
+            }
+        }
+        let mut answers = Vec::with_capacity(changes.len());
+        for change in changes {
+            let left = end.since(self.now());
+            answers.push(self.reassign_one(change, left).await);
+        }
+        answers
+    }
+
+    /// Whoever asks names no epoch, so that a change of the ISR in between is no reason to refuse.
+    async fn reassign_one(
+        &self,
+        change: &ReassignTo,
+        deadline: Duration,
+    ) -> Result<(), CoordinatorError> {
+        let end = self.now() + deadline;
+        loop {
+            let changes = vec![target(&self.cluster_state(), change)?];
+            let left = end.since(self.now());
+            let placed = self.place(PlacementCommand::Reassign { changes }, left);
+            match placed.await {
+                Err(CoordinatorError::Rejected(Rejection::StalePartitionEpoch { .. }))
+                    if end.since(self.now()) > RETRY_PAUSE =>
+                {
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                outcome => return outcome.map(drop),
+            }
+        }
+    }
+
+    /// Makes the first replica of each partition its leader; one answer for each, in the order asked.
+    ///
+    /// # Errors
+    /// [`Rejection::ElectionNotNeeded`] where it leads already,
+    /// [`CoordinatorError::PreferredLeaderNotAvailable`] where it is not in sync or not active: nothing
+    /// changed. [`CoordinatorError::Propose`]: it may still happen, and asking again is harmless.
+    pub async fn elect_preferred_of(
+        &self,
+        partitions: &[PartitionId],
+        deadline: Duration,
+    ) -> Vec<Result<(), CoordinatorError>> {
+        let state = self.cluster_state();
+        let due = |id: &&PartitionId| electable(&state, id).is_ok();
+        let wanted: Vec<PartitionId> = partitions.iter().filter(due).copied().collect();
+        for chunk in wanted.chunks(limits::MAX_PARTITIONS_PER_REQUEST) {
+            let partitions = chunk.to_vec();
+            let elected = self.place(PlacementCommand::ElectPreferred { partitions }, deadline);
+            if let Err(error) = elected.await {
+                tracing::debug!(%error, "preferred leaders were not elected");
+            }
+        }
+        let after = self.cluster_state();
+        let answer = |id: &PartitionId| {
+            electable(&state, id)?;
+            match electable(&after, id) {
+                // It leads now.
+                Err(CoordinatorError::Rejected(Rejection::ElectionNotNeeded { .. })) => Ok(()),
+                Err(error) => Err(error),
+                // It could, but the command did not get through.
+                Ok(()) => Err(CoordinatorError::NotYet),
+            }
+        };
+        partitions.iter().map(answer).collect()
+    }
+
+    /// Adds partitions to a topic until it has `total`; `assignment` names the replicas of each new one,
+    /// if the caller insists.
+    ///
+    /// # Errors
+    /// [`CoordinatorError::InvalidRequest`] or [`CoordinatorError::Rejected`] if it has as many already
+    /// or the assignment is not valid, [`CoordinatorError::Placement`] if they cannot be placed; nothing
+    /// changed.
+    pub async fn add_partitions(
+        &self,
+        topic: &TopicName,
+        total: u32,
+        assignment: Option<Vec<Vec<BrokerId>>>,
+        deadline: Duration,
+    ) -> Result<(), CoordinatorError> {
+        let partitions_now = record(&self.cluster_state(), topic)?.partitions;
+        let command = PlacementCommand::AddPartitions {
+            topic: topic.clone(),
+            partitions_now,
+            replicas: self.check_partitions(topic, total, assignment)?,
+        };
+        match self.place(command, deadline).await {
+            // Our own first attempt, whose answer was lost on the way, or somebody who wanted the same.
+            Err(CoordinatorError::Rejected(Rejection::InvalidPartitionCount { .. }))
+                if record(&self.cluster_state(), topic).is_ok_and(|t| t.partitions == total) =>
+            {
+                Ok(())
+            }
+            outcome => outcome.map(drop),
+        }
+    }
+
+    /// Where [`Self::add_partitions`] would put the new partitions now. Changes nothing; fails as it does.
+    pub fn check_partitions(
+        &self,
+        topic: &TopicName,
+        total: u32,
+        assignment: Option<Vec<Vec<BrokerId>>>,
+    ) -> Result<Vec<Vec<BrokerId>>, CoordinatorError> {
+        let state = self.cluster_state();
+        let record = record(&state, topic)?;
+        let (now, max) = (record.partitions, limits::MAX_PARTITIONS_PER_TOPIC);
+        if total <= now {
+            return Err(CoordinatorError::InvalidRequest(format!(
+                "topic {topic} has {now} partitions, and {total} would be no more; they are never taken away"
+            )));
+        }
+        if total > max {
+            return Err(Rejection::InvalidPartitionCount { found: total, max }.into());
+        }
+        let Some(assignment) = assignment else {
+            return topics::place_more(record, total, &self.config().placement, &state);
+        };
+        check_assignment(&state, record, total, &assignment)?;
+        Ok(assignment)
+    }
+}
+
+fn record<'a>(state: &'a ClusterState, name: &TopicName) -> Result<&'a TopicRecord, Rejection> {
+    let unknown = || Rejection::UnknownTopic { name: name.clone() };
+    state.topic(name).ok_or_else(unknown)
+}
+
+/// The change on the metadata as they are. A broker that was removed for good never catches up, so that
+/// a reassignment to it would never end.
+fn target(state: &ClusterState, (id, brokers): &ReassignTo) -> Result<ReplicaTarget, Rejection> {
+    let unknown = Rejection::UnknownPartition { partition: *id };
+    let current = state.partition(id).ok_or(unknown)?;
+    let removed = |b: &BrokerId| {
+        let record = state.broker(*b);
+        record.is_some_and(|record| record.state == FencedState::Removed)
+    };
+    if brokers.iter().flatten().any(removed) {
+        return Err(Rejection::InvalidTarget { partition: *id });
+    }
+    Ok(ReplicaTarget {
+        partition: *id,
+        partition_epoch: current.partition_epoch,
+        target: brokers.clone(),
+    })
+}
+
+/// Whether another than the preferred replica leads though that one may.
+fn electable(state: &ClusterState, id: &PartitionId) -> Result<(), CoordinatorError> {
+    let unknown = Rejection::UnknownPartition { partition: *id };
+    let partition = state.partition(id).ok_or(unknown)?;
+    let Some(first) = partition.replicas.first().copied() else {
+        return Err(CoordinatorError::NotYet);
+    };
+    if partition.leader == Some(first) {
+        return Err(Rejection::ElectionNotNeeded { leader: first }.into());
+    }
+    if !partition.isr.contains(&first) || !state.is_active(first) {
+        return Err(CoordinatorError::PreferredLeaderNotAvailable {
+            partition: *id,
+            broker: first,
+        });
+    }
+    Ok(())
+}
+
+/// An assignment of new partitions: as many as are added, each of as many known brokers as the topic has
+/// replicas.
+fn check_assignment(
+    state: &ClusterState,
+    topic: &TopicRecord,
+    total: u32,
+    assignment: &[Vec<BrokerId>],
+) -> Result<(), CoordinatorError> {
+    let (name, added) = (&topic.name, total - topic.partitions);
+    if usize::try_from(added).ok() != Some(assignment.len()) {
+        return Err(CoordinatorError::InvalidAssignment(format!(
+            "{added} partitions are added to topic {name}, but replicas are named for {}",
+            assignment.len()
+        )));
+    }
+    let factor = usize::try_from(topic.replication_factor).unwrap_or(usize::MAX);
+    for (index, brokers) in (topic.partitions..).zip(assignment) {
+        if brokers.len() != factor {
+            return Err(CoordinatorError::InvalidAssignment(format!(
+                "topic {name} has {factor} replicas of each partition, but partition {index} is given {}",
+                brokers.len()
+            )));
+        }
+        for (place, broker) in brokers.iter().enumerate() {
+            let broker = *broker;
+            if state.broker(broker).is_none() {
+                return Err(Rejection::UnknownBroker { broker }.into());
+            }
+            if brokers.iter().take(place).any(|other| *other == broker) {
+                return Err(Rejection::DuplicateReplica { index, broker }.into());
+            }
+        }
+        if !brokers.iter().any(|broker| state.is_active(*broker)) {
+            return Err(Rejection::NoActiveReplica { index }.into());
+        }
+    }
+    Ok(())
+}

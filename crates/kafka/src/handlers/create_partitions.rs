@@ -1,0 +1,102 @@
+use std::collections::BTreeMap;
+
+use kafka_protocol::messages::CreatePartitionsResponse;
+use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
+use kafka_protocol::protocol::StrBytes;
+use rivven_core_types::BrokerId;
+
+use super::{Answer, Context, Outcome, Pending, all_within, bounded_timeout};
+use crate::api::Call;
+use crate::broker::{MorePartitions, TopicFailure};
+use crate::error::BrokerError;
+use crate::frame::Frame;
+use crate::requests::{CreatePartitionsRequest, PartitionsRequest};
+use crate::snapshot::ClusterSnapshot;
+use crate::wire::{DecodeError, Reader};
+
+pub(super) fn start(
+    context: &Context,
+    call: Call,
+    reader: &mut Reader,
+) -> Result<Pending, DecodeError> {
+    let request = CreatePartitionsRequest::decode(reader)?;
+    let context = context.clone();
+    Ok(Box::pin(async move {
+        let mut repeats: BTreeMap<StrBytes, usize> = BTreeMap::new();
+        for topic in &request.topics {
+            *repeats.entry(topic.name.clone()).or_default() += 1;
+        }
+        let timeout = bounded_timeout(request.timeout_ms);
+        let cluster = context.broker.cluster();
+        let mut additions = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let repeated = repeats.get(&topic.name).is_some_and(|count| *count > 1);
+            additions.push(match check(&cluster, topic, repeated) {
+                Ok(more) => context.broker.create_partitions(MorePartitions {
+                    validate_only: request.validate_only,
+                    timeout,
+                    ..more
+                }),
+                Err(failure) => Box::pin(async move { Err(failure) }),
+            });
+        }
+        drop(cluster);
+        let late = failure(BrokerError::TimedOut, "the cluster did not answer in time");
+        let results = all_within(timeout, additions, Err(late)).await;
+        let failed = results.iter().any(Result::is_err);
+        let answers = request.topics.into_iter().zip(results);
+        let answers = answers.map(|(topic, result)| {
+            let response = CreatePartitionsTopicResult::default().with_name(topic.name.into());
+            match result {
+                Ok(()) => response.with_error_message(None),
+                Err(failure) => response
+                    .with_error_code(failure.error.code())
+                    .with_error_message(Some(StrBytes::from_string(failure.message))),
+            }
+        });
+        let response = CreatePartitionsResponse::default().with_results(answers.collect());
+        Ok(Answer::write(
+            Frame::encode(call, &response)?,
+            Outcome::of(failed),
+        ))
+    }))
+}
+
+fn failure(error: BrokerError, message: impl Into<String>) -> TopicFailure {
+    TopicFailure {
+        error,
+        message: message.into(),
+    }
+}
+
+/// Checks what can be checked without the cluster; time-out and whether to do it are the caller's.
+fn check(
+    cluster: &ClusterSnapshot,
+    topic: &PartitionsRequest,
+    repeated: bool,
+) -> Result<MorePartitions, TopicFailure> {
+    if repeated {
+        return Err(failure(
+            BrokerError::InvalidRequest,
+            "the topic is named more than once in the request",
+        ));
+    }
+    let found = cluster.topic(&topic.name).ok_or_else(|| {
+        let message = format!("there is no topic {:?}", topic.name.as_str());
+        failure(BrokerError::UnknownPartition, message)
+    })?;
+    // The cluster knows how many there are; here only what is no number of partitions is refused.
+    let total = u32::try_from(topic.count).map_err(|_| {
+        let message = format!("{} is no number of partitions", topic.count);
+        failure(BrokerError::InvalidPartitions, message)
+    })?;
+    let ids = |brokers: &Vec<i32>| brokers.iter().map(|id| BrokerId::new(*id)).collect();
+    let assignments = topic.assignments.as_ref();
+    Ok(MorePartitions {
+        topic: found.name.clone(),
+        total,
+        assignments: assignments.map(|lists| lists.iter().map(ids).collect()),
+        validate_only: true,
+        timeout: std::time::Duration::ZERO,
+    })
+}
