@@ -105,21 +105,25 @@ fn spec(
         partitions: partitions / topics,
         racks: Vec::new(),
     });
-    let member = |n: u32| {
-        let mut wanted: Vec<u32> = if wants >= topics {
-            (0..topics).collect()
-        } else {
-            (0..wants).map(|k| (n + k) % topics).collect()
-        };
-        wanted.sort_unstable();
-        MemberSpec {
-            id: MemberId::new(format!("member-{n:06}")).unwrap(),
-            instance: None,
-            rack: None,
-            topics: wanted,
-            owned: owned.get(n as usize).cloned().unwrap_or_default(),
-            generation: 0,
-        }
+    // Members with the same subscription share it, as the coordinator's do.
+    let subscriptions: Vec<Arc<[u32]>> = (0..topics)
+        .map(|n| {
+            let mut wanted: Vec<u32> = (0..wants.min(topics)).map(|k| (n + k) % topics).collect();
+            wanted.sort_unstable();
+            wanted.into()
+        })
+        .collect();
+    let subscription = |n: u32| {
+        let n = if wants >= topics { 0 } else { n % topics };
+        Arc::clone(&subscriptions[n as usize])
+    };
+    let member = |n: u32| MemberSpec {
+        id: MemberId::new(format!("member-{n:06}")).unwrap(),
+        instance: None,
+        rack: None,
+        topics: subscription(n),
+        owned: Partitions::new(owned.get(n as usize).cloned().unwrap_or_default()),
+        generation: 0,
     };
     GroupSpec::new((0..members).map(member).collect(), specs.collect()).unwrap()
 }
@@ -141,12 +145,19 @@ fn assignors() {
         };
         let case = format!("{kind} {members} members, {partitions} partitions of {topics} topics");
         let fresh = spec(members, partitions, topics, wants, &[]);
-        let time = mean(|| drop(black_box(uniform.assign(black_box(&fresh)))));
+        // What the coordinator needs: the new lists of the members whose lists change.
+        let time = mean(|| drop(black_box(uniform.assign(black_box(&fresh)).changes())));
         print(&case, "full", time, "ms", full);
         // One member more than the partitions were shared among.
-        let lists = uniform.assign(&spec(members - 1, partitions, topics, wants, &[]));
-        let grown = spec(members, partitions, topics, wants, &lists);
-        let time = mean(|| drop(black_box(uniform.assign(black_box(&grown)))));
+        let before = spec(members - 1, partitions, topics, wants, &[]);
+        let grown = spec(
+            members,
+            partitions,
+            topics,
+            wants,
+            &uniform.assign(&before).lists(),
+        );
+        let time = mean(|| drop(black_box(uniform.assign(black_box(&grown)).changes())));
         print(&case, "incremental", time, "ms", incremental);
     }
 }
@@ -386,11 +397,12 @@ struct Member {
     waits: Option<Ticket>,
 }
 
-/// All members of a group join at once, and behave as consumers do until everybody has its share.
-fn join_storm(count: u32) {
+/// All members of a group join within `spread`, and behave as consumers do until everybody has its share.
+fn join_storm(count: u32, spread: Duration) {
     let case = format!(
-        "{count} members join one group of {} partitions",
-        count * 10
+        "{count} members join one group of {} partitions within {} s",
+        count * 10,
+        spread.as_secs(),
     );
     let mut world = World::new(Topics {
         count: 10,
@@ -398,12 +410,12 @@ fn join_storm(count: u32) {
     });
     let group = GroupId::new("storm").unwrap();
     let topics: Vec<TopicName> = world.topics.all().into_iter().map(|t| t.name).collect();
-    let member = |n| Member {
+    let member = |n: u32| Member {
         id: MemberId::new(format!("member-{n:06}")).unwrap(),
         epoch: Epoch::JOIN,
         owned: Partitions::default(),
         changed: false,
-        next: Duration::ZERO,
+        next: spread * n / count,
         waits: None,
     };
     let mut members: Vec<Member> = (0..count).map(member).collect();
@@ -460,10 +472,32 @@ fn join_storm(count: u32) {
         "ms",
         Some(2_000.0),
     );
+    // One member more: its join is applied and the plan with it is proposed, in one step.
+    world.settle();
+    let late = MemberId::new("member-late").unwrap();
+    let join = beat(&group, &late, Epoch::JOIN, topics);
+    let mut time = Duration::ZERO;
+    let request = Request::Heartbeat(Box::new(join));
+    world.step(|c, v| c.request(v, Ticket(ticket + 1), request));
+    while world.coordinator.queued() > 0 {
+        let started = Watch::start();
+        world.commit();
+        time = time.max(started.elapsed());
+        if world
+            .state()
+            .group(&group)
+            .is_some_and(|g| g.phase() == GroupPhase::Reconciling)
+        {
+            break;
+        }
+    }
+    let time = time.as_secs_f64() * 1e3;
+    print(&case, "longest step of a further join", time, "ms", None);
 }
 
 fn main() {
     assignors();
-    join_storm(10_000);
+    join_storm(10_000, Duration::ZERO);
+    join_storm(10_000, Duration::from_secs(1));
     many_groups(100_000);
 }

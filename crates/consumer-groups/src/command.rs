@@ -10,6 +10,7 @@ use crate::epoch::Epoch;
 use crate::error::GroupError;
 use crate::ids::{GroupId, InstanceId, MemberId};
 use crate::partitions::Partitions;
+use crate::shared::Shared;
 
 /// Version of the encoding. Fields and variants are only ever added at the end; any other change
 /// raises it.
@@ -148,7 +149,7 @@ pub struct Committer {
 #[non_exhaustive]
 pub enum Op {
     /// A member of the consumer protocol joins, changes, confirms or leaves.
-    Heartbeat(Box<Heartbeat>),
+    Heartbeat(Shared<Heartbeat>),
     /// The planner has assigned.
     SetTarget(Box<SetTarget>),
     /// The topics that a group subscribes to have changed.
@@ -243,7 +244,27 @@ pub enum Op {
 /// The outcome of an operation.
 pub type OpResult = Result<(), GroupError>;
 
+/// A [`Batch`] of operations that belong to somebody else. Its encoding is the same.
+#[derive(Serialize)]
+struct BorrowedBatch<'a> {
+    at: UnixMillis,
+    ops: Vec<&'a Op>,
+}
+
 impl Batch {
+    /// Encodes a command of these operations; fails beyond [`limits::MAX_COMMAND_BYTES`].
+    pub fn encode_ops<'a>(
+        at: UnixMillis,
+        ops: impl IntoIterator<Item = &'a Op>,
+    ) -> Result<Bytes, WireError> {
+        let ops = ops.into_iter().collect();
+        wire::encode(
+            VERSION,
+            &BorrowedBatch { at, ops },
+            limits::MAX_COMMAND_BYTES,
+        )
+    }
+
     /// Encodes the command; fails beyond [`limits::MAX_COMMAND_BYTES`].
     pub fn encode(&self) -> Result<Bytes, WireError> {
         wire::encode(VERSION, self, limits::MAX_COMMAND_BYTES)
@@ -267,7 +288,7 @@ pub fn decode_results(bytes: &[u8]) -> Result<Vec<OpResult>, WireError> {
 
 impl Op {
     /// The group that it is about, if it is one.
-    pub const fn group(&self) -> Option<&GroupId> {
+    pub fn group(&self) -> Option<&GroupId> {
         match self {
             Self::Heartbeat(heartbeat) => Some(&heartbeat.group),
             Self::SetTarget(target) => Some(&target.group),

@@ -14,6 +14,7 @@ use crate::coordinator::{
     GroupConfig, GroupCoordinator, Proposal, Request, Response, Ticket, TopicCatalog, View,
 };
 use crate::error::GroupError;
+use crate::ids::GroupId;
 use crate::machine::GroupsWatch;
 use crate::state::{Group, GroupPhase};
 
@@ -65,18 +66,31 @@ struct Inner {
 #[derive(Debug)]
 struct Core {
     coordinator: GroupCoordinator,
-    tickets: BTreeMap<Ticket, oneshot::Sender<Response>>,
+    tickets: BTreeMap<Ticket, Asked>,
     issued: u64,
     /// Until when the timers' loop sleeps; `None` until it is woken.
     sleeps_until: Option<MonoTime>,
 }
 
+/// Who waits for an answer.
+#[derive(Debug)]
+struct Asked {
+    sender: oneshot::Sender<Response>,
+    /// The group that it joins by the consumer protocol, if that is what it asked for.
+    joins: Option<GroupId>,
+}
+
 impl Core {
     fn deliver(&mut self) {
         for (ticket, response) in self.coordinator.take_replies() {
-            if let Some(sender) = self.tickets.remove(&ticket) {
-                // An error means that the client is gone.
-                drop(sender.send(response));
+            let Some(asked) = self.tickets.remove(&ticket) else {
+                continue;
+            };
+            // An error means that the client is gone.
+            if let (Err(Response::Heartbeat(Ok(answer))), Some(group)) =
+                (asked.sender.send(response), asked.joins)
+            {
+                self.coordinator.unheard(group, &answer);
             }
         }
     }
@@ -121,6 +135,9 @@ impl ConsumerCoordinator {
         };
         let outcome = step(&mut core, view);
         core.deliver();
+        if core.coordinator.queued() > 0 {
+            self.inner.wake.notify_one();
+        }
         if let Some(next) = core.coordinator.next_tick()
             && core.sleeps_until.is_none_or(|until| next < until)
         {
@@ -154,7 +171,8 @@ impl ConsumerCoordinator {
         let queued = self.step(|core, view| {
             core.issued += 1;
             let ticket = Ticket(core.issued);
-            core.tickets.insert(ticket, sender);
+            let joins = request.joins().cloned();
+            core.tickets.insert(ticket, Asked { sender, joins });
             core.coordinator.request(view, ticket, request);
             core.coordinator.queued() > 0
         });
@@ -226,12 +244,10 @@ impl ConsumerCoordinator {
 
     async fn propose(&self, batch: Vec<Proposal>) {
         let ports = &self.inner.ports;
+        let started = ports.clock.now();
         metrics::histogram!("rivven_groups_batch_operations").record(batch.len() as f64);
-        let command = Batch {
-            at: ports.clock.wall(),
-            ops: batch.iter().map(|proposal| proposal.op.clone()).collect(),
-        };
-        let outcome = match command.encode() {
+        let operations = batch.iter().map(|proposal| &proposal.op);
+        let outcome = match Batch::encode_ops(ports.clock.wall(), operations) {
             Ok(command) => {
                 let proposed =
                     ports
@@ -247,6 +263,8 @@ impl ConsumerCoordinator {
                 Err(too_large(&error))
             }
         };
+        let took = ports.clock.now().since(started);
+        metrics::histogram!("rivven_groups_proposal_seconds").record(took.as_secs_f64());
         match outcome {
             Ok(proposed) => {
                 let results = decode_results(&proposed.result).unwrap_or_else(|error| {

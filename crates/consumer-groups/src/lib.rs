@@ -12,15 +12,17 @@
 //! in one way for both.
 //!
 //! ```
-//! use rivven_consumer_groups::{AssignorKind, GroupSpec, MemberId, MemberSpec, TopicSpec};
+//! use rivven_consumer_groups::{
+//!     AssignorKind, GroupSpec, MemberId, MemberSpec, Partitions, TopicSpec,
+//! };
 //! use rivven_core_types::TopicId;
 //!
 //! let orders = TopicSpec { id: TopicId::from_bytes([1; 16]), partitions: 3, racks: Vec::new() };
 //! let member = |id| MemberId::new(id).map(|id| MemberSpec {
-//!     id, instance: None, rack: None, topics: vec![0], owned: Vec::new(), generation: 0,
+//!     id, instance: None, rack: None, topics: [0].into(), owned: Partitions::default(), generation: 0,
 //! });
 //! let spec = GroupSpec::new(vec![member("a")?, member("b")?], vec![orders])?;
-//! let shares: Vec<usize> = AssignorKind::Uniform.assign(&spec).iter().map(Vec::len).collect();
+//! let shares: Vec<usize> = AssignorKind::Uniform.assign(&spec).lists().iter().map(Vec::len).collect();
 //! assert_eq!(shares, [2, 1]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -50,11 +52,14 @@ mod ids;
 mod image;
 mod machine;
 mod partitions;
+mod shared;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub use assignor::{AssignorKind, GroupSpec, MemberSpec, TopicSpec, assign_cooperatively};
+pub use assignor::{
+    Assignment, AssignorKind, GroupSpec, MemberSpec, TopicSpec, assign_cooperatively,
+};
 pub use command::{
     Batch, ClassicMember, ClassicRound, ClientInfo, Committer, Heartbeat, MAX_OPS, OffsetToCommit,
     Op, OpResult, SetTarget, TopicRuns, decode_results,
@@ -71,6 +76,7 @@ pub use error::{AssignError, GroupError};
 pub use ids::{GroupId, InstanceId, MAX_GROUP_ID_BYTES, MAX_GROUP_MEMBERS, MAX_ID_BYTES, MemberId};
 pub use machine::{GroupsStateMachine, GroupsWatch, Publisher};
 pub use partitions::Partitions;
+pub use shared::Shared;
 pub use state::{
     ClassicGroup, CommittedOffset, ConsumerGroup, ConsumerMember, Group, GroupPhase, GroupsState,
     MAX_GROUPS, MAX_OFFSET_METADATA_BYTES, MemberState,

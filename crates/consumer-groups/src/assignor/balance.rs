@@ -10,8 +10,8 @@ use super::spec::{GroupSpec, NOBODY};
 /// be is reached long before.
 const MAX_PASSES: usize = 64;
 
-pub(super) fn assign(spec: &GroupSpec) -> Vec<u32> {
-    let mut owners = spec.claims();
+pub(super) fn assign(spec: &GroupSpec, claims: &[u32]) -> Vec<u32> {
+    let mut owners = claims.to_vec();
     let subscribers = spec.subscribers();
     let mut loads = vec![0u32; spec.members.len()];
     for owner in &owners {

@@ -2,11 +2,13 @@
 //!
 //! All are deterministic: members count in the order of [`MemberSpec`]'s rank, topics by id.
 
+mod assignment;
 mod balance;
 mod cooperative;
 mod range;
 mod round_robin;
 mod spec;
+mod topic_index;
 mod uniform;
 
 #[cfg(test)]
@@ -14,5 +16,6 @@ pub(crate) const fn nobody() -> u32 {
     spec::NOBODY
 }
 
+pub use assignment::Assignment;
 pub use cooperative::assign_cooperatively;
 pub use spec::{AssignorKind, GroupSpec, MemberSpec, TopicSpec};

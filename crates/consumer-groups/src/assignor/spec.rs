@@ -1,13 +1,17 @@
 //! What an assignor is given.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rivven_core_types::limits::MAX_PARTITIONS_PER_TOPIC;
-use rivven_core_types::{PartitionId, RackId, TopicId};
+use rivven_core_types::{RackId, TopicId};
 
+use super::assignment::Assignment;
+use super::topic_index::TopicIndex;
 use super::{balance, range, round_robin, uniform};
 use crate::error::AssignError;
 use crate::ids::{InstanceId, MAX_GROUP_MEMBERS, MemberId};
+use crate::partitions::Partitions;
 
 /// A topic to be assigned.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,10 +33,11 @@ pub struct MemberSpec {
     pub instance: Option<InstanceId>,
     /// Its rack.
     pub rack: Option<RackId>,
-    /// What it subscribes to: positions in the topics of [`GroupSpec`], ascending.
-    pub topics: Vec<u32>,
-    /// What it has at present, sorted.
-    pub owned: Vec<PartitionId>,
+    /// What it subscribes to: positions in the topics of [`GroupSpec`], ascending. Members that want the
+    /// same share one list.
+    pub topics: Arc<[u32]>,
+    /// What it has at present.
+    pub owned: Partitions,
     /// How recent that claim is (KIP-792): a claim of an older generation yields to a newer one, and
     /// two of the same generation cancel each other out.
     pub generation: i32,
@@ -54,6 +59,7 @@ pub struct GroupSpec {
     /// The number of each topic's first partition when all are numbered through.
     pub(super) first: Vec<u32>,
     pub(super) total: u32,
+    index: TopicIndex,
     /// Whether all members subscribe to the same topics.
     pub(super) homogeneous: bool,
 }
@@ -91,10 +97,12 @@ impl GroupSpec {
                 }
             };
         }
-        let homogeneous = members
-            .windows(2)
-            .all(|pair| pair[0].topics == pair[1].topics);
+        let homogeneous = members.windows(2).all(|pair| {
+            let (a, b) = (&pair[0].topics, &pair[1].topics);
+            Arc::ptr_eq(a, b) || a == b
+        });
         Ok(Self {
+            index: TopicIndex::new(&topics),
             members,
             topics,
             first,
@@ -110,7 +118,7 @@ impl GroupSpec {
 
     /// The position of a topic.
     pub(crate) fn position(&self, topic: TopicId) -> Option<usize> {
-        self.topics.binary_search_by(|t| t.id.cmp(&topic)).ok()
+        self.index.position(&self.topics, topic)
     }
 
     /// Who has each partition at present, by its number through all topics: the valid claim of the
@@ -119,12 +127,13 @@ impl GroupSpec {
         let mut owners = vec![NOBODY; self.total as usize];
         let mut disputed: Vec<bool> = Vec::new();
         for (member, spec) in (0u32..).zip(&self.members) {
-            for run in spec.owned.chunk_by(|a, b| a.topic == b.topic) {
+            let wants_all = spec.topics.len() == self.topics.len();
+            for run in spec.owned.as_slice().chunk_by(|a, b| a.topic == b.topic) {
                 let Some(position) = run.first().and_then(|p| self.position(p.topic)) else {
                     continue;
                 };
                 let wanted = u32::try_from(position).unwrap_or(NOBODY);
-                if spec.topics.binary_search(&wanted).is_err() {
+                if !wants_all && spec.topics.binary_search(&wanted).is_err() {
                     continue;
                 }
                 let (first, count) = (self.first[position], self.topics[position].partitions);
@@ -158,33 +167,13 @@ impl GroupSpec {
     pub(crate) fn subscribers(&self) -> Vec<Vec<u32>> {
         let mut subscribers = vec![Vec::new(); self.topics.len()];
         for (member, spec) in (0u32..).zip(&self.members) {
-            for topic in &spec.topics {
+            for topic in spec.topics.iter() {
                 if let Some(list) = subscribers.get_mut(*topic as usize) {
                     list.push(member);
                 }
             }
         }
         subscribers
-    }
-
-    /// From owners by number to one sorted list per member.
-    pub(super) fn lists(&self, owners: &[u32]) -> Vec<Vec<PartitionId>> {
-        let mut counts = vec![0usize; self.members.len()];
-        for owner in owners {
-            if let Some(count) = counts.get_mut(*owner as usize) {
-                *count += 1;
-            }
-        }
-        let mut lists: Vec<Vec<PartitionId>> = counts.into_iter().map(Vec::with_capacity).collect();
-        let mut owners = owners.iter();
-        for topic in &self.topics {
-            for (index, owner) in (0..topic.partitions).zip(&mut owners) {
-                if let Some(list) = lists.get_mut(*owner as usize) {
-                    list.push(PartitionId::new(topic.id, index));
-                }
-            }
-        }
-        lists
     }
 
     /// Whether the partition `number` of the topic at `position` has a replica in the member's rack;
@@ -269,17 +258,16 @@ impl AssignorKind {
         }
     }
 
-    /// Assigns: one sorted list for each of [`GroupSpec::members`].
-    pub fn assign(self, spec: &GroupSpec) -> Vec<Vec<PartitionId>> {
-        if spec.members.is_empty() {
-            return Vec::new();
-        }
+    /// Assigns every partition that somebody wants.
+    pub fn assign(self, spec: &GroupSpec) -> Assignment<'_> {
+        let claims = spec.claims();
         let owners = match self {
-            Self::Uniform if spec.homogeneous => uniform::assign(spec),
-            Self::Uniform => balance::assign(spec),
+            _ if spec.members.is_empty() => claims.clone(),
+            Self::Uniform if spec.homogeneous => uniform::assign(spec, &claims),
+            Self::Uniform => balance::assign(spec, &claims),
             Self::Range => range::assign(spec),
             Self::RoundRobin => round_robin::assign(spec),
         };
-        spec.lists(&owners)
+        Assignment::new(spec, claims, owners)
     }
 }

@@ -6,15 +6,13 @@
 
 use super::spec::{GroupSpec, NOBODY};
 
-pub(super) fn assign(spec: &GroupSpec) -> Vec<u32> {
-    let mut owners = spec.claims();
+pub(super) fn assign(spec: &GroupSpec, claims: &[u32]) -> Vec<u32> {
+    let mut owners = claims.to_vec();
     let wanted = wanted(spec);
     let total: usize = wanted.iter().map(|run| run.len()).sum();
     let near = Near::new(spec);
-    let mut before = Vec::new();
     if let Some(near) = &near {
         // A share is worth more than a rack, and a rack more than staying.
-        before.clone_from(&owners);
         for run in &wanted {
             for number in run.clone() {
                 let owner = &mut owners[number];
@@ -37,7 +35,7 @@ pub(super) fn assign(spec: &GroupSpec) -> Vec<u32> {
     let mut free: Vec<usize> = wanted.into_iter().flatten().collect();
     free.retain(|number| owners[*number] == NOBODY);
     if let Some(near) = &near {
-        near.fill(spec, &mut owners, &mut room, &mut free, &before);
+        near.fill(spec, &mut owners, &mut room, &mut free, claims);
     }
     let mut takers = (0u32..).zip(room.iter_mut()).filter(|(_, left)| **left > 0);
     let mut taker = takers.next();

@@ -21,8 +21,10 @@ pub struct GroupConfig {
     pub initial_rebalance_delay: Duration,
     /// How long all these waits together may be.
     pub max_initial_rebalance_delay: Duration,
-    /// Changes of one group that come within this time are planned for together.
+    /// Changes of one group are planned for together while one comes within this time of another.
     pub plan_window: Duration,
+    /// How long changes that keep coming may hold back the plan for the first of them.
+    pub max_plan_delay: Duration,
     /// How long a member that comes and goes again and again may be kept waiting.
     pub max_flap_delay: Duration,
     /// How long offsets are kept after their group was left, or its topic unsubscribed (KIP-211).
@@ -43,6 +45,7 @@ impl Default for GroupConfig {
             initial_rebalance_delay: Duration::from_millis(300),
             max_initial_rebalance_delay: Duration::from_secs(3),
             plan_window: Duration::from_millis(100),
+            max_plan_delay: Duration::from_secs(1),
             max_flap_delay: Duration::from_secs(30),
             offsets_retention: Duration::from_secs(7 * 24 * 3_600),
             offsets_check_interval: Duration::from_secs(600),

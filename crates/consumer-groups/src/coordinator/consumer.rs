@@ -11,24 +11,43 @@ use crate::epoch::Epoch;
 use crate::error::GroupError;
 use crate::ids::{GroupId, MemberId};
 use crate::partitions::Partitions;
+use crate::shared::Shared;
 use crate::state::{ConsumerMember, Group, MemberState};
 
 /// Longest subscription pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 1_024;
+/// Largest compiled pattern, in bytes. It is matched against every topic, in a time that grows with its
+/// size: a short pattern of nested repetitions must not stop the coordinator for seconds.
+const MAX_COMPILED_PATTERN_BYTES: usize = 128 * 1024;
 /// Members for which the heartbeat interval stays the shortest one.
 const MEMBERS_AT_SHORTEST_INTERVAL: usize = 5_000;
 
 impl GroupCoordinator {
-    pub(super) fn heartbeat(&mut self, view: View<'_>, ticket: Ticket, beat: Box<Heartbeat>) {
+    pub(super) fn heartbeat(&mut self, view: View<'_>, ticket: Ticket, beat: Shared<Heartbeat>) {
         match self.trial(view, &beat) {
             Err(error) => self.replies.push((ticket, Response::Heartbeat(Err(error)))),
-            Ok(true) => self.push(Op::Heartbeat(beat.clone()), Waiter::Heartbeat(ticket, beat)),
+            Ok(true) => {
+                self.starts_change(view, &beat);
+                self.push(Op::Heartbeat(beat.clone()), Waiter::Heartbeat(ticket, beat));
+            }
             Ok(false) => {
                 self.touch(view, &beat.group, &beat.member);
                 let answer = self.answer(view, &beat, false);
                 self.replies.push((ticket, Response::Heartbeat(answer)));
             }
         }
+    }
+
+    /// What is to be noted before a heartbeat is replicated.
+    fn starts_change(&mut self, view: View<'_>, beat: &Heartbeat) {
+        if beat.epoch != Epoch::JOIN {
+            // A sign of life, however long the log takes.
+            self.touch(view, &beat.group, &beat.member);
+            return;
+        }
+        let group = view.state.group(&beat.group).and_then(Group::consumer);
+        let local = self.groups.entry(beat.group.clone()).or_default();
+        local.flapping.joins(view.now, beat, group, &self.config);
     }
 
     /// Runs the heartbeat on a copy of the group: what it would change is for Raft to decide, and a
@@ -61,7 +80,7 @@ impl GroupCoordinator {
         &mut self,
         view: View<'_>,
         ticket: Ticket,
-        beat: Box<Heartbeat>,
+        beat: Shared<Heartbeat>,
         result: OpResult,
     ) {
         if let Err(error) = result {
@@ -74,7 +93,10 @@ impl GroupCoordinator {
             return;
         };
         if matches!(beat.epoch, Epoch::LEAVE | Epoch::LEAVE_STATIC) {
-            self.note_leave(view, &beat);
+            // A static member that will come back moves nothing.
+            if beat.epoch == Epoch::LEAVE {
+                self.local(&beat.group).flapping.left(view.now, &beat);
+            }
             let answer = HeartbeatAnswer {
                 member: beat.member.clone(),
                 epoch: beat.epoch,
@@ -90,7 +112,16 @@ impl GroupCoordinator {
             self.arm_revocation(view, &beat.group, member);
             if member.epoch == Epoch::JOIN {
                 self.want_plan(view, group);
-                let parked = &mut self.local(&beat.group).parked;
+                let local = self.local(&beat.group);
+                let planned = group
+                    .consumer()
+                    .is_some_and(|c| c.target_epoch > Epoch::JOIN);
+                if planned && local.flapping.withholds(view.now, &beat.member) {
+                    // No plan with it is near: it is told that it has nothing.
+                    self.push(Op::Heartbeat(beat.clone()), Waiter::Heartbeat(ticket, beat));
+                    return;
+                }
+                let parked = &mut local.parked;
                 // Only the last word of a member counts: were an earlier join of it that lost its
                 // client repeated too, the two would take turns for ever.
                 if let Some((earlier, _)) = parked.insert(beat.member.clone(), (ticket, beat)) {
@@ -102,6 +133,22 @@ impl GroupCoordinator {
         }
         let answer = self.answer(view, &beat, true);
         self.replies.push((ticket, Response::Heartbeat(answer)));
+    }
+
+    /// Nobody heard that a join succeeded: the client was gone before. Real clients that close before they
+    /// know that they have joined do not say that they leave, and their share would be read by nobody for as
+    /// long as a session lasts. One that lost its connection alone joins again.
+    pub fn unheard(&mut self, group: GroupId, answer: &HeartbeatAnswer) {
+        let again = self.groups.get(&group);
+        if !self.leading || again.is_some_and(|local| local.parked.contains_key(&answer.member)) {
+            return;
+        }
+        let op = Op::Fence {
+            group,
+            member: answer.member.clone(),
+            epoch: answer.epoch,
+        };
+        self.push(op, Waiter::Nobody);
     }
 
     /// The answer by the applied state.
@@ -184,10 +231,17 @@ impl GroupCoordinator {
     }
 
     /// Members that joined and wait for a plan: they join once more, which now gives them its share.
-    pub(super) fn release_parked(&mut self, group: &GroupId) {
+    pub(super) fn release_parked(&mut self, view: View<'_>, group: &GroupId) {
         let parked = std::mem::take(&mut self.local(group).parked);
+        let members = view.state.group(group).and_then(Group::consumer);
         for (ticket, mut beat) in parked.into_values() {
-            beat.owned = Some(Partitions::default());
+            if members.is_none_or(|c| c.member(&beat.member).is_none()) {
+                // It has left meanwhile, or was removed: only it may say that it joins again.
+                let gone = Response::Heartbeat(Err(GroupError::UnknownMember));
+                self.replies.push((ticket, gone));
+                continue;
+            }
+            beat.make_mut().owned = Some(Partitions::default());
             let op = Op::Heartbeat(beat.clone());
             self.push(op, Waiter::Heartbeat(ticket, beat));
         }
@@ -203,7 +257,9 @@ pub(super) fn compile(pattern: &str) -> Result<Option<regex_lite::Regex>, GroupE
         let text = format!("it has {} bytes of {MAX_PATTERN_BYTES}", pattern.len());
         return Err(GroupError::InvalidRegex(text));
     }
-    regex_lite::Regex::new(&format!("^(?:{pattern})$"))
+    regex_lite::RegexBuilder::new(&format!("^(?:{pattern})$"))
+        .size_limit(MAX_COMPILED_PATTERN_BYTES)
+        .build()
         .map(Some)
         .map_err(|e| GroupError::InvalidRegex(e.to_string()))
 }

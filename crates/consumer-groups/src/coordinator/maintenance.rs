@@ -83,7 +83,7 @@ impl GroupCoordinator {
     /// Whatever group a client names is kept track of, also if it is refused.
     fn forget_idle(&mut self, now: MonoTime) {
         self.groups.retain(|_, local| {
-            local.forget_flaps(now);
+            local.flapping.forget(now);
             !local.is_idle()
         });
     }
@@ -128,7 +128,9 @@ impl GroupCoordinator {
         let deleted = missing.intersection(&self.maintenance.missing);
         let topics: Vec<TopicId> = deleted.copied().collect();
         self.maintenance.missing = missing;
-        if !topics.is_empty() {
+        if view.state.group_count() > 0 {
+            // Also of no topic: the state's clock moves with what is committed, and where nothing else is
+            // committed for a retention, offsets expire all the same.
             ops.push(Op::DeleteTopics { topics });
         }
         ops.into_iter().for_each(|op| self.push(op, Waiter::Nobody));

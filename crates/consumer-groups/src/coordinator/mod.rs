@@ -10,6 +10,7 @@ mod classic_leave;
 mod classic_sync;
 mod config;
 mod consumer;
+mod flapping;
 mod maintenance;
 mod plan;
 mod requests;
@@ -22,6 +23,7 @@ use rivven_core_types::MonoTime;
 use crate::command::{Heartbeat, Op, OpResult};
 use crate::error::GroupError;
 use crate::ids::{GroupId, MemberId};
+use crate::shared::Shared;
 use crate::state::{Group, GroupPhase, GroupsState};
 use barrier::Barrier;
 use timers::{Timer, Timers};
@@ -63,7 +65,7 @@ pub(crate) enum Waiter {
     /// The answer is the outcome.
     Done(Ticket),
     /// A heartbeat of the consumer protocol.
-    Heartbeat(Ticket, Box<Heartbeat>),
+    Heartbeat(Ticket, Shared<Heartbeat>),
     /// A plan.
     Target(GroupId),
     /// A classic join barrier has ended.
@@ -108,10 +110,9 @@ struct Local {
     sync_deadline: Option<MonoTime>,
     sync_in_flight: bool,
     /// Joins of the consumer protocol that await the first plan with them in it.
-    parked: BTreeMap<MemberId, (Ticket, Box<Heartbeat>)>,
+    parked: BTreeMap<MemberId, (Ticket, Shared<Heartbeat>)>,
     plan: plan::Plan,
-    /// How often each static or dynamic member left of late, against flapping.
-    flaps: BTreeMap<String, plan::Flap>,
+    flapping: flapping::Flapping,
 }
 
 /// The group coordinator.
@@ -231,7 +232,7 @@ impl GroupCoordinator {
             Request::Sync(sync) => self.sync(view, ticket, sync),
             Request::ClassicHeartbeat(beat) => self.classic_heartbeat(view, ticket, &beat),
             Request::Leave(leave) => self.leave(view, ticket, leave),
-            Request::Heartbeat(beat) => self.heartbeat(view, ticket, beat),
+            Request::Heartbeat(beat) => self.heartbeat(view, ticket, Shared::new(*beat)),
             Request::Propose(op) => self.propose_checked(view, ticket, op),
         }
     }
@@ -523,6 +524,6 @@ impl Local {
             && self.syncs.is_empty()
             && self.parked.is_empty()
             && !self.plan.in_flight
-            && self.flaps.is_empty()
+            && self.flapping.is_idle()
     }
 }

@@ -1,27 +1,22 @@
 //! Planning: who should own what, computed on the leader; the result is replicated.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
 
 use rivven_core_types::{MonoTime, TopicId, TopicName};
 
 use super::catalog::{TopicCatalog, TopicShape};
 use super::consumer::compile;
 use super::timers::Timer;
-use super::{GroupCoordinator, Local, View, Waiter};
+use super::{GroupCoordinator, View, Waiter};
 use crate::assignor::{AssignorKind, GroupSpec, MemberSpec, TopicSpec};
-use crate::command::{Heartbeat, Op, OpResult, SetTarget};
+use crate::command::{Op, OpResult, SetTarget};
 use crate::digest;
+use crate::epoch::Epoch;
 use crate::error::{AssignError, GroupError};
-use crate::ids::GroupId;
+use crate::ids::{GroupId, MemberId};
+use crate::shared::Shared;
 use crate::state::{ConsumerGroup, Group};
-
-/// Leaves within [`FLAP_MEMORY`] after which a member counts as flapping.
-const FLAPS: u32 = 3;
-/// How long a leave is remembered.
-const FLAP_MEMORY: Duration = Duration::from_secs(300);
-/// Most clients of one group whose leaves are remembered.
-const MAX_FLAPS: usize = 1_024;
 
 /// When a group is planned for.
 #[derive(Debug, Default)]
@@ -30,19 +25,10 @@ pub(super) struct Plan {
     pub(super) in_flight: bool,
     due: Option<MonoTime>,
     last: Option<MonoTime>,
-}
-
-/// A client that leaves again and again.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Flap {
-    leaves: u32,
-    last: MonoTime,
-}
-
-impl Local {
-    pub(super) fn forget_flaps(&mut self, now: MonoTime) {
-        self.flaps.retain(|_, f| now.since(f.last) < FLAP_MEMORY);
-    }
+    /// When the first change came that is not planned for yet.
+    since: Option<MonoTime>,
+    /// The group epoch for which `due` stands, or that of the last plan.
+    noted: Epoch,
 }
 
 impl GroupCoordinator {
@@ -54,15 +40,23 @@ impl GroupCoordinator {
         if group.epoch <= consumer.target_epoch || consumer.member_count() == 0 {
             return;
         }
-        let (window, delay) = (self.config.plan_window, self.flap_delay(view, group));
-        let local = self.local(group.id());
-        if local.plan.due.is_some() || local.plan.in_flight {
+        let (window, longest) = (self.config.plan_window, self.config.max_plan_delay);
+        let plan = &mut self.local(group.id()).plan;
+        let noted = plan.noted.max(consumer.target_epoch);
+        if plan.in_flight || (plan.due.is_some() && group.epoch <= noted) {
             return;
         }
-        // The first change is planned for at once; a storm of them is taken together.
-        let last = local.plan.last.map(|last| last + window);
-        let due = last.unwrap_or(view.now).max(view.now) + delay;
-        local.plan.due = Some(due);
+        // A single change is planned for at once. Several are taken together: until none has come for a
+        // while, since each plan in between hands out what the next one takes back.
+        let several = plan.since.is_some() || group.epoch.get() - noted.get() > 1;
+        let since = *plan.since.get_or_insert(view.now);
+        let due = if several {
+            (view.now + window).min(since + longest)
+        } else {
+            plan.last.map_or(view.now, |last| last + window)
+        };
+        let due = due.max(view.now);
+        (plan.due, plan.noted) = (Some(due), group.epoch);
         self.timers.at(due, Timer::Group(group.id().clone()));
         self.plan_due(view, group.id());
     }
@@ -75,6 +69,7 @@ impl GroupCoordinator {
             return;
         }
         local.plan.due = None;
+        local.plan.since = None;
         local.plan.last = Some(view.now);
         let Some(found) = view.state.group(group) else {
             return;
@@ -82,7 +77,21 @@ impl GroupCoordinator {
         let Some(consumer) = found.consumer() else {
             return;
         };
-        match target(found, consumer, view.topics) {
+        // Whoever waits is not planned for, and the group stays one epoch behind until it is. So the epoch
+        // of this plan is that of the change before, and where there was none there is nothing to plan.
+        let waiting = local.flapping.waiting(view.now, consumer);
+        let mut epoch = found.epoch;
+        let mut left_out = Vec::new();
+        if let Some((members, until)) = waiting {
+            (local.plan.noted, local.plan.due) = (epoch, Some(until));
+            self.timers.at(until, Timer::Group(group.clone()));
+            epoch = Epoch::new(epoch.get() - 1);
+            if epoch <= consumer.target_epoch {
+                return;
+            }
+            left_out = members;
+        }
+        match target(found, epoch, consumer, &left_out, view.topics) {
             Ok(target) => {
                 local.plan.in_flight = true;
                 let op = Op::SetTarget(Box::new(target));
@@ -106,7 +115,7 @@ impl GroupCoordinator {
     pub(super) fn target_applied(&mut self, view: View<'_>, group: &GroupId, result: OpResult) {
         self.local(group).plan.in_flight = false;
         match result {
-            Ok(()) => self.release_parked(group),
+            Ok(()) => self.release_parked(view, group),
             // Planned for again below, on what is there now.
             Err(GroupError::Superseded) => {}
             Err(error) => {
@@ -120,38 +129,8 @@ impl GroupCoordinator {
         if let Some(found) = view.state.group(group) {
             self.want_plan(view, found);
         }
-    }
-
-    /// Remembers that a client left.
-    pub(super) fn note_leave(&mut self, view: View<'_>, beat: &Heartbeat) {
-        let key = flap_key(beat.instance.as_ref().map(|i| i.as_str()), &beat.client);
-        let local = self.local(&beat.group);
-        local.forget_flaps(view.now);
-        if local.flaps.len() < MAX_FLAPS || local.flaps.contains_key(&key) {
-            let flap = local.flaps.entry(key).or_insert(Flap {
-                leaves: 0,
-                last: view.now,
-            });
-            flap.leaves = flap.leaves.saturating_add(1);
-            flap.last = view.now;
-        }
-    }
-
-    /// How much longer a plan waits because a client of the group comes and goes.
-    fn flap_delay(&self, view: View<'_>, group: &Group) -> Duration {
-        let Some(local) = self.groups.get(group.id()) else {
-            return Duration::ZERO;
-        };
-        let recent = local.flaps.values();
-        let recent = recent.filter(|f| view.now.since(f.last) < FLAP_MEMORY);
-        let worst = recent.map(|f| f.leaves).max().unwrap_or(0);
-        // One settled member at least: nobody waits when a whole group starts or stops.
-        let settled = group.consumer().is_some_and(|c| c.target_epoch.get() > 0);
-        if worst < FLAPS || !settled {
-            return Duration::ZERO;
-        }
-        let doubled = self.config.plan_window * 2u32.saturating_pow((worst - FLAPS + 1).min(16));
-        doubled.min(self.config.max_flap_delay)
+        // A wait may have ended while the plan was on its way.
+        self.plan_due(view, group);
     }
 
     /// The topics of the cluster have changed: groups whose subscriptions that concerns are planned for.
@@ -176,11 +155,6 @@ impl GroupCoordinator {
     }
 }
 
-/// The client is known by its static id, else by its client id and host.
-fn flap_key(instance: Option<&str>, client: &crate::command::ClientInfo) -> String {
-    instance.map_or_else(|| format!("{}@{}", client.id, client.host), str::to_owned)
-}
-
 /// What the members of a group want, resolved.
 struct Wanted {
     /// The topics that exist and somebody wants, by id.
@@ -195,14 +169,15 @@ impl Wanted {
             topics: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
         };
-        let mut last: Option<(&[TopicName], &str)> = None;
+        let mut last: Option<Subscription<'_>> = None;
         for member in consumer.members() {
-            // Most members of a group want the same.
-            if last == Some((&member.topics, &member.pattern)) {
+            // Most members of a group want the same, and share it.
+            let subscription = (&member.topics, member.pattern.as_str());
+            if last == Some(subscription) {
                 continue;
             }
-            last = Some((&member.topics, &member.pattern));
-            let key = (member.topics.clone(), member.pattern.clone());
+            last = Some(subscription);
+            let key = (member.topics.to_vec(), member.pattern.clone());
             if wanted.subscriptions.contains_key(&key) {
                 continue;
             }
@@ -236,22 +211,21 @@ impl Wanted {
 /// Computes the targets that differ from the present ones.
 fn target(
     group: &Group,
+    epoch: Epoch,
     consumer: &ConsumerGroup,
+    left_out: &[MemberId],
     catalog: &dyn TopicCatalog,
 ) -> Result<SetTarget, AssignError> {
     let wanted = Wanted::of(consumer, catalog);
-    let spec = spec(consumer, &wanted, catalog)?;
-    let lists = chosen_assignor(consumer).assign(&spec);
+    let spec = spec(consumer, left_out, &wanted, catalog)?;
+    let assignment = chosen_assignor(consumer).assign(&spec);
     let mut topics: Vec<TopicId> = Vec::new();
     let mut positions: BTreeMap<TopicId, u32> = BTreeMap::new();
     let mut members = Vec::new();
-    for (member, list) in spec.members().iter().zip(lists) {
-        let same = consumer
-            .member(&member.id)
-            .is_some_and(|known| known.target.as_slice() == list);
-        if same {
+    for (at, list) in assignment.changes() {
+        let Some(member) = spec.members().get(at) else {
             continue;
-        }
+        };
         let runs = list.chunk_by(|a, b| a.topic == b.topic).filter_map(|run| {
             let topic = run.first()?.topic;
             let position = *positions.entry(topic).or_insert_with(|| {
@@ -265,7 +239,7 @@ fn target(
     }
     Ok(SetTarget {
         group: group.id().clone(),
-        epoch: group.epoch,
+        epoch,
         fingerprint: wanted.fingerprint(),
         topics,
         members,
@@ -285,10 +259,11 @@ fn chosen_assignor(consumer: &ConsumerGroup) -> AssignorKind {
 }
 
 /// Topics and pattern.
-type Subscription<'a> = (&'a [TopicName], &'a str);
+type Subscription<'a> = (&'a Shared<Vec<TopicName>>, &'a str);
 
 fn spec(
     consumer: &ConsumerGroup,
+    left_out: &[MemberId],
     wanted: &Wanted,
     catalog: &dyn TopicCatalog,
 ) -> Result<GroupSpec, AssignError> {
@@ -310,21 +285,21 @@ fn spec(
         let found = topics.binary_search_by(|t| t.id.cmp(id)).ok()?;
         u32::try_from(found).ok()
     };
-    let resolved: BTreeMap<&(Vec<TopicName>, String), Vec<u32>> = wanted
+    let resolved: BTreeMap<&(Vec<TopicName>, String), Arc<[u32]>> = wanted
         .subscriptions
         .iter()
         .map(|(key, ids)| (key, ids.iter().filter_map(position).collect()))
         .collect();
-    let mut last: Option<(Subscription<'_>, Vec<u32>)> = None;
+    let mut last: Option<(Subscription<'_>, Arc<[u32]>)> = None;
     let mut members = Vec::with_capacity(consumer.member_count());
-    for member in consumer.members() {
-        let key = (member.topics.as_slice(), member.pattern.as_str());
+    for member in consumer.members().filter(|m| !left_out.contains(&m.id)) {
+        let key = (&member.topics, member.pattern.as_str());
         let topics = match &last {
-            Some((of, topics)) if *of == key => topics.clone(),
+            Some((of, topics)) if *of == key => Arc::clone(topics),
             _ => {
-                let owned = (member.topics.clone(), member.pattern.clone());
+                let owned = (member.topics.to_vec(), member.pattern.clone());
                 let topics = resolved.get(&owned).cloned().unwrap_or_default();
-                last = Some((key, topics.clone()));
+                last = Some((key, Arc::clone(&topics)));
                 topics
             }
         };
@@ -333,7 +308,7 @@ fn spec(
             instance: member.instance.clone(),
             rack: member.rack.clone(),
             topics,
-            owned: member.target.as_slice().to_vec(),
+            owned: member.target.clone(),
             generation: 0,
         });
     }

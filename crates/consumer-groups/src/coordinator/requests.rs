@@ -181,6 +181,15 @@ pub struct HeartbeatAnswer {
 }
 
 impl Request {
+    /// The group that a consumer joins by the consumer protocol.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn joins(&self) -> Option<&GroupId> {
+        match self {
+            Self::Heartbeat(beat) if beat.epoch == Epoch::JOIN => Some(&beat.group),
+            _ => None,
+        }
+    }
+
     /// The refusal of this request.
     pub(crate) fn refusal(&self, error: GroupError) -> Response {
         match self {

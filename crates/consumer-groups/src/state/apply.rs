@@ -215,7 +215,9 @@ impl Group {
             }
             Kind::Consumer(consumer) => {
                 let member = consumer.member(member).ok_or(GroupError::UnknownMember)?;
-                if by.epoch != member.epoch {
+                // Epoch 0 is what every joining client says, and -2 that of a static member that is away:
+                // neither owns anything.
+                if by.epoch != member.epoch || by.epoch <= crate::epoch::Epoch::JOIN {
                     return Err(GroupError::StaleMemberEpoch);
                 }
                 Ok(())

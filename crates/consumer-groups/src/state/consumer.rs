@@ -14,12 +14,14 @@ use rivven_core_types::limits::MAX_PARTITIONS_PER_TOPIC;
 use rivven_core_types::{PartitionId, RackId, TopicId, TopicName, UnixMillis};
 
 use super::group::{Group, Kind};
+use super::subscriptions::Subscriptions;
 use crate::command::{ClientInfo, Heartbeat, SetTarget};
 use crate::digest::{self, record_hash};
 use crate::epoch::Epoch;
 use crate::error::GroupError;
 use crate::ids::{GroupId, InstanceId, MAX_GROUP_MEMBERS, MemberId};
 use crate::partitions::Partitions;
+use crate::shared::Shared;
 
 /// How far a member is on its way to its target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,11 +46,11 @@ pub struct ConsumerMember {
     /// Its rack.
     pub rack: Option<RackId>,
     /// Who it is.
-    pub client: ClientInfo,
+    pub client: Shared<ClientInfo>,
     /// How long it may take to give partitions up, in milliseconds.
     pub rebalance_timeout_ms: u32,
     /// The topics that it names, sorted.
-    pub topics: Vec<TopicName>,
+    pub topics: Shared<Vec<TopicName>>,
     /// The pattern of further topics; empty for none.
     pub pattern: String,
     /// The assignor that it wants; empty for any.
@@ -86,6 +88,7 @@ pub struct ConsumerGroup {
     instances: RedBlackTreeMapSync<InstanceId, MemberId>,
     /// Per topic the slot of each partition's owner; 0 for none.
     owners: RedBlackTreeMapSync<TopicId, Arc<Vec<u32>>>,
+    subscriptions: Subscriptions,
 }
 
 impl ConsumerGroup {
@@ -98,6 +101,7 @@ impl ConsumerGroup {
             members: RedBlackTreeMapSync::new_sync(),
             instances: RedBlackTreeMapSync::new_sync(),
             owners: RedBlackTreeMapSync::new_sync(),
+            subscriptions: Subscriptions::default(),
         }
     }
 
@@ -292,38 +296,34 @@ impl ConsumerMember {
     }
 
     /// Takes the subscription over; says whether it changed.
-    fn update(&mut self, heartbeat: &Heartbeat) -> bool {
-        let before = (
-            self.topics.clone(),
-            self.pattern.clone(),
-            self.assignor.clone(),
-        );
-        let rack = self.rack.clone();
+    fn update(&mut self, heartbeat: &Heartbeat, subscriptions: &mut Subscriptions) -> bool {
+        let mut changed = false;
         if let Some(topics) = &heartbeat.topics {
-            let mut topics = topics.clone();
-            topics.sort_unstable();
-            topics.dedup();
-            self.topics = topics;
+            // Clients say it in any order; most say the same each time.
+            let mut sorted = topics.clone();
+            sorted.sort_unstable();
+            sorted.dedup();
+            if sorted != *self.topics {
+                self.topics = subscriptions.share(sorted);
+                changed = true;
+            }
         }
-        if let Some(pattern) = &heartbeat.pattern {
-            self.pattern.clone_from(pattern);
-        }
-        if let Some(assignor) = &heartbeat.assignor {
-            self.assignor.clone_from(assignor);
-        }
-        if heartbeat.rack.is_some() {
+        let mut set = |own: &mut String, said: &Option<String>| {
+            if let Some(said) = said.as_ref().filter(|said| *said != own) {
+                own.clone_from(said);
+                changed = true;
+            }
+        };
+        set(&mut self.pattern, &heartbeat.pattern);
+        set(&mut self.assignor, &heartbeat.assignor);
+        if heartbeat.rack.is_some() && heartbeat.rack != self.rack {
             self.rack.clone_from(&heartbeat.rack);
+            changed = true;
         }
         if let Some(timeout) = heartbeat.rebalance_timeout_ms {
             self.rebalance_timeout_ms = timeout;
         }
-        before
-            != (
-                self.topics.clone(),
-                self.pattern.clone(),
-                self.assignor.clone(),
-            )
-            || rack != self.rack
+        changed
     }
 }
 
@@ -389,11 +389,13 @@ impl Group {
     }
 
     /// Puts a member back from an image.
-    pub(crate) fn restore_consumer(&mut self, member: ConsumerMember) -> bool {
+    pub(crate) fn restore_consumer(&mut self, mut member: ConsumerMember) -> bool {
         let Ok(mut parts) = self.consumer_mut() else {
             return false;
         };
         let consumer = &mut parts.consumer;
+        let named = std::mem::take(member.topics.make_mut());
+        member.topics = consumer.subscriptions.share(named);
         consumer.set_owner(member.assigned.as_slice(), member.slot);
         consumer.set_owner(member.revoking.as_slice(), member.slot);
         parts.put(member);
@@ -410,21 +412,16 @@ impl Group {
             return self.join(heartbeat);
         }
         let mut parts = self.consumer_mut()?;
-        let member = Arc::clone(
-            parts
-                .consumer
-                .member(&heartbeat.member)
-                .ok_or(GroupError::UnknownMember)?,
-        );
-        if let Some(instance) = &heartbeat.instance
-            && member.instance.as_ref() != Some(instance)
-        {
-            return Err(if parts.consumer.member_of(instance).is_some() {
-                GroupError::FencedInstance
-            } else {
-                GroupError::UnknownMember
-            });
+        if let Some(instance) = &heartbeat.instance {
+            // The instance first: the member that had it before another took over must not join again.
+            let current = parts.consumer.member_of(instance);
+            let current = current.ok_or(GroupError::UnknownMember)?;
+            if current.id != heartbeat.member {
+                return Err(GroupError::FencedInstance);
+            }
         }
+        let member = parts.consumer.member(&heartbeat.member);
+        let member = Arc::clone(member.ok_or(GroupError::UnknownMember)?);
         if heartbeat.epoch == Epoch::LEAVE {
             return self.remove_consumers(std::slice::from_ref(&heartbeat.member), at);
         }
@@ -438,7 +435,7 @@ impl Group {
             next.set_epoch(Epoch::LEAVE_STATIC);
         } else {
             check_epoch(&member, heartbeat)?;
-            if next.update(heartbeat) {
+            if next.update(heartbeat, &mut parts.consumer.subscriptions) {
                 parts.bump_epoch()?;
             }
             let owned = heartbeat.owned.as_ref();
@@ -488,14 +485,14 @@ impl Group {
         let is_new = before.is_none();
         if let Some(old) = &before {
             // It comes with nothing in its hands. What the old life had is free until given again.
-            next.topics.clone_from(&old.topics);
+            next.topics = old.topics.clone();
             next.pattern.clone_from(&old.pattern);
             next.assignor.clone_from(&old.assignor);
             next.rack.clone_from(&old.rack);
             next.target = old.target.clone();
             parts.take(&old.id);
         }
-        let changed = next.update(heartbeat);
+        let changed = next.update(heartbeat, &mut parts.consumer.subscriptions);
         if is_new || changed {
             parts.bump_epoch()?;
         } else if parts.consumer.target_epoch > Epoch::JOIN {
@@ -601,9 +598,9 @@ fn fresh_member(heartbeat: &Heartbeat, slot: u32) -> ConsumerMember {
         slot,
         instance: heartbeat.instance.clone(),
         rack: None,
-        client: heartbeat.client.clone(),
+        client: Shared::new(heartbeat.client.clone()),
         rebalance_timeout_ms: heartbeat.rebalance_timeout_ms.unwrap_or(0),
-        topics: Vec::new(),
+        topics: Shared::default(),
         pattern: String::new(),
         assignor: String::new(),
         epoch: Epoch::JOIN,

@@ -4,6 +4,7 @@ mod apply;
 mod classic;
 mod consumer;
 mod group;
+mod subscriptions;
 
 use rpds::RedBlackTreeMapSync;
 

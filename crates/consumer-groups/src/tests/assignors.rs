@@ -1,11 +1,12 @@
 //! The assignors' properties on random groups, and the lower bound of moves.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rivven_core_types::{PartitionId, RackId, Rng, TopicId};
 
 use super::world::member;
-use crate::{AssignorKind, GroupSpec, MemberSpec, TopicSpec, assign_cooperatively};
+use crate::{AssignorKind, GroupSpec, MemberSpec, Partitions, TopicSpec, assign_cooperatively};
 
 fn topic(n: u8, partitions: u32) -> TopicSpec {
     TopicSpec {
@@ -15,13 +16,13 @@ fn topic(n: u8, partitions: u32) -> TopicSpec {
     }
 }
 
-fn spec_member(n: u64, topics: Vec<u32>, owned: Vec<PartitionId>) -> MemberSpec {
+fn spec_member(n: u64, topics: impl Into<Arc<[u32]>>, owned: Vec<PartitionId>) -> MemberSpec {
     MemberSpec {
         id: member(&format!("m{n:05}")),
         instance: None,
         rack: None,
-        topics,
-        owned,
+        topics: topics.into(),
+        owned: Partitions::new(owned),
         generation: 0,
     }
 }
@@ -37,22 +38,22 @@ fn random(rng: &mut Rng, same: bool) -> GroupSpec {
         .collect();
     let count = 1 + rng.below(12);
     let every: Vec<u32> = (0..u32::try_from(topics.len()).unwrap()).collect();
-    let mut members: Vec<MemberSpec> = (0..count)
-        .map(|n| {
-            let wanted = every.iter().copied();
-            let wanted = wanted.filter(|_| same || rng.below(3) > 0).collect();
-            spec_member(n, wanted, Vec::new())
-        })
-        .collect();
+    let mut owned = vec![Vec::new(); usize::try_from(count).unwrap()];
     for topic in &topics {
         for index in 0..topic.partitions {
             // Skewed, and some are nobody's.
             let owner = rng.below(count).min(rng.below(count + 3));
-            if let Some(owner) = members.get_mut(usize::try_from(owner).unwrap()) {
-                owner.owned.push(PartitionId::new(topic.id, index));
+            if let Some(owned) = owned.get_mut(usize::try_from(owner).unwrap()) {
+                owned.push(PartitionId::new(topic.id, index));
             }
         }
     }
+    let members = (0..count).zip(owned).map(|(n, owned)| {
+        let wanted = every.iter().copied();
+        let wanted: Vec<u32> = wanted.filter(|_| same || rng.below(3) > 0).collect();
+        spec_member(n, wanted, owned)
+    });
+    let members = members.collect();
     GroupSpec::new(members, topics).unwrap()
 }
 
@@ -84,7 +85,7 @@ fn uniform_is_even_and_moves_exactly_the_lower_bound_in_ten_thousand_random_grou
     let mut rng = Rng::new(1);
     for _ in 0..10_000 {
         let spec = random(&mut rng, true);
-        let lists = AssignorKind::Uniform.assign(&spec);
+        let lists = AssignorKind::Uniform.assign(&spec).lists();
         check_complete(&spec, &lists);
         let total: usize = lists.iter().map(Vec::len).sum();
         let members = lists.len();
@@ -123,9 +124,9 @@ fn different_subscriptions_are_covered_and_no_single_move_makes_them_more_even()
             AssignorKind::Range,
             AssignorKind::RoundRobin,
         ] {
-            check_complete(&spec, &kind.assign(&spec));
+            check_complete(&spec, &kind.assign(&spec).lists());
         }
-        let lists = AssignorKind::Uniform.assign(&spec);
+        let lists = AssignorKind::Uniform.assign(&spec).lists();
         for (at, list) in lists.iter().enumerate() {
             for partition in list {
                 let position = u32::try_from(spec.position(partition.topic).unwrap()).unwrap();
@@ -146,11 +147,11 @@ fn different_subscriptions_are_covered_and_no_single_move_makes_them_more_even()
             .iter()
             .zip(&lists)
             .map(|(m, list)| MemberSpec {
-                owned: list.clone(),
+                owned: Partitions::new(list.clone()),
                 ..m.clone()
             });
         let again = GroupSpec::new(members.collect(), spec.topics.clone()).unwrap();
-        assert_eq!(AssignorKind::Uniform.assign(&again), lists);
+        assert_eq!(AssignorKind::Uniform.assign(&again).lists(), lists);
     }
 }
 
@@ -160,13 +161,13 @@ fn a_balanced_group_gives_a_newcomer_its_share_and_moves_nothing_else() {
     let topics = vec![topic(1, 11)];
     let members = (0..3).map(|n| spec_member(n, vec![0], Vec::new()));
     let spec = GroupSpec::new(members.collect(), topics.clone()).unwrap();
-    let lists = AssignorKind::Uniform.assign(&spec);
+    let lists = AssignorKind::Uniform.assign(&spec).lists();
     let mut members: Vec<MemberSpec> = (0..3)
         .map(|n| spec_member(n + 1, vec![0], lists[usize::try_from(n).unwrap()].clone()))
         .collect();
     members.insert(0, spec_member(0, vec![0], Vec::new()));
     let spec = GroupSpec::new(members, topics).unwrap();
-    let after = AssignorKind::Uniform.assign(&spec);
+    let after = AssignorKind::Uniform.assign(&spec).lists();
     assert_eq!(after[0].len(), 2, "the newcomer gets the short share");
     for (before, after) in lists.iter().zip(&after[1..]) {
         assert!(after.iter().all(|p| before.contains(p)));
@@ -184,7 +185,7 @@ fn range_gives_contiguous_parts_and_keeps_equal_topics_together() {
             .filter(|p| p.topic == TopicId::from_bytes([n; 16]));
         of.map(|p| p.index.get()).collect()
     };
-    let lists = AssignorKind::Range.assign(&spec);
+    let lists = AssignorKind::Range.assign(&spec).lists();
     assert_eq!(indexes(&lists[0], 1), [0, 1, 2]);
     assert_eq!(indexes(&lists[1], 1), [3, 4]);
     assert!(
@@ -223,12 +224,12 @@ fn a_cooperative_round_withholds_what_another_member_still_has() {
     let has_all = spec_member(0, vec![0], (0..4).map(partition).collect());
     let newcomer = spec_member(1, vec![0], Vec::new());
     let spec = GroupSpec::new(vec![has_all, newcomer], vec![topic(1, 4)]).unwrap();
-    let first = assign_cooperatively(&spec);
+    let first = assign_cooperatively(&spec).lists();
     assert_eq!((first[0].len(), first[1].len()), (2, 0));
     let kept = spec_member(0, vec![0], first[0].clone());
     let newcomer = spec_member(1, vec![0], Vec::new());
     let spec = GroupSpec::new(vec![kept, newcomer], vec![topic(1, 4)]).unwrap();
-    let second = assign_cooperatively(&spec);
+    let second = assign_cooperatively(&spec).lists();
     assert_eq!((second[0].len(), second[1].len()), (2, 2));
 }
 
@@ -242,7 +243,7 @@ fn partitions_go_to_members_of_their_rack_as_far_as_shares_allow() {
         ..spec_member(n, vec![0], Vec::new())
     });
     let spec = GroupSpec::new(members.collect(), vec![one]).unwrap();
-    let lists = AssignorKind::Uniform.assign(&spec);
+    let lists = AssignorKind::Uniform.assign(&spec).lists();
     for (n, list) in (0u32..).zip(&lists) {
         assert_eq!(list.len(), 4);
         assert!(list.iter().all(|p| p.index.get() % 3 == n));

@@ -10,7 +10,7 @@ use crate::{
     OffsetToCommit, Op, Partitions, Request, Response, decode_results,
 };
 
-fn beat(id: &str, epoch: Epoch, owned: &[PartitionId]) -> Heartbeat {
+pub(super) fn beat(id: &str, epoch: Epoch, owned: &[PartitionId]) -> Heartbeat {
     let joins = epoch == Epoch::JOIN;
     Heartbeat {
         group: group("g"),
@@ -27,7 +27,7 @@ fn beat(id: &str, epoch: Epoch, owned: &[PartitionId]) -> Heartbeat {
     }
 }
 
-fn call(world: &mut World, beat: Heartbeat) -> Result<HeartbeatAnswer, GroupError> {
+pub(super) fn call(world: &mut World, beat: Heartbeat) -> Result<HeartbeatAnswer, GroupError> {
     let ticket = world.ask(Request::Heartbeat(Box::new(beat)));
     world.pass(Duration::from_millis(150));
     match world.replies.remove(&ticket) {
@@ -36,7 +36,7 @@ fn call(world: &mut World, beat: Heartbeat) -> Result<HeartbeatAnswer, GroupErro
     }
 }
 
-fn owned(answer: &HeartbeatAnswer) -> Vec<PartitionId> {
+pub(super) fn owned(answer: &HeartbeatAnswer) -> Vec<PartitionId> {
     answer
         .assignment
         .clone()
@@ -227,39 +227,6 @@ fn offsets_of_nobodys_group_and_of_members_only() {
     );
     let own = world.call(commit(a.epoch, Some("a"), "", partition));
     assert_eq!(own, Some(Response::Done(Ok(()))));
-}
-
-#[test]
-fn offsets_expire_a_retention_after_the_last_member_left() {
-    let mut world = World::new();
-    let partition = PartitionId::new(world.topics.put("t", 1), 0);
-    let a = call(&mut world, beat("a", Epoch::JOIN, &[])).unwrap();
-    world.call(commit(a.epoch, Some("a"), "", partition));
-    call(&mut world, beat("a", Epoch::LEAVE, &[])).unwrap();
-    let day = Duration::from_secs(24 * 3_600);
-    // The state's time moves with what is committed: another group commits now and then.
-    let live = |world: &mut World, days: u32| {
-        for _ in 0..days {
-            world.now = world.now + day;
-            let op = Op::DeleteTopics { topics: Vec::new() };
-            world.call(Request::Propose(op));
-            world.step(|c, view| c.tick(view));
-            world.settle();
-        }
-    };
-    live(&mut world, 6);
-    let kept = world.state();
-    assert!(
-        kept.group(&group("g"))
-            .unwrap()
-            .offset(&partition)
-            .is_some()
-    );
-    live(&mut world, 3);
-    assert!(
-        world.state().group(&group("g")).is_none(),
-        "nothing is left of it"
-    );
 }
 
 #[test]
