@@ -107,8 +107,9 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Serves one connection to its end.
-pub(crate) async fn serve(shared: Shared, stream: TcpStream, stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(mut shared: Shared, stream: TcpStream, stop: watch::Receiver<bool>) {
     let peer = stream.peer_addr().ok();
+    shared.context.peer = peer.map(|peer| peer.ip());
     // Without it a small response may wait 40 ms for the client's delayed ACK.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(?peer, %error, "cannot set TCP_NODELAY");

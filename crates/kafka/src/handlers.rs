@@ -21,6 +21,7 @@ mod produce;
 mod reassignments;
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -93,6 +94,8 @@ pub(crate) type Pending = BoxFuture<'static, Result<Answer, EncodeError>>;
 pub(crate) struct Context {
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) config: Arc<KafkaConfig>,
+    /// Where the client is, if the connection could tell.
+    pub(crate) peer: Option<IpAddr>,
 }
 
 /// Decodes the request behind the fixed header and starts its handler.

@@ -61,6 +61,7 @@ impl KafkaServer {
             context: Context {
                 broker,
                 config: Arc::new(config),
+                peer: None,
             },
         };
         tracing::info!(%local_addr, "the Kafka port listens");

@@ -488,6 +488,7 @@ pub(crate) fn context(broker: &Arc<FakeBroker>) -> Context {
     Context {
         broker: Arc::new(Arc::clone(broker)),
         config: Arc::new(KafkaConfig::default()),
+        peer: None,
     }
 }
 

@@ -38,7 +38,8 @@ pub(in crate::handlers) fn join(
     let request = JoinGroupRequest::decode(reader, call.version)?;
     let said = request.member.clone();
     let random = context.broker.groups().random_id();
-    let asked = join_request(request, client(reader), random, call.version).map(Request::Join);
+    let asked =
+        join_request(request, client(context, reader), random, call.version).map(Request::Join);
     let answer = call_or_refuse(context, asked);
     Ok(Box::pin(async move {
         let outcome = match answer {

@@ -22,7 +22,7 @@ pub(in crate::handlers) fn heartbeat(
 ) -> Result<Pending, DecodeError> {
     let request = ConsumerHeartbeatRequest::decode(reader, call.version)?;
     let groups = context.broker.groups();
-    let asked = heartbeat_request(request, client(reader), groups.random_id());
+    let asked = heartbeat_request(request, client(context, reader), groups.random_id());
     let answer = asked.map(|beat| groups.call(Request::Heartbeat(Box::new(beat))));
     Ok(Box::pin(async move {
         let outcome = match answer {

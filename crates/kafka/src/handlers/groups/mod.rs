@@ -11,6 +11,7 @@ use rivven_coordinator::consumer_groups::{
     ClientInfo, GroupError, GroupId, InstanceId, MemberId, Response,
 };
 
+use crate::handlers::Context;
 use crate::wire::Reader;
 
 pub(super) use classic::{heartbeat, join, leave, sync};
@@ -42,7 +43,8 @@ fn instance_id(text: Option<&StrBytes>) -> Result<Option<InstanceId>, GroupError
     .transpose()
 }
 
-fn client(reader: &Reader) -> ClientInfo {
+/// Who the client is, for people: its address is written as Kafka does.
+fn client(context: &Context, reader: &Reader) -> ClientInfo {
     let id = reader.client_id().map_or("", |id| id.as_str());
     let mut end = id.len().min(MAX_CLIENT_ID_BYTES);
     while !id.is_char_boundary(end) {
@@ -50,7 +52,7 @@ fn client(reader: &Reader) -> ClientInfo {
     }
     ClientInfo {
         id: id.get(..end).unwrap_or_default().to_owned(),
-        host: String::new(),
+        host: context.peer.map_or_else(String::new, |ip| format!("/{ip}")),
     }
 }
 
