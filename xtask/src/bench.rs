@@ -41,7 +41,7 @@ enum Target {
 }
 
 /// Every bench, in the order of the crates' layers.
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
     Bench {
         name: "placement",
         about: "placements and plans, against a hash ring and plain rendezvous hashing",
@@ -83,6 +83,13 @@ const BENCHES: [Bench; 7] = [
         compare: &[],
     },
     Bench {
+        name: "commits",
+        about: "durable offset commits through the Kafka port of three processes; a part of groups",
+        package: "rivven-tests",
+        target: Target::Program("bench-commits"),
+        features: &[],
+    },
+    Bench {
         name: "isr",
         about: "produce through the Kafka port with three replicas, and the failover gap",
         package: "rivven-tests",
@@ -100,6 +107,9 @@ const BENCHES: [Bench; 7] = [
     },
 ];
 
+/// Benches that belong to another one, which runs them after itself.
+const PARTS: [(&str, &str); 1] = [("groups", "commits")];
+
 fn run(args: &Args) -> Result<Report, Failure> {
     let Some((name, rest)) = args.rest.split_first() else {
         for bench in &BENCHES {
@@ -114,6 +124,19 @@ fn run(args: &Args) -> Result<Report, Failure> {
             "there is no bench {name:?}; there are: {known}"
         )));
     };
+    let mut report = Report::new(bench.name);
+    measure(bench, rest, &mut report)?;
+    let parts = PARTS.iter().filter(|(whole, _)| *whole == bench.name);
+    for (_, part) in parts {
+        if let Some(part) = BENCHES.iter().find(|bench| bench.name == *part) {
+            measure(part, rest, &mut report)?;
+        }
+    }
+    Ok(report)
+}
+
+/// Runs one bench and adds its figures to the report.
+fn measure(bench: &Bench, rest: &[String], report: &mut Report) -> Result<(), Failure> {
     let mut command = cargo(&root()?);
     match bench.target {
         Target::Bench(target) => command.args(["bench", "--quiet", "--bench", target]),
@@ -128,7 +151,7 @@ fn run(args: &Args) -> Result<Report, Failure> {
         command.args(["--features", &features.join(",")]);
     }
     command.arg("--").args(rest);
-    let mut report = Report::new(bench.name);
+    let before = report.cases.len();
     let mut odd = Vec::new();
     let ok = run_lines(&mut command, |line| match figure(line) {
         Some(case) => report.cases.push(case),
@@ -138,13 +161,13 @@ fn run(args: &Args) -> Result<Report, Failure> {
     if let Some(line) = odd.first() {
         return Err(Failure::new(format!("not a figure: {line:?}")));
     }
-    if report.cases.is_empty() {
+    if report.cases.len() == before {
         return Err(Failure::new("the bench printed no figure"));
     }
     if !ok {
         report.check("the bench ran to its end", false);
     }
-    Ok(report)
+    Ok(())
 }
 
 /// A line of a bench as a figure, or `None` if it is not one.

@@ -69,14 +69,14 @@ impl Loaded {
     }
 }
 
-fn put_string(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
     let length = i16::try_from(text.len()).unwrap_or(i16::MAX);
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
 /// A request frame; the correlation id is at bytes 8 to 11.
-fn frame(key: i16, version: i16, body: &[u8]) -> Vec<u8> {
+pub(super) fn frame(key: i16, version: i16, body: &[u8]) -> Vec<u8> {
     let mut out = vec![0; 4];
     out.extend_from_slice(&key.to_be_bytes());
     out.extend_from_slice(&version.to_be_bytes());
@@ -113,7 +113,7 @@ fn produce_frame(load: &Load) -> Result<Vec<u8>, LoadError> {
     Ok(frame(PRODUCE, PRODUCE_VERSION, &body))
 }
 
-fn read_frame(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<()> {
+pub(super) fn read_frame(stream: &mut impl Read, buffer: &mut Vec<u8>) -> io::Result<()> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let length = usize::try_from(i32::from_be_bytes(length)).unwrap_or(0);
