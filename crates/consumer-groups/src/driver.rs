@@ -164,7 +164,9 @@ impl ConsumerCoordinator {
     }
 
     /// Answers a request, when it is due: a join may wait for the other members.
-    /// The request is taken up before this returns, so that requests keep their order.
+    /// The request is taken up before this returns, so that requests keep their order. Dropping the future
+    /// takes nothing back but a join of the consumer protocol: a client that is gone before it hears that
+    /// it has joined is fenced.
     pub fn call(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let refusal = request.refusal(GroupError::NotCoordinator);
         let (sender, receiver) = oneshot::channel();

@@ -32,8 +32,8 @@ pub(super) fn assign(spec: &GroupSpec, claims: &[u32]) -> Vec<u32> {
             }
         }
     }
-    let mut free: Vec<usize> = wanted.into_iter().flatten().collect();
-    free.retain(|number| owners[*number] == NOBODY);
+    let free = wanted.into_iter().flatten();
+    let mut free: Vec<usize> = free.filter(|number| owners[*number] == NOBODY).collect();
     if let Some(near) = &near {
         near.fill(spec, &mut owners, &mut room, &mut free, claims);
     }

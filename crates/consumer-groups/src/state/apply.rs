@@ -147,6 +147,9 @@ impl GroupsState {
     }
 
     fn delete_topics(&mut self, topics: &[rivven_core_types::TopicId]) {
+        if topics.is_empty() {
+            return;
+        }
         let concerned: Vec<GroupId> = self
             .groups()
             .filter(|group| group.offsets().any(|(p, _)| topics.contains(&p.topic)))
