@@ -1,5 +1,6 @@
 //! The records of the demo: the flights that left New York City in January 2013.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use ruzstd::decoding::StreamingDecoder;
@@ -26,6 +27,19 @@ pub fn flights() -> Result<Vec<InputRecord>, Failure> {
     let what = || "the flights".to_owned();
     let decoder = StreamingDecoder::new(compressed.as_slice()).doing(what)?;
     let text = std::io::read_to_string(decoder).doing(what)?;
+    csv(&text, FLIGHTS_KEY)
+}
+
+/// The flights of another file of the same form: CSV, compressed by zstd, keyed by carrier.
+pub fn flights_from(path: &Path) -> Result<Vec<InputRecord>, Failure> {
+    let what = || path.display().to_string();
+    let file = std::io::BufReader::new(std::fs::File::open(path).doing(what)?);
+    let decoder = StreamingDecoder::new(file).doing(what)?;
+    let mut text = String::new();
+    decoder
+        .take(MAX_INPUT_BYTES)
+        .read_to_string(&mut text)
+        .doing(what)?;
     csv(&text, FLIGHTS_KEY)
 }
 

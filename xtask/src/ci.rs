@@ -14,8 +14,8 @@ pub(crate) const COMMAND: Command = Command {
     about: "runs every check in a fixed order and prints how long each took",
     help: "Usage: cargo xtask ci [--json]\n\n\
         tidy, fmt, clippy, deny, doc, test, sim (about 8 minutes), features, demo (5 runs), fuzz (a minute),\n\
-        chaos (2 minutes). A failed step stops nothing; the last line counts the steps. REQUIRE=kcat,confluent,deny\n\
-        makes a missing tool a failure.",
+        chaos (2 minutes). A failed step stops nothing; the last line counts the steps.\n\
+        REQUIRE=kcat,confluent,kafka-python,deny makes a missing tool a failure.",
     passes_on: false,
     run,
 };

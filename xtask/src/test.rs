@@ -13,8 +13,9 @@ pub(crate) const COMMAND: Command = Command {
     about: "runs every test and names the tools that some of them missed",
     help: "Usage: cargo xtask test [--json] [arguments of cargo test]\n\n\
         Runs cargo test --workspace --no-fail-fast (with arguments, those instead of --workspace).\n\
-        Tests with real clients use kcat and confluent-kafka (of the Python $RIVVEN_PYTHON, default\n\
-        python3); a missing one is reported as SKIPPED. REQUIRE=kcat,confluent makes it a failure.",
+        Tests with real clients use kcat, confluent-kafka and kafka-python (of the Python\n\
+        $RIVVEN_PYTHON, default python3); a missing one is reported as SKIPPED.\n\
+        REQUIRE=kcat,confluent,kafka-python makes it a failure.",
     passes_on: false,
     run,
 };
@@ -43,6 +44,11 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
             "confluent",
             "confluent-kafka",
             works(Process::new(&python).args(["-c", "import confluent_kafka"])),
+        ),
+        (
+            "kafka-python",
+            "kafka-python",
+            works(Process::new(&python).args(["-c", "import kafka.coordinator.assignors"])),
         ),
     ] {
         if !found {

@@ -51,9 +51,12 @@ def commit(member):
 def read(name, until):
     member = consumer(name)
     member.subscribe([topic])
-    while not until() and time.monotonic() < deadline:
+    # A client that closes before it knows that it has joined says nothing to anybody.
+    known = False
+    while not (until() and known) and time.monotonic() < deadline:
         message = member.poll(0.1)
         if member.assignment():
+            known = True
             joined.set()
         if message is None or message.error():
             continue

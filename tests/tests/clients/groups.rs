@@ -1,11 +1,11 @@
 //! Consumer groups of confluent-kafka: members that come and go, coordinators that die, and what an
 //! operator sees and changes with `rivven-node group`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rivven_tests::flights::flights;
+use rivven_tests::flights::{flights, flights_from};
 use rivven_tests::process::node_binary;
 use rivven_tests::{Failure, wait};
 
@@ -13,7 +13,8 @@ use super::{Client, LIMIT, Scene, is_there, python, some_flights, works};
 
 /// Records a second that are written while brokers die and restart.
 const RATE: &str = "200";
-/// Writes and reads every flight instead, as fast as it goes.
+/// Writes and reads every flight instead, as fast as it goes: those of January with the value 1, those of
+/// the file (CSV, compressed by zstd) that it names otherwise.
 const ALL_FLIGHTS: &str = "RIVVEN_ALL_FLIGHTS";
 
 fn script(name: &str) -> PathBuf {
@@ -41,20 +42,9 @@ async fn consumer_groups_of_both_protocols_process_every_record_while_members_co
     ] {
         let topic = format!("groups-{}", arguments.join("-"));
         scene.topic(&topic, 6).await;
-        let records = some_flights();
-        let mut producer = Command::new(python());
-        let write = "import sys; from confluent_kafka import Producer\n\
-                     p = Producer({'bootstrap.servers': sys.argv[1], 'acks': 'all'})\n\
-                     [p.produce(sys.argv[2], l.strip()) for l in sys.stdin]\n\
-                     sys.exit(p.flush(60))";
-        producer.args(["-c", write, &scene.brokers, &topic]);
-        let mut producer = Client::start(&mut producer);
-        for record in &records {
-            producer.write(&format!("{}\n", record.value));
-        }
-        producer.finish("writing for a group").await;
+        let records = fill(&scene, &topic).await;
         let mut reader = Command::new(python());
-        let count = records.len().to_string();
+        let count = records.to_string();
         reader
             .arg(&script)
             .args([scene.brokers.as_str(), &topic, &count]);
@@ -65,6 +55,70 @@ async fn consumer_groups_of_both_protocols_process_every_record_while_members_co
             "{arguments:?}"
         );
     }
+}
+
+/// Writes some records with confluent-kafka; returns how many.
+async fn fill(scene: &Scene, topic: &str) -> usize {
+    let records = some_flights();
+    let mut producer = Command::new(python());
+    let write = "import sys; from confluent_kafka import Producer\n\
+                 p = Producer({'bootstrap.servers': sys.argv[1], 'acks': 'all'})\n\
+                 [p.produce(sys.argv[2], l.strip()) for l in sys.stdin]\n\
+                 sys.exit(p.flush(60))";
+    producer.args(["-c", write, &scene.brokers, topic]);
+    let mut producer = Client::start(&mut producer);
+    for record in &records {
+        producer.write(&format!("{}\n", record.value));
+    }
+    producer.finish("writing for a group").await;
+    records.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn consumer_groups_of_kafka_python_process_every_record_while_members_come_and_go() {
+    let found = works(Command::new(python()).args(["-c", "import kafka.coordinator.assignors"]));
+    if !is_there("kafka-python", "kafka-python", found) || !confluent_is_there() {
+        return;
+    }
+    let mut scene = Scene::new().await;
+    for strategy in ["range", "sticky", "cooperative-sticky"] {
+        let topic = format!("python-{strategy}");
+        scene.topic(&topic, 6).await;
+        let count = fill(&scene, &topic).await.to_string();
+        let mut reader = Command::new(python());
+        reader.arg(script("groups_kafka_python.py"));
+        let reader = reader.args([scene.brokers.as_str(), &topic, &count, strategy]);
+        let reader = Client::start(reader);
+        let said = reader.finish("a consumer group of kafka-python").await;
+        assert_eq!(said, ["ok"], "{strategy}");
+    }
+    scene.cluster.check_no_panic().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kcat_reads_all_of_a_topic_as_a_consumer_group() {
+    let found = works(Command::new("kcat").arg("-V"));
+    if !is_there("kcat", "kcat", found) || !confluent_is_there() {
+        return;
+    }
+    let mut scene = Scene::new().await;
+    scene.topic("kcat-group", 6).await;
+    let count = fill(&scene, "kcat-group").await;
+    // With -e it ends at the ends of all partitions, and commits what it has read.
+    let mut reader = Command::new("kcat");
+    reader.args(["-b", &scene.brokers, "-G", "kcat-readers", "-e", "-q"]);
+    reader.args([
+        "-X",
+        "auto.offset.reset=earliest",
+        "-f",
+        "%p:%o\\n",
+        "kcat-group",
+    ]);
+    let read = Client::start(&mut reader).finish("kcat -G").await;
+    let distinct: std::collections::BTreeSet<&String> = read.iter().collect();
+    assert_eq!((read.len(), distinct.len()), (count, count));
+    let described = group(&scene, "describe kcat-readers").await.unwrap();
+    assert!(described.contains(", lag 0\n"), "{described}");
 }
 
 /// Runs `rivven-node group ...`; its output, or what it complains of.
@@ -102,11 +156,15 @@ async fn groups_outlive_their_coordinator_and_a_rolling_restart_without_a_rebala
     if !confluent_is_there() {
         return;
     }
-    let all = std::env::var_os(ALL_FLIGHTS).is_some();
+    let all = std::env::var_os(ALL_FLIGHTS);
     let mut scene = Scene::new().await;
     scene.topic("flights", 6).await;
     let input = scene.cluster.dir().join("flights");
-    let records: Vec<String> = flights()
+    let chosen = match all.as_ref().filter(|all| *all != "1") {
+        Some(file) => flights_from(Path::new(file)),
+        None => flights(),
+    };
+    let records: Vec<String> = chosen
         .unwrap()
         .into_iter()
         .map(|r| r.value + "\n")
@@ -116,7 +174,9 @@ async fn groups_outlive_their_coordinator_and_a_rolling_restart_without_a_rebala
     command
         .arg(script("failover.py"))
         .args([&scene.brokers, "flights"]);
-    command.arg(&input).arg(if all { "0" } else { RATE });
+    command
+        .arg(&input)
+        .arg(if all.is_some() { "0" } else { RATE });
     let client = Client::start(&mut command);
     let (mut client, said) = line(client, LIMIT).await;
     assert_eq!(said, "stable");
