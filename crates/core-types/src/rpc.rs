@@ -97,6 +97,24 @@ rpc_kinds! {
     GROUP_LEADER = 0x0401, "group_leader";
 }
 
+impl RpcKind {
+    /// Whether a request of this kind asks and changes nothing, so that it may be run again, at any later
+    /// time and by whoever has recorded it. Only such a request may come before the handshake is over
+    /// (QUIC's 0-RTT: RFC 9001, section 9.2). A heartbeat is none: it prolongs a session. Neither is a
+    /// fetch: it says how far a follower has got.
+    pub const fn is_idempotent(self) -> bool {
+        matches!(
+            self,
+            Self::RAFT_PRE_VOTE
+                | Self::RAFT_READ_INDEX
+                | Self::BOOTSTRAP_PROBE
+                | Self::LOG_CLAIMS
+                | Self::MEMBER_PROBE
+                | Self::GROUP_LEADER
+        )
+    }
+}
+
 impl fmt::Debug for RpcKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}({:#06x})", self.name(), self.0)

@@ -61,7 +61,10 @@ async fn serve(
         Some(quic) => Some(QuicListen {
             listen: resolve(&quic.listen).await?,
             advertised: Some(quic.advertised),
-            config: QuicConfig::default(),
+            config: QuicConfig {
+                early_data: quic.early_data,
+                ..QuicConfig::default()
+            },
         }),
         None => None,
     };

@@ -31,6 +31,8 @@ pub enum FailedAnswer {
     /// The handler panicked, or its answer cannot be sent, or a call that it made for us may have
     /// been executed. Maybe executed.
     Failed(String),
+    /// It came before the handshake was over, and is not one that may. Not executed.
+    TooEarly,
 }
 
 impl FailedAnswer {
@@ -62,6 +64,10 @@ impl FailedAnswer {
             Self::Failed(reason) => RpcError::AnswerFailed {
                 peer: peer.clone(),
                 reason,
+            },
+            Self::TooEarly => RpcError::Unreachable {
+                peer: peer.clone(),
+                reason: "the call came before the handshake was over".to_owned(),
             },
         }
     }

@@ -8,6 +8,8 @@ mod bodies;
 mod certificates;
 mod client;
 mod dial;
+#[cfg(feature = "quic")]
+mod early;
 mod lifecycle;
 mod link;
 mod memory;

@@ -12,6 +12,10 @@
 //! so it covers both nonces, both names, clusters, the lane, the version and the mode. Fresh nonces
 //! stop replay, the labels reflection, the expected name being handed on to another member. The
 //! responder says who it is only after the initiator has proved membership.
+//!
+//! On QUIC, where the channel has proved who the initiator is, it may instead bring one request along with
+//! a message of its own (`Early`) and open no lane: what is known of both sides is judged alike, and whoever
+//! is refused there learns why by the handshake above.
 
 mod messages;
 mod session;
@@ -25,7 +29,9 @@ use rivven_core_types::{
     Address, ClusterId, Entropy, HandshakeRefusal, Incarnation, Lane, NodeName, PeerIdentity,
 };
 
-use self::messages::{Claim, HandshakeMessage, Hello, RefusalReply, Welcome, decode, encode};
+use self::messages::{
+    Claim, Early, HandshakeMessage, Hello, RefusalReply, Welcome, decode, encode,
+};
 use self::session::{Transcript, prove, verify};
 use crate::config::{Security, SecurityMode};
 use crate::error::HandshakeError;
@@ -109,6 +115,34 @@ pub enum InitiatorStep {
     Done(Box<Established>),
 }
 
+/// The message before a request that comes along with it; see the head of this module.
+#[cfg(feature = "quic")]
+pub(crate) fn early_claim(
+    local: &LocalIdentity,
+    expected: &NodeName,
+    lane: Lane,
+) -> Result<Bytes, HandshakeError> {
+    let claim = claim_of(local, Some(expected.clone()));
+    let version = MAX_VERSION;
+    encode(&HandshakeMessage::Early(Early {
+        version,
+        lane,
+        claim,
+    }))
+}
+
+/// What an initiator says of itself.
+fn claim_of(local: &LocalIdentity, expected: Option<NodeName>) -> Claim {
+    Claim {
+        name: local.name.clone(),
+        incarnation: local.incarnation,
+        cluster: local.cluster,
+        expected,
+        abilities: Abilities::of_this_build().0,
+        quic: None,
+    }
+}
+
 /// What the responder does next.
 #[derive(Debug)]
 pub enum ResponderStep {
@@ -118,6 +152,8 @@ pub enum ResponderStep {
     Done(Bytes, Box<Established>),
     /// Send these bytes and close the connection.
     Refuse(Bytes, HandshakeRefusal),
+    /// Send nothing: one request follows, and its answer ends it.
+    Early(Box<Established>),
 }
 
 fn nonce(entropy: &dyn Entropy) -> [u8; 32] {
@@ -186,7 +222,8 @@ impl Initiator {
                 HandshakeMessage::Hello(_)
                 | HandshakeMessage::Claim { .. }
                 | HandshakeMessage::Challenge { .. }
-                | HandshakeMessage::Welcome(_),
+                | HandshakeMessage::Welcome(_)
+                | HandshakeMessage::Early(_),
                 _,
             ) => Err(HandshakeError::Unexpected),
         }
@@ -205,14 +242,7 @@ impl Initiator {
                 peer_max: version,
             }));
         }
-        let claim = Claim {
-            name: self.local.name.clone(),
-            incarnation: self.local.incarnation,
-            cluster: self.local.cluster,
-            expected: self.expected.clone(),
-            abilities: Abilities::of_this_build().0,
-            quic: None,
-        };
+        let claim = claim_of(&self.local, self.expected.clone());
         self.transcript.add_message(&claim)?;
         let proofs = secret(&self.security).map_or_else(Vec::new, |held| {
             let candidates = held.candidates();
@@ -311,8 +341,10 @@ impl Responder {
             (HandshakeMessage::Claim { claim, proofs }, Some((version, lane))) => {
                 self.judge(&claim, &proofs, version, lane)
             }
+            (HandshakeMessage::Early(early), None) => self.judge_early(early),
             (
                 HandshakeMessage::Hello(_)
+                | HandshakeMessage::Early(_)
                 | HandshakeMessage::Claim { .. }
                 | HandshakeMessage::Challenge { .. }
                 | HandshakeMessage::Welcome(_)
@@ -320,6 +352,30 @@ impl Responder {
                 _,
             ) => Err(HandshakeError::Unexpected),
         }
+    }
+
+    /// Nothing of it is proved by the message itself, so it counts only where the channel has proved it.
+    fn judge_early(&self, early: Early) -> Result<ResponderStep, HandshakeError> {
+        let Early {
+            version,
+            lane,
+            claim,
+        } = early;
+        if self.proven.is_none() || !(MIN_VERSION..=MAX_VERSION).contains(&version) {
+            return Err(HandshakeError::Unexpected);
+        }
+        let peer = identity(&claim);
+        check_proven(&self.security, self.proven.as_ref(), &peer)?;
+        check_cluster(self.local.cluster, peer.cluster)?;
+        check_name(claim.expected.as_ref(), &self.local.name)?;
+        Ok(ResponderStep::Early(Box::new(Established {
+            peer,
+            lane,
+            version,
+            keys: None,
+            abilities: Abilities(claim.abilities),
+            quic: None,
+        })))
     }
 
     fn challenge(
@@ -412,12 +468,8 @@ impl Responder {
             return refuse(reply, HandshakeRefusal::WrongNode { expected, found });
         }
         let ours = Claim {
-            name: self.local.name.clone(),
-            incarnation: self.local.incarnation,
-            cluster: self.local.cluster,
-            expected: None,
-            abilities: Abilities::of_this_build().0,
             quic: self.local.quic.clone(),
+            ..claim_of(&self.local, None)
         };
         self.transcript.add_message(&ours)?;
         let proof = known.map(|secret| prove(secret, RESPONDER, &self.transcript));

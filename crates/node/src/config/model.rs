@@ -25,6 +25,7 @@ pub(super) struct Cluster {
     pub(super) transport: Option<Spanned<Transport>>,
     pub(super) quic_addr: Option<Spanned<String>>,
     pub(super) advertised_quic_addr: Option<Spanned<String>>,
+    pub(super) quic_early_data: Option<Spanned<bool>>,
     pub(super) compression: Option<Compression>,
     #[serde(default)]
     pub(super) seeds: Vec<Spanned<String>>,

@@ -256,6 +256,10 @@ fn quic_needs_certificates_and_a_port_of_its_own() {
         "{text}"
     );
 
+    let unused = format!("{base} security: {{ mode: insecure_dev }}, quic_early_data: true }}");
+    let text = complaint(&unused);
+    assert!(text.contains("cluster.quic_early_data"), "{text}");
+
     let dir = tempfile::tempdir().unwrap();
     let options = |extra: &str| {
         let text = format!(
@@ -271,6 +275,9 @@ fn quic_needs_certificates_and_a_port_of_its_own() {
         .unwrap();
     assert_eq!(quic.listen.to_string(), "127.0.0.1:7001");
     assert_eq!(quic.advertised.to_string(), "127.0.0.1:7001");
+    assert!(!quic.early_data);
+    let early = options("cluster_addr: '127.0.0.1:7000', quic_early_data: true");
+    assert!(early.unwrap().quic.unwrap().early_data);
     let wide = "cluster_addr: '0.0.0.0:7000', advertised_cluster_addr: 'a:7100'";
     let quic = options(wide).unwrap().quic.unwrap();
     assert_eq!(quic.listen.to_string(), "0.0.0.0:7001");

@@ -9,6 +9,8 @@ use super::validate::Place;
 
 const QUIC: &str = "cluster.quic_addr";
 const ADVERTISED: &str = "cluster.advertised_quic_addr";
+const EARLY_DATA: &str = "cluster.quic_early_data";
+const UNUSED: &str = "only transport: quic uses it; remove it, or choose that";
 
 /// QUIC beside TCP.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ pub struct QuicOptions {
     pub listen: Address,
     /// Where peers are told to come.
     pub advertised: Address,
+    /// Whether calls that only ask may go with the first packet of a reconnection.
+    pub early_data: bool,
 }
 
 /// The addresses of QUIC, if the file asks for it. Unless it says otherwise they are those of TCP, one
@@ -34,9 +38,11 @@ pub(super) fn quic(
             (ADVERTISED, &cluster.advertised_quic_addr),
         ] {
             if let Some(unused) = unused {
-                let reason = "only transport: quic uses it; remove it, or choose that";
-                return Err(place.invalid(unused, key, reason));
+                return Err(place.invalid(unused, key, UNUSED));
             }
+        }
+        if let Some(unused) = &cluster.quic_early_data {
+            return Err(place.invalid(unused, EARLY_DATA, UNUSED));
         }
         return Ok(None);
     };
@@ -83,6 +89,7 @@ pub(super) fn quic(
     Ok(Some(QuicOptions {
         listen: quic,
         advertised,
+        early_data: cluster.quic_early_data.as_ref().is_some_and(|at| at.value),
     }))
 }
 

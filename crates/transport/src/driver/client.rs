@@ -82,6 +82,7 @@ impl Connection {
             link,
             established,
             buffer,
+            ..
         } = shaken;
         let Established {
             peer,

@@ -236,7 +236,17 @@ pub(super) async fn secure_incoming(
 /// A link on which handshake frames go back and forth.
 struct Talk {
     reader: FrameReader<Link>,
-    encoder: FrameEncoder,
+}
+
+/// Appends a message of the handshake as a frame.
+pub(super) fn handshake_frame(
+    message: &Bytes,
+    batch: &mut WriteBatch,
+) -> Result<(), HandshakeError> {
+    let header = FrameHeader::new(UNNEGOTIATED, FrameType::Handshake);
+    let max = limits::MAX_UNAUTHENTICATED_FRAME_BYTES;
+    let mut encoder = FrameEncoder::new(UNNEGOTIATED, max, None);
+    Ok(encoder.encode(header, message, Bytes::new(), batch)?)
 }
 
 impl Talk {
@@ -245,15 +255,12 @@ impl Talk {
         let decoder = FrameDecoder::new(UNNEGOTIATED, max, None);
         Self {
             reader: FrameReader::new(link, decoder, BytesMut::new()),
-            encoder: FrameEncoder::new(UNNEGOTIATED, max, None),
         }
     }
 
     async fn say(&mut self, message: &Bytes) -> Result<(), HandshakeError> {
-        let header = FrameHeader::new(UNNEGOTIATED, FrameType::Handshake);
         let mut batch = WriteBatch::default();
-        self.encoder
-            .encode(header, message, Bytes::new(), &mut batch)?;
+        handshake_frame(message, &mut batch)?;
         batch.close_segment();
         let link = self.reader.io_mut();
         let mut room = [IoSlice::new(&[]); MAX_SLICES];
@@ -281,6 +288,8 @@ impl Talk {
             link,
             established,
             buffer,
+            #[cfg(feature = "quic")]
+            early: false,
         }
     }
 }
@@ -300,6 +309,34 @@ pub(super) struct Shaken {
     pub(super) link: Link,
     pub(super) established: Established,
     pub(super) buffer: BytesMut,
+    /// One request follows, on a link of its own; see the module `early`.
+    #[cfg(feature = "quic")]
+    pub(super) early: bool,
+}
+
+/// How one that has been accepted may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// With the handshake of a lane.
+    Lane,
+    /// In either way.
+    #[cfg(feature = "quic")]
+    Either,
+    /// With one request, which is all that may come before the channel below has shaken hands.
+    #[cfg(feature = "quic")]
+    Early,
+}
+
+impl Opening {
+    const fn takes_lane(self) -> bool {
+        match self {
+            Self::Lane => true,
+            #[cfg(feature = "quic")]
+            Self::Either => true,
+            #[cfg(feature = "quic")]
+            Self::Early => false,
+        }
+    }
 }
 
 pub(super) async fn initiate(
@@ -331,12 +368,21 @@ pub(super) async fn respond(
     shared: &Shared,
     (link, proven): Secured,
 ) -> Result<Shaken, HandshakeError> {
+    let opening = link.opening();
     let mut talk = Talk::new(link);
     let security = shared.config.security.clone();
     let mut responder = Responder::new(shared.identity(), security, proven);
     loop {
         let heard = talk.hear().await?;
         match responder.receive(&heard, shared.entropy.as_ref())? {
+            #[cfg(feature = "quic")]
+            ResponderStep::Early(established) if opening != Opening::Lane => {
+                let early = true;
+                let shaken = talk.done(*established);
+                return Ok(Shaken { early, ..shaken });
+            }
+            ResponderStep::Early(_) => return Err(HandshakeError::Unexpected),
+            _ if !opening.takes_lane() => return Err(HandshakeError::Unexpected),
             ResponderStep::Send(message) => talk.say(&message).await?,
             ResponderStep::Done(message, established) => {
                 talk.say(&message).await?;

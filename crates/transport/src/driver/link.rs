@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::dial::Opening;
+
 /// The direction from the peer.
 pub(super) type ReadSide = Box<dyn AsyncRead + Send + Unpin>;
 /// The direction to the peer.
@@ -117,6 +119,17 @@ impl Link {
             Self::Tls(_) => "tls",
             #[cfg(feature = "quic")]
             Self::Quic(_) => "quic",
+        }
+    }
+
+    /// How it may begin.
+    pub(super) fn opening(&self) -> Opening {
+        match self {
+            Self::Tcp(_) => Opening::Lane,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => Opening::Lane,
+            #[cfg(feature = "quic")]
+            Self::Quic(lane) => lane.opening(),
         }
     }
 

@@ -23,6 +23,8 @@ const NODE_BYTES: &str = "rivven_transport_memory_bytes";
 const BYTES: &str = "rivven_transport_bytes_total";
 const LATE_RESPONSES: &str = "rivven_transport_late_responses_total";
 const OVERLOAD: &str = "rivven_transport_overload_total";
+#[cfg(feature = "quic")]
+const EARLY: &str = "rivven_quic_zero_rtt_total";
 #[cfg(feature = "tls")]
 const CERT_EXPIRY: &str = "rivven_tls_cert_expiry_timestamp_seconds";
 #[cfg(feature = "tls")]
@@ -91,6 +93,13 @@ pub fn describe_metrics() {
         Unit::Count,
         "Calls refused because a queue was full, by lane"
     );
+    #[cfg(feature = "quic")]
+    describe_counter!(
+        EARLY,
+        Unit::Count,
+        "Early data of QUIC, by outcome: accepted or rejected, seen by the caller; refused, a request that \
+         must not come early, seen where it came"
+    );
     #[cfg(feature = "tls")]
     {
         describe_gauge!(
@@ -104,6 +113,25 @@ pub fn describe_metrics() {
             "Times that the certificates were read again, by outcome (ok, failed: the old ones stay)"
         );
     }
+}
+
+/// What became of early data.
+#[cfg(feature = "quic")]
+#[derive(Debug, Clone, Copy)]
+pub(super) enum EarlyData {
+    Accepted,
+    Rejected,
+    Refused,
+}
+
+#[cfg(feature = "quic")]
+pub(super) fn early_data(outcome: EarlyData) {
+    let outcome = match outcome {
+        EarlyData::Accepted => "accepted",
+        EarlyData::Rejected => "rejected",
+        EarlyData::Refused => "refused",
+    };
+    counter!(EARLY, "outcome" => outcome).increment(1);
 }
 
 #[cfg(feature = "tls")]

@@ -121,6 +121,19 @@ impl Peers {
     }
 }
 
+/// Where `name` is, if nothing is under way on that lane: no connection, no dial, no pause after a failure.
+#[cfg(feature = "quic")]
+pub(super) fn resting(shared: &Shared, name: &NodeName, lane: Lane) -> Option<Address> {
+    let (address, slot) = shared.peers.find(name, lane)?;
+    let rests = match &lock(&slot).state {
+        SlotState::Idle => true,
+        SlotState::Ready(connection) => !connection.usable(),
+        SlotState::Backoff { until, .. } => Instant::now() >= *until,
+        SlotState::Dialling(_) => false,
+    };
+    rests.then_some(address)
+}
+
 /// The pooled connection to `name`, dialled if need be.
 pub(super) async fn connection(
     shared: &Arc<Shared>,

@@ -4,33 +4,33 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, ready};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{Connection, ConnectionError, Endpoint, RecvStream, SendStream, TokioRuntime};
-use rivven_core_types::{Address, BoxFuture, Lane as RpcLane, RpcHandler};
+use quinn::{
+    Connecting, Connection, ConnectionError, Endpoint, RecvStream, SendStream, TokioRuntime,
+};
+use rivven_core_types::{Address, BoxFuture, Lane as RpcLane};
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use super::admission::Place;
-use super::dial::{Secured, Shaken, respond};
-use super::lifecycle::{Phase, Shared, lock};
+use super::dial::{Opening, Secured};
+use super::early::{self, Acquaintances};
+use super::lifecycle::{Shared, lock};
 use super::link::{Link, ReadSide, WriteSide};
-use super::metrics;
 use super::secure::{NO_HOST_NAME, identify, is_refusal, untrusted};
-use super::server::Serve;
 use crate::error::{HandshakeError, TransportError};
 use crate::quic::QuicConfig;
 use crate::tls::TlsBundle;
 
+mod serve;
+
+pub(super) use serve::accept_loop;
+
 /// Why a connection was closed, as the other side is told.
 const CLOSED: quinn::VarInt = quinn::VarInt::from_u32(0);
-/// Strangers in the handshake from which on a new one has to prove its address first (RFC 9000, section
-/// 8.1.2).
-const CROWD: usize = 64;
 
 /// The sending direction of a stream. Its end waits until the peer has everything: `finish` alone only
 /// queues the end, and when the last stream of a connection is dropped the connection is closed, which
@@ -39,13 +39,16 @@ struct Outlet {
     stream: SendStream,
     /// Once the end is queued.
     delivered: Option<BoxFuture<'static, io::Result<()>>>,
+    /// The connection is in use for as long as a lane of it is.
+    _connection: Arc<Connection>,
 }
 
 impl Outlet {
-    const fn new(stream: SendStream) -> Self {
+    const fn new(stream: SendStream, connection: Arc<Connection>) -> Self {
         Self {
             stream,
             delivered: None,
+            _connection: connection,
         }
     }
 
@@ -91,6 +94,29 @@ pub(super) struct Lane {
 }
 
 impl Lane {
+    /// A stream of `connection`, whose peer has shown `chain`.
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        (send, receive): (SendStream, RecvStream),
+        chain: Vec<CertificateDer<'static>>,
+    ) -> Self {
+        let send = Outlet::new(send, connection);
+        Self {
+            send,
+            receive,
+            chain,
+        }
+    }
+
+    /// How it may begin.
+    pub(super) fn opening(&self) -> Opening {
+        if self.receive.is_0rtt() {
+            Opening::Early
+        } else {
+            Opening::Either
+        }
+    }
+
     /// The certificates of the peer.
     pub(super) fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
@@ -148,18 +174,20 @@ struct Alternative {
 /// How long TCP is used where QUIC did not get through, as where a firewall drops UDP.
 const BROKEN_FOR: std::time::Duration = std::time::Duration::from_secs(60);
 
-type Shelf = Arc<tokio::sync::Mutex<Option<Connection>>>;
+/// The connection to one address, while lanes use it; locked while it is dialled.
+pub(super) type Shelf = Arc<tokio::sync::Mutex<Weak<Connection>>>;
 
 /// The endpoint of a node: its one UDP socket for both roles.
 pub(super) struct Quic {
-    endpoint: Endpoint,
-    config: QuicConfig,
+    pub(super) endpoint: Endpoint,
+    pub(super) config: QuicConfig,
     /// Where peers are told to come, if TCP is there as well.
     pub(super) advertised: Option<Address>,
     /// What peers have told of themselves over TCP, by their TCP addresses.
     alternatives: Mutex<BTreeMap<Address, Alternative>>,
     /// One connection per address, dialled once however many lanes wait for it.
     connections: Mutex<BTreeMap<SocketAddr, Shelf>>,
+    pub(super) acquaintances: Acquaintances,
 }
 
 impl Quic {
@@ -181,6 +209,7 @@ impl Quic {
             advertised,
             alternatives: Mutex::default(),
             connections: Mutex::default(),
+            acquaintances: Acquaintances::default(),
         })
     }
 
@@ -237,6 +266,7 @@ impl Quic {
         let server = server_config(&self.config, tls)?;
         self.endpoint.set_server_config(Some(server));
         lock(&self.connections).clear();
+        self.acquaintances.forget_all();
         Ok(())
     }
 
@@ -248,9 +278,27 @@ impl Quic {
     /// A new stream got no answer: the connection is dead, whatever its timers say so far.
     pub(super) fn forget(&self, address: SocketAddr) {
         let shelf = lock(&self.connections).remove(&address);
-        if let Some(connection) = shelf.and_then(|shelf| shelf.try_lock().ok()?.take()) {
+        if let Some(connection) = shelf.and_then(|shelf| shelf.try_lock().ok()?.upgrade()) {
             connection.close(CLOSED, b"no answer");
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn in_use(&self) -> usize {
+        let connections = lock(&self.connections);
+        let in_use = connections.values().filter(|shelf| {
+            let kept = shelf.try_lock();
+            kept.map_or(true, |kept| live(&kept).is_some())
+        });
+        in_use.count()
+    }
+
+    /// The place of the connection to `address`.
+    pub(super) fn shelf(&self, address: SocketAddr) -> Shelf {
+        let mut connections = lock(&self.connections);
+        // Those that ended are forgotten; one that is being dialled is left alone.
+        connections.retain(|_, shelf| shelf.try_lock().map_or(true, |kept| live(&kept).is_some()));
+        Arc::clone(connections.entry(address).or_default())
     }
 
     /// A lane to the node at `address`, on the connection that the other lanes use.
@@ -260,32 +308,22 @@ impl Quic {
         address: SocketAddr,
         lane: RpcLane,
     ) -> Result<Secured, HandshakeError> {
-        let shelf = {
-            let mut connections = lock(&self.connections);
-            // Those that ended by themselves; one that is being dialled is left alone.
-            connections.retain(|_, shelf| {
-                let kept = shelf.try_lock();
-                kept.map_or(true, |kept| {
-                    kept.as_ref().is_some_and(|c| c.close_reason().is_none())
-                })
-            });
-            Arc::clone(connections.entry(address).or_default())
-        };
+        let shelf = self.shelf(address);
         let mut kept = shelf.lock().await;
-        let connection = match kept.as_ref().filter(|c| c.close_reason().is_none()) {
-            Some(connection) => connection.clone(),
-            None => kept.insert(self.dial(tls, address).await?).clone(),
+        let connection = match live(&kept) {
+            Some(connection) => connection,
+            None => {
+                let dialled = Arc::new(self.dial(tls, address).await?);
+                *kept = Arc::downgrade(&dialled);
+                dialled
+            }
         };
         drop(kept);
         let (proven, chain) = peer_of(tls, &connection)?;
-        let (send, receive) = connection.open_bi().await.map_err(|e| ended(&e))?;
-        let set = send.set_priority(priority(lane));
+        let stream = connection.open_bi().await.map_err(|e| ended(&e))?;
+        let set = stream.0.set_priority(priority(lane));
         set.map_err(|e| HandshakeError::Io(e.to_string()))?;
-        let lane = Lane {
-            send: Outlet::new(send),
-            receive,
-            chain,
-        };
+        let lane = Lane::new(connection, stream, chain);
         Ok((Link::Quic(lane), Some(proven)))
     }
 
@@ -294,12 +332,38 @@ impl Quic {
         tls: &TlsBundle,
         address: SocketAddr,
     ) -> Result<Connection, HandshakeError> {
-        let client =
-            client_config(&self.config, tls).map_err(|e| HandshakeError::Io(e.to_string()))?;
-        let connecting = self.endpoint.connect_with(client, address, NO_HOST_NAME);
-        let connecting = connecting.map_err(|e| HandshakeError::Io(e.to_string()))?;
-        connecting.await.map_err(|e| ended(&e))
+        let connecting = self.connecting(tls, address)?;
+        let connection = connecting.await.map_err(|e| ended(&e))?;
+        if self.config.early_data
+            && let Ok((_, chain)) = peer_of(tls, &connection)
+        {
+            self.acquaintances.met(tls, address, chain);
+        }
+        Ok(connection)
     }
+
+    /// Begins to dial.
+    pub(super) fn connecting(
+        &self,
+        tls: &TlsBundle,
+        address: SocketAddr,
+    ) -> Result<Connecting, HandshakeError> {
+        let crypto = if self.config.early_data {
+            self.acquaintances.settings(tls, address)
+        } else {
+            Arc::clone(&tls.client)
+        };
+        let client = client_config(&self.config, crypto);
+        let client = client.map_err(|e| HandshakeError::Io(e.to_string()))?;
+        let connecting = self.endpoint.connect_with(client, address, NO_HOST_NAME);
+        connecting.map_err(|e| HandshakeError::Io(e.to_string()))
+    }
+}
+
+/// The connection on a shelf, if it can be used.
+pub(super) fn live(kept: &Weak<Connection>) -> Option<Arc<Connection>> {
+    let connection = kept.upgrade()?;
+    connection.close_reason().is_none().then_some(connection)
 }
 
 /// A lane of a transport that runs over QUIC.
@@ -315,7 +379,7 @@ pub(super) async fn open(
 }
 
 /// Who is at the other end, judged now.
-fn peer_of(
+pub(super) fn peer_of(
     tls: &TlsBundle,
     connection: &Connection,
 ) -> Result<(crate::handshake::ProvenPeer, Vec<CertificateDer<'static>>), HandshakeError> {
@@ -350,7 +414,12 @@ fn server_config(
     let failed = |e: quinn::crypto::rustls::NoInitialCipherSuite| {
         TransportError::Certificate(format!("QUIC: {e}"))
     };
-    let crypto = QuicServerConfig::try_from(Arc::clone(&tls.server)).map_err(failed)?;
+    let crypto = if config.early_data {
+        early::accepting(&tls.server)
+    } else {
+        Arc::clone(&tls.server)
+    };
+    let crypto = QuicServerConfig::try_from(crypto).map_err(failed)?;
     let mut server = quinn::ServerConfig::with_crypto(Arc::new(crypto));
     server
         .transport_config(Arc::new(config.transport()?))
@@ -369,142 +438,11 @@ const INCOMING_TOTAL_BYTES: u64 = 8 * 1024 * 1024;
 
 fn client_config(
     config: &QuicConfig,
-    tls: &TlsBundle,
+    crypto: Arc<rustls::ClientConfig>,
 ) -> Result<quinn::ClientConfig, TransportError> {
-    let crypto = QuicClientConfig::try_from(Arc::clone(&tls.client))
+    let crypto = QuicClientConfig::try_from(crypto)
         .map_err(|e| TransportError::Certificate(format!("QUIC: {e}")))?;
     let mut client = quinn::ClientConfig::new(Arc::new(crypto));
     client.transport_config(Arc::new(config.transport()?));
     Ok(client)
-}
-
-/// Accepts until shutdown.
-pub(super) async fn accept_loop(
-    shared: Arc<Shared>,
-    handler: Arc<dyn RpcHandler>,
-    alive: mpsc::Sender<()>,
-) {
-    let Some(quic) = &shared.quic else {
-        return;
-    };
-    loop {
-        let incoming = tokio::select! {
-            incoming = quic.endpoint.accept() => incoming,
-            () = shared.reached(Phase::Draining) => return,
-        };
-        let Some(incoming) = incoming else {
-            return;
-        };
-        let remote = incoming.remote_address();
-        if !incoming.remote_address_validated() && shared.door.crowd() >= CROWD {
-            // A forged source address never sees the token.
-            let _asked = incoming.retry().is_ok();
-            continue;
-        }
-        let Some(place) = shared.door.admit(remote.ip(), shared.limits()) else {
-            metrics::handshake_failed("too_many_connections");
-            incoming.refuse();
-            continue;
-        };
-        let visit = Visit {
-            shared: Arc::clone(&shared),
-            handler: Arc::clone(&handler),
-            remote,
-            alive: alive.clone(),
-        };
-        tokio::spawn(async move { visit.receive(incoming, place).await });
-    }
-}
-
-/// One accepted connection.
-struct Visit {
-    shared: Arc<Shared>,
-    handler: Arc<dyn RpcHandler>,
-    remote: SocketAddr,
-    alive: mpsc::Sender<()>,
-}
-
-impl Visit {
-    async fn receive(self, incoming: quinn::Incoming, place: Place) {
-        let limits = self.shared.limits();
-        let shaken = async {
-            let connecting = incoming.accept().map_err(|e| ended(&e))?;
-            connecting.await.map_err(|e| ended(&e))
-        };
-        let shaken = timeout(limits.handshake_timeout, shaken).await;
-        drop(place);
-        let connection = match shaken.unwrap_or(Err(HandshakeError::Timeout)) {
-            Ok(connection) => connection,
-            Err(error) => return self.failed(&error),
-        };
-        loop {
-            let stream = tokio::select! {
-                stream = connection.accept_bi() => stream,
-                () = self.shared.reached(Phase::Draining) => return,
-            };
-            let Ok((send, receive)) = stream else {
-                return;
-            };
-            let Some(tls) = &self.shared.tls else {
-                return;
-            };
-            let (proven, chain) = match peer_of(&tls.current(), &connection) {
-                Ok(peer) => peer,
-                Err(error) => {
-                    connection.close(CLOSED, b"untrusted");
-                    return self.failed(&error);
-                }
-            };
-            let Ok(permit) = Arc::clone(&self.shared.accepted).try_acquire_owned() else {
-                metrics::handshake_failed("too_many_connections");
-                continue;
-            };
-            let lane = Lane {
-                send: Outlet::new(send),
-                receive,
-                chain,
-            };
-            let secured = (Link::Quic(lane), Some(proven));
-            tokio::spawn(welcome(
-                Arc::clone(&self.shared),
-                Arc::clone(&self.handler),
-                secured,
-                self.remote,
-                permit,
-                self.alive.clone(),
-            ));
-        }
-    }
-
-    fn failed(&self, error: &HandshakeError) {
-        let remote = self.remote.to_string();
-        self.shared.handshake_failed("accepted", &remote, error);
-    }
-}
-
-/// Shakes hands on a stream and serves its lane.
-async fn welcome(
-    shared: Arc<Shared>,
-    handler: Arc<dyn RpcHandler>,
-    secured: Secured,
-    remote: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    alive: mpsc::Sender<()>,
-) {
-    let shaken = timeout(shared.limits().handshake_timeout, respond(&shared, secured));
-    let shaken: Shaken = match shaken.await.unwrap_or(Err(HandshakeError::Timeout)) {
-        Ok(shaken) => shaken,
-        Err(error) => {
-            shared.handshake_failed("accepted", &remote.to_string(), &error);
-            return;
-        }
-    };
-    let runtime = shared.runtime(shaken.established.lane).clone();
-    let peer = shaken.established.peer.clone();
-    let serve = Serve {
-        shared,
-        handler,
-        peer,
-    };
-    runtime.spawn(serve.run(shaken, permit, alive));
 }

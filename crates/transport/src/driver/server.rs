@@ -55,6 +55,7 @@ impl Serve {
             mut link,
             established,
             buffer,
+            ..
         } = shaken;
         let Established {
             lane,

@@ -1,6 +1,8 @@
 //! Scenarios over real loopback sockets. Every wait has a deadline; ports are chosen by the kernel.
 
 mod calls;
+#[cfg(feature = "quic")]
+mod early;
 mod hostile;
 mod lifecycle;
 mod memory;

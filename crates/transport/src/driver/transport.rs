@@ -237,6 +237,12 @@ impl Transport {
         self.shared.quic.as_ref()?.alternative(&address)
     }
 
+    /// How many QUIC connections to peers are in use.
+    #[cfg(all(test, feature = "quic"))]
+    pub(super) fn quic_connections(&self) -> usize {
+        self.shared.quic.as_ref().map_or(0, |quic| quic.in_use())
+    }
+
     /// This node has become a member of `cluster`. Outgoing connections are made anew, so that peers
     /// no longer see a blank node; peers of another cluster are no longer answered.
     pub fn set_cluster_id(&self, cluster: ClusterId) {
@@ -312,6 +318,10 @@ async fn call(
 ) -> Result<RpcResponse, RpcError> {
     check_size(&request)?;
     let deadline = Instant::now() + request.deadline.min(LONGEST_WAIT);
+    #[cfg(feature = "quic")]
+    if let Some(answer) = super::early::call(shared, &peer, &request, deadline).await {
+        return answer;
+    }
     let mut second_try = false;
     loop {
         if shared.phase_now() != Phase::Running {

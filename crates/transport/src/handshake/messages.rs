@@ -51,6 +51,18 @@ pub(super) struct Welcome {
     pub(super) proof: Option<[u8; 32]>,
 }
 
+/// The only message of an initiator that brings one request along and opens no lane (QUIC alone: the
+/// channel has proved who it is).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Early {
+    /// Protocol version of the request and of its answer.
+    pub(super) version: u8,
+    /// Lane of the request.
+    pub(super) lane: Lane,
+    /// Who it is.
+    pub(super) claim: Claim,
+}
+
 /// Why the responder refuses, as it tells the initiator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum RefusalReply {
@@ -106,6 +118,8 @@ pub(super) enum HandshakeMessage {
     Welcome(Welcome),
     /// Instead of the second or the last.
     Refusal(RefusalReply),
+    /// Instead of the first, with a request behind it.
+    Early(Early),
 }
 
 pub(super) fn encode<T: Serialize>(message: &T) -> Result<Bytes, HandshakeError> {

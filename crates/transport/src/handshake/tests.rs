@@ -45,6 +45,7 @@ fn run(
                 at_b = Err(refusal);
                 (bytes, true)
             }
+            ResponderStep::Early(_) => panic!("a whole handshake"),
         };
         match initiator.receive(&to_a) {
             Ok(InitiatorStep::Send(bytes)) => to_b = bytes,

@@ -64,6 +64,11 @@ pub struct QuicConfig {
     pub segmentation_offload: bool,
     /// Socket buffers of the kernel, in bytes, each way; it may grant less.
     pub socket_buffer_bytes: usize,
+    /// Whether the first call on a connection that is made again may go out with its first packet (0-RTT),
+    /// if it asks and changes nothing ([`rivven_core_types::RpcKind::is_idempotent`]). It saves three round
+    /// trips. Sessions are resumed then: the peer's certificate is judged anew, but the peer does not prove
+    /// its key again. Off unless both sides set it.
+    pub early_data: bool,
 }
 
 impl Default for QuicConfig {
@@ -80,6 +85,7 @@ impl Default for QuicConfig {
             mtu: 1452,
             segmentation_offload: true,
             socket_buffer_bytes: 4 << 20,
+            early_data: false,
         }
     }
 }

@@ -381,7 +381,7 @@ pub(super) async fn taken(listener: &TcpListener, count: usize) -> (Raw, Vec<(u3
                 decoder = FrameDecoder::new(1, lane_limit(Lane::Rpc), None);
                 reply
             }
-            ResponderStep::Refuse(..) => panic!("nothing to refuse"),
+            ResponderStep::Refuse(..) | ResponderStep::Early(_) => panic!("nothing to refuse"),
         };
         let header = FrameHeader::new(0, FrameType::Handshake);
         let bytes = bytes_of(&mut encoder, header, &reply);

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub(super) struct Tester {
     pub(super) arrived: Arc<Semaphore>,
     /// Told when a gated request is dropped unanswered.
     pub(super) dropped: Arc<Notify>,
+    /// Probes that have been run.
+    pub(super) probed: AtomicUsize,
 }
 
 impl Default for Tester {
@@ -44,6 +47,7 @@ impl Default for Tester {
             gate: Arc::new(Semaphore::new(0)),
             arrived: Arc::new(Semaphore::new(0)),
             dropped: Arc::default(),
+            probed: AtomicUsize::new(0),
         }
     }
 }
@@ -96,6 +100,11 @@ impl RpcHandler for Tester {
                 meta: Bytes::new(),
                 body: Bytes::from(vec![0; crate::frame::lane_limit(Lane::Control) + 1]),
             })),
+            // Asks and changes nothing.
+            RpcKind::MEMBER_PROBE => {
+                self.probed.fetch_add(1, Ordering::SeqCst);
+                Reply::Now(Ok(echo))
+            }
             kind => Reply::Now(Err(RpcError::UnknownKind { kind })),
         }
     }
