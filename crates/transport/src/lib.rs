@@ -26,6 +26,9 @@
 //!   run, and the caller is told so.
 //! - A listener tells an unauthenticated stranger its protocol version and security mode, and no more.
 //!
+//! With feature `test-util` there is also a network in memory behind the same ports, seeded and able to lose,
+//! delay, double, reorder and cut: `MemoryNetwork`.
+//!
 //! # Sources
 //! RFC 8446 (TLS 1.3), RFC 9000 (QUIC); RFC 2104 (HMAC); ISO/IEC 9798-4 (mutual challenge-response); AWS Architecture Blog, "Exponential
 //! Backoff and Jitter".
@@ -50,6 +53,8 @@ mod driver;
 mod error;
 mod frame;
 mod handshake;
+#[cfg(feature = "test-util")]
+mod memory_network;
 #[cfg(feature = "quic")]
 mod quic;
 mod secret;
@@ -71,6 +76,10 @@ pub use frame::{
 pub use handshake::{
     Abilities, Established, Initiator, InitiatorStep, LocalIdentity, MAX_VERSION, MIN_VERSION,
     ProvenPeer, Responder, ResponderStep, SessionKeys,
+};
+#[cfg(feature = "test-util")]
+pub use memory_network::{
+    MemoryDatagram, MemoryEvent, MemoryHost, MemoryNetwork, MemoryObserver, Traffic, Weather,
 };
 #[cfg(feature = "quic")]
 pub use quic::{Congestion, QuicConfig, QuicListen, QuicTransport};

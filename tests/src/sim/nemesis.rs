@@ -371,7 +371,7 @@ impl Nemesis {
         let weather = Weather {
             latency_spread_micros: 900 << self.rng.below(8),
             stalled_requests: self.rng.below(2) * self.rng.below(100),
-            stalled_proposals: self.rng.below(2) * self.rng.below(600),
+            stalled_kind: Some((RpcKind::PROPOSE, self.rng.below(2) * self.rng.below(600))),
             lost_requests: self.rng.below(2) * self.rng.below(200),
             lost_answers: self.rng.below(2) * self.rng.below(200),
             lost_datagrams: self.rng.below(2) * self.rng.below(500),
@@ -506,7 +506,8 @@ impl Nemesis {
         let stage = Arc::clone(&self.stage);
         stage.tell(format!("for {length:?} who catches up is wiped"));
         let weather = Weather {
-            stalled_proposals: 700,
+            // Late copies of in-sync sets.
+            stalled_kind: Some((RpcKind::PROPOSE, 700)),
             ..Weather::default()
         };
         stage.cluster().network.set_weather(weather);
