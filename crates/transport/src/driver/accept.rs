@@ -90,7 +90,7 @@ async fn welcome(shared: &Shared, stream: TcpStream, remote: SocketAddr) -> Opti
             respond(shared, secure_incoming(shared, stream).await?).await
         });
         let mut shaken = shaken.await.unwrap_or(Err(HandshakeError::Timeout))?;
-        metrics::shaken_hands("in", began.elapsed());
+        metrics::shaken_hands("in", shaken.link.carrier(), began.elapsed());
         shaken.link.park().map_err(io)?;
         Ok(shaken)
     };

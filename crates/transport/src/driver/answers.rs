@@ -72,6 +72,7 @@ impl<'a> AnswerReader<'a> {
         let mut ticker = interval(limits.ping_interval / 2);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_ping = Instant::now();
+        let load = metrics::Load::of(self.peer.as_str(), self.lane);
         loop {
             let frame = tokio::select! {
                 frame = reader.next(Some(pulse)) => frame,
@@ -92,6 +93,10 @@ impl<'a> AnswerReader<'a> {
                         }
                     }
                     self.release_unawaited();
+                    let queued = queue
+                        .upgrade()
+                        .map_or(0, |queue| queue.max_capacity() - queue.capacity());
+                    load.is(lock(self.pending).calls.len(), queued);
                     self.shared.note_memory();
                     reader.rest();
                     if let Some(ended) = self.retire() {

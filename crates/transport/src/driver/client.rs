@@ -7,6 +7,7 @@ use std::time::Duration;
 use rivven_core_types::{Lane, PeerIdentity, RpcError, RpcRequest, RpcResponse, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
 
 use super::answers::AnswerReader;
 use super::bodies::outgoing_body;
@@ -113,7 +114,10 @@ impl Connection {
         });
         let shared = Arc::clone(shared);
         let queue = queue.downgrade();
-        tokio::spawn(async move {
+        let span = tracing::info_span!(
+            "conn", peer = %peer.name, lane = lane.name(), carrier = link.carrier(), direction = "out"
+        );
+        let running = async move {
             let _alive = alive;
             let _gauge = ConnectionGauge::new(lane, "out", link.carrier());
             let pulse = Pulse::new();
@@ -134,7 +138,8 @@ impl Connection {
             pending.next_id = None;
             // Dropping the senders is how the callers learn of it.
             pending.calls.clear();
-        });
+        };
+        tokio::spawn(running.instrument(span));
         connection
     }
 
@@ -180,6 +185,7 @@ impl Connection {
         let (_slot, share, place) = self.enter(share, deadline).await?;
         let (answered, answer) = oneshot::channel();
         let id = self.register(answered).ok_or_else(|| self.gone())?;
+        tracing::Span::current().record("correlation", id);
         let _pending = PendingCall {
             connection: self,
             id,

@@ -112,10 +112,12 @@ impl Target<'_> {
         };
         let limits = shared.limits();
         let began = Instant::now();
-        let (way, remote) = timeout(limits.connect_timeout, way(shared, carried, address))
-            .await
-            .map_err(|_| unreachable(format!("no connection within {:?}", limits.connect_timeout)))?
-            .map_err(|e| unreachable(e.to_string()))?;
+        let failed = |outcome| super::metrics::connected(lane, carried.name(), outcome);
+        let found = timeout(limits.connect_timeout, way(shared, carried, address)).await;
+        let (way, remote) = found
+            .map_err(|_| unreachable(format!("no connection within {:?}", limits.connect_timeout)))
+            .and_then(|found| found.map_err(|e| unreachable(e.to_string())))
+            .inspect_err(|_| failed("unreachable"))?;
         let shaken = timeout(limits.handshake_timeout, async {
             let secured = match way {
                 Way::Tcp(stream) => secure_outgoing(shared, stream).await?,
@@ -126,7 +128,9 @@ impl Target<'_> {
         });
         let error = match shaken.await.unwrap_or(Err(HandshakeError::Timeout)) {
             Ok(shaken) => {
-                super::metrics::shaken_hands("out", began.elapsed());
+                let carrier = shaken.link.carrier();
+                super::metrics::shaken_hands("out", carrier, began.elapsed());
+                super::metrics::connected(lane, carrier, "ok");
                 return Ok(shaken);
             }
             Err(error) => error,
@@ -138,6 +142,7 @@ impl Target<'_> {
         {
             quic.forget(remote);
         }
+        failed(error.name());
         shared.handshake_failed("dialled", &format!("{label} at {remote}"), &error);
         Err(match error {
             HandshakeError::Refused(reason) => RpcError::Handshake {
@@ -159,6 +164,17 @@ enum Carried {
     Tcp,
     #[cfg(feature = "quic")]
     Quic,
+}
+
+impl Carried {
+    /// What it is, for metrics: of a connection that was not made nobody knows whether TLS was inside.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            #[cfg(feature = "quic")]
+            Self::Quic => "quic",
+        }
+    }
 }
 
 /// The way to a peer, before it is secured.

@@ -24,6 +24,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::lookup_host;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument as _;
 
 use super::client::Answer;
 use super::dial::{Shaken, handshake_frame};
@@ -354,13 +355,19 @@ pub(super) async fn answer(
             body: frame.body,
             deadline: deadline.saturating_duration_since(Instant::now()),
         };
-        match handler.handle(&peer, request) {
-            Reply::Now(result) => Ok(result),
-            Reply::Later(answer) => match timeout_at(deadline, answer).await {
-                Ok(result) => Ok(result),
+        let began = Instant::now();
+        let span = tracing::debug_span!(
+            "rpc.server", peer = %peer.name, kind = kind.name(), lane = lane.name(), early = true
+        );
+        let result = match span.in_scope(|| handler.handle(&peer, request)) {
+            Reply::Now(result) => result,
+            Reply::Later(answer) => match timeout_at(deadline, answer.instrument(span)).await {
+                Ok(result) => result,
                 Err(_) => return metrics::request_expired(kind),
             },
-        }
+        };
+        shared.served.answered(kind, lane, began.elapsed());
+        Ok(result)
     } else {
         metrics::early_data(EarlyData::Refused);
         if shared.may_warn("early") {

@@ -5,7 +5,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use metrics::{
-    Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 use rivven_core_types::{Lane, RpcError, RpcKind};
 
@@ -14,6 +15,12 @@ use super::lifecycle::lock;
 const CONNECTIONS: &str = "rivven_transport_connections";
 const HANDSHAKE_FAILURES: &str = "rivven_transport_handshake_failures_total";
 const REQUESTS: &str = "rivven_transport_requests_total";
+const REQUEST_SECONDS: &str = "rivven_transport_request_seconds";
+const HANDLER_SECONDS: &str = "rivven_transport_handler_seconds";
+const QUEUE_SECONDS: &str = "rivven_transport_queue_seconds";
+const IN_FLIGHT: &str = "rivven_transport_inflight_requests";
+const SEND_QUEUE: &str = "rivven_transport_send_queue_frames";
+const CONNECTS: &str = "rivven_transport_connects_total";
 const HANDSHAKE_SECONDS: &str = "rivven_transport_handshake_seconds";
 const DISCONNECTS: &str = "rivven_transport_disconnects_total";
 const REJECTED: &str = "rivven_transport_frames_rejected_total";
@@ -51,7 +58,37 @@ pub fn describe_metrics() {
     describe_histogram!(
         HANDSHAKE_SECONDS,
         Unit::Seconds,
-        "Time from the start of a connection to the end of its handshake, by direction (in, out)"
+        "Time from the start of a connection to the end of its handshake, by direction (in, out) and carrier"
+    );
+    describe_histogram!(
+        REQUEST_SECONDS,
+        Unit::Seconds,
+        "Time of a call, at the caller, by kind and lane; dialling and queueing included"
+    );
+    describe_histogram!(
+        HANDLER_SECONDS,
+        Unit::Seconds,
+        "Time from the start of a handler to its answer, by kind and lane"
+    );
+    describe_histogram!(
+        QUEUE_SECONDS,
+        Unit::Seconds,
+        "Time from the first byte of a request to the start of its handler, by kind and lane"
+    );
+    describe_gauge!(
+        IN_FLIGHT,
+        Unit::Count,
+        "Calls that wait for their answers, by peer and lane, looked at twice per ping interval"
+    );
+    describe_gauge!(
+        SEND_QUEUE,
+        Unit::Count,
+        "Frames in the send queue of an outgoing connection, by peer and lane, looked at as often"
+    );
+    describe_counter!(
+        CONNECTS,
+        Unit::Count,
+        "Connections dialled, by lane, carrier and outcome: ok, or why not"
     );
     describe_counter!(
         DISCONNECTS,
@@ -187,8 +224,42 @@ pub(super) fn handshake_failed(reason: &'static str) {
     counter!(HANDSHAKE_FAILURES, "reason" => reason).increment(1);
 }
 
-pub(super) fn shaken_hands(direction: &'static str, took: Duration) {
-    histogram!(HANDSHAKE_SECONDS, "direction" => direction).record(took.as_secs_f64());
+pub(super) fn shaken_hands(direction: &'static str, carrier: &'static str, took: Duration) {
+    histogram!(HANDSHAKE_SECONDS, "direction" => direction, "carrier" => carrier)
+        .record(took.as_secs_f64());
+}
+
+pub(super) fn connected(lane: Lane, carrier: &'static str, outcome: &'static str) {
+    let lane = lane.name();
+    counter!(CONNECTS, "lane" => lane, "carrier" => carrier, "outcome" => outcome).increment(1);
+}
+
+/// What one outgoing connection has to do; nothing any more once this is dropped.
+pub(super) struct Load {
+    in_flight: metrics::Gauge,
+    queued: metrics::Gauge,
+}
+
+impl Load {
+    pub(super) fn of(peer: &str, lane: Lane) -> Self {
+        let gauge = |name| gauge!(name, "peer" => peer.to_owned(), "lane" => lane.name());
+        Self {
+            in_flight: gauge(IN_FLIGHT),
+            queued: gauge(SEND_QUEUE),
+        }
+    }
+
+    pub(super) fn is(&self, in_flight: usize, queued: usize) {
+        let number = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
+        self.in_flight.set(number(in_flight));
+        self.queued.set(number(queued));
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.is(0, 0);
+    }
 }
 
 pub(super) fn disconnected(direction: &'static str, reason: &'static str) {
@@ -215,18 +286,59 @@ pub(super) fn memory_held(bytes: usize) {
 /// Counts calls that ended. Handles are looked up once: a call costs microseconds in all, and the lookup
 /// would be a good part of that.
 #[derive(Debug, Default)]
-pub(super) struct Calls(Mutex<BTreeMap<(u16, &'static str), Counter>>);
+pub(super) struct Calls {
+    ended: Mutex<BTreeMap<(u16, &'static str), Counter>>,
+    took: Times,
+}
+
+/// Histograms by kind and lane.
+type Times = Mutex<BTreeMap<(u16, Lane), Histogram>>;
+
+fn record(times: &Times, name: &'static str, (kind, lane): (RpcKind, Lane), took: Duration) {
+    lock(times)
+        .entry((known(kind), lane))
+        .or_insert_with(|| histogram!(name, "kind" => kind.name(), "lane" => lane.name()))
+        .record(took.as_secs_f64());
+}
+
+/// Unknown kinds share a name, and so they do an entry.
+fn known(kind: RpcKind) -> u16 {
+    if kind.name() == "unknown" { 0 } else { kind.0 }
+}
+
+/// Times of requests where they are served.
+#[derive(Debug, Default)]
+pub(super) struct Served {
+    queued: Times,
+    handled: Times,
+}
+
+impl Served {
+    /// A request has waited this long for its handler.
+    pub(super) fn begun(&self, kind: RpcKind, lane: Lane, waited: Duration) {
+        record(&self.queued, QUEUE_SECONDS, (kind, lane), waited);
+    }
+
+    /// Its handler has taken this long.
+    pub(super) fn answered(&self, kind: RpcKind, lane: Lane, took: Duration) {
+        record(&self.handled, HANDLER_SECONDS, (kind, lane), took);
+    }
+}
 
 impl Calls {
-    pub(super) fn ended<T>(&self, kind: RpcKind, lane: Lane, result: &Result<T, RpcError>) {
+    pub(super) fn ended<T>(
+        &self,
+        (kind, lane): (RpcKind, Lane),
+        result: &Result<T, RpcError>,
+        took: Duration,
+    ) {
+        record(&self.took, REQUEST_SECONDS, (kind, lane), took);
         if matches!(result, Err(RpcError::Overloaded { .. })) {
             counter!(OVERLOAD, "lane" => lane.name()).increment(1);
         }
         let outcome = result.as_ref().map_or_else(outcome, |_| "ok");
-        // Unknown kinds share a name, and so they do an entry.
-        let known = if kind.name() == "unknown" { 0 } else { kind.0 };
-        lock(&self.0)
-            .entry((known, outcome))
+        lock(&self.ended)
+            .entry((known(kind), outcome))
             .or_insert_with(|| counter!(REQUESTS, "kind" => kind.name(), "outcome" => outcome))
             .increment(1);
     }

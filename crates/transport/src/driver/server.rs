@@ -11,6 +11,7 @@ use rivven_core_types::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tracing::Instrument as _;
 
 use super::bodies::{Received, outgoing_body, received_body};
 #[cfg(feature = "tls")]
@@ -77,7 +78,8 @@ impl Serve {
             None
         };
         let limits = self.shared.limits();
-        let _gauge = ConnectionGauge::new(lane, "in", link.carrier());
+        let carrier = link.carrier();
+        let _gauge = ConnectionGauge::new(lane, "in", carrier);
         let (send, receive) = keys.map(|keys| keys.seals()).unzip();
         let (read, write) = link.split();
         let max = lane_limit(lane);
@@ -95,7 +97,11 @@ impl Serve {
         // It lives until the last answer is out: on QUIC a dropped reader tells the peer to stop sending,
         // which would end its connection before it has read them.
         let mut reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
+        let span = tracing::info_span!(
+            "conn", peer = %self.peer.name, lane = lane.name(), carrier, direction = "in"
+        );
         let served = self.serve_requests(&mut reader, lane, &answers, &pulse, &mut objection);
+        let served = served.instrument(span);
         let ended = tokio::select! {
             end = &mut writer => {
                 Ended::Closed("io", end.map_or_else(|e| e.to_string(), |()| String::new()))
@@ -318,14 +324,29 @@ impl Serve {
             body: frame.body,
             deadline: left,
         };
-        match self.handler.handle(&self.peer, request) {
-            Reply::Now(result) => answers.send(correlation, result, deadline).await,
+        let began = Instant::now();
+        let served = &self.shared.served;
+        served.begun(kind, lane, began.duration_since(received));
+        let span = tracing::debug_span!(
+            "rpc.server", peer = %self.peer.name, kind = kind.name(), lane = lane.name(), correlation
+        );
+        match span.in_scope(|| self.handler.handle(&self.peer, request)) {
+            Reply::Now(result) => {
+                served.answered(kind, lane, began.elapsed());
+                answers.send(correlation, result, deadline).await;
+            }
             Reply::Later(answer) => {
                 let permits = self.permits(length, deadline, answers, memory, flight);
                 let Some(permits) = permits.await else {
                     metrics::request_expired(kind);
                     return Ok(());
                 };
+                let shared = Arc::clone(&self.shared);
+                let answer: BoxFuture<'static, _> = Box::pin(async move {
+                    let result = answer.instrument(span).await;
+                    shared.served.answered(kind, lane, began.elapsed());
+                    result
+                });
                 let task = later(answer, kind, correlation, deadline, answers.clone());
                 flight.start(correlation, async move {
                     task.await;

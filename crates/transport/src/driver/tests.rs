@@ -5,6 +5,7 @@ mod calls;
 mod early;
 mod hostile;
 mod lifecycle;
+mod logs;
 mod memory;
 mod order;
 mod parts;

@@ -12,6 +12,7 @@ use rivven_core_types::{
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
+use tracing::Instrument as _;
 
 use super::accept::accept_loop;
 use super::client::check_size;
@@ -260,9 +261,13 @@ impl Transport {
     ) -> BoxFuture<'static, Result<(PeerIdentity, RpcResponse), RpcError>> {
         let (shared, address) = (Arc::clone(&self.shared), address.clone());
         Box::pin(async move {
-            let (kind, lane) = (request.kind, request.lane);
-            let result = call_address(Arc::clone(&shared), address, request).await;
-            shared.calls.ended(kind, lane, &result);
+            let (kind, lane, began) = (request.kind, request.lane, Instant::now());
+            let span = tracing::debug_span!(
+                "rpc.client", peer = %address, kind = kind.name(), lane = lane.name()
+            );
+            let calling = call_address(Arc::clone(&shared), address, request);
+            let result = calling.instrument(span).await;
+            shared.calls.ended((kind, lane), &result, began.elapsed());
             result
         })
     }
@@ -303,9 +308,13 @@ impl PeerRpc for Transport {
     ) -> BoxFuture<'static, Result<RpcResponse, RpcError>> {
         let (shared, peer) = (Arc::clone(&self.shared), peer.clone());
         Box::pin(async move {
-            let (kind, lane) = (request.kind, request.lane);
-            let result = call(&shared, peer, request).await;
-            shared.calls.ended(kind, lane, &result);
+            let (kind, lane, began) = (request.kind, request.lane, Instant::now());
+            let span = tracing::debug_span!(
+                "rpc.client", peer = %peer, kind = kind.name(), lane = lane.name(),
+                correlation = tracing::field::Empty
+            );
+            let result = call(&shared, peer, request).instrument(span).await;
+            shared.calls.ended((kind, lane), &result, began.elapsed());
             result
         })
     }

@@ -200,6 +200,51 @@ fn a_recorded_claim_is_worth_nothing_against_a_fresh_nonce() {
 }
 
 #[test]
+fn a_proof_sent_back_to_its_sender_proves_nothing() {
+    let entropy = SeededEntropy::new(1);
+    let dial = || {
+        let expected = Some(NodeName::new("b").unwrap());
+        let (local, lane) = (local("a", None), Lane::Rpc);
+        Initiator::start(local, shared("s"), None, expected, lane, &entropy).unwrap()
+    };
+    // Whoever a dials knows no secret, and has only what a says.
+    let (mut a, _) = dial();
+    let challenge = encode(&HandshakeMessage::Challenge {
+        version: MAX_VERSION,
+        mode: SecurityMode::SharedSecret,
+        nonce: [7; 32],
+    });
+    let InitiatorStep::Send(claim) = a.receive(&challenge.unwrap()).unwrap() else {
+        panic!("expected a claim");
+    };
+    let HandshakeMessage::Claim { claim, proofs } = decode(&claim).unwrap() else {
+        panic!("expected a claim");
+    };
+    let claim = Claim {
+        name: NodeName::new("b").unwrap(),
+        expected: None,
+        ..claim
+    };
+    let proof = proofs.first().copied();
+    let welcome = encode(&HandshakeMessage::Welcome(Welcome { claim, proof })).unwrap();
+    let refusal = HandshakeError::Refused(HandshakeRefusal::Authentication);
+    assert_eq!(a.receive(&welcome).unwrap_err(), refusal);
+    // Nor does it help to hand on everything to a's own listener: a wanted b.
+    let (mut a, hello) = dial();
+    let mut listener = Responder::new(local("a", None), shared("s"), None);
+    let ResponderStep::Send(challenge) = listener.receive(&hello, &entropy).unwrap() else {
+        panic!("expected a challenge");
+    };
+    let InitiatorStep::Send(claim) = a.receive(&challenge).unwrap() else {
+        panic!("expected a claim");
+    };
+    assert!(matches!(
+        listener.receive(&claim, &entropy).unwrap(),
+        ResponderStep::Refuse(_, HandshakeRefusal::WrongNode { .. })
+    ));
+}
+
+#[test]
 fn a_listener_names_neither_itself_nor_its_cluster_before_the_proof() {
     let entropy = SeededEntropy::new(1);
     let (mut a, hello) = Initiator::start(

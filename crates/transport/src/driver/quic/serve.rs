@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quinn::{Connection, RecvStream, SendStream};
 use rivven_core_types::RpcHandler;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{CLOSED, Lane, ended, peer_of};
 use crate::driver::admission::Place;
@@ -174,6 +174,7 @@ async fn welcome(
     permit: OwnedSemaphorePermit,
     alive: mpsc::Sender<()>,
 ) {
+    let began = Instant::now();
     let shaken = timeout(shared.limits().handshake_timeout, respond(&shared, secured));
     let shaken: Shaken = match shaken.await.unwrap_or(Err(HandshakeError::Timeout)) {
         Ok(shaken) => shaken,
@@ -182,6 +183,7 @@ async fn welcome(
             return;
         }
     };
+    metrics::shaken_hands("in", "quic", began.elapsed());
     let runtime = shared.runtime(shaken.established.lane).clone();
     if shaken.early {
         runtime.spawn(early::answer(shared, handler, shaken, permit, alive));

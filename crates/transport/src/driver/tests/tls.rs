@@ -334,6 +334,30 @@ async fn self_signed_clones_trust_each_other_and_nobody_else() {
     assert!(TlsConfig::self_signed("no spaces").is_err());
 }
 
+/// The judgement that every handshake, every stream of QUIC and every connection once a minute goes through.
+#[tokio::test]
+async fn a_certificate_that_has_ended_is_refused_and_one_that_has_not_is_not() {
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, UnixTime};
+
+    let ca = CertificateAuthority::create("prod".parse().unwrap(), 30).unwrap();
+    let files = Files::new(&[&ca], &ca.issue(&name("b"), 20).unwrap());
+    let Security::MutualTls(tls) = files.security() else {
+        panic!("files are for TLS");
+    };
+    let bundle = crate::tls::TlsBundle::load(&tls, &name("b")).unwrap();
+    let peer = ca.issue(&name("a"), 1).unwrap();
+    let chain = [CertificateDer::from_pem_slice(peer.certificate_pem.as_bytes()).unwrap()];
+    let identify = |days: u64| {
+        let at = UnixTime::now().as_secs() + days * 86_400;
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
+        bundle.verifier.identify(&chain, at)
+    };
+    assert_eq!(identify(0).unwrap().node, name("a"));
+    let refused = identify(2).unwrap_err().to_string();
+    assert!(refused.to_lowercase().contains("expired"), "{refused}");
+}
+
 /// A client that would resume, and send its first request before the handshake is over, gets neither a
 /// ticket nor early data taken: there is nothing that could be replayed.
 #[tokio::test]
