@@ -3,9 +3,11 @@
 //! A bench prints one JSON object per figure on a line of its own; what it says to people goes to
 //! standard error. This command collects the figures into the one report that scripts read.
 
+use std::path::PathBuf;
+
 use crate::args::Args;
 use crate::json::Json;
-use crate::process::{cargo, run_lines};
+use crate::process::{cargo, run as run_process, run_lines};
 use crate::report::{Case, Report};
 use crate::workspace::root;
 use crate::{Command, Failure};
@@ -28,8 +30,22 @@ struct Bench {
     package: &'static str,
     target: Target,
     features: &'static [&'static str],
-    /// Features that only `--compare` needs: the clients of the peers.
-    compare: &'static [&'static str],
+    peer: Peer,
+}
+
+/// Whom `--compare` runs under the same load, where the bench does not bring it along anyway.
+enum Peer {
+    None,
+    /// Its client is compiled in by this feature.
+    Feature(&'static str),
+    /// A program in a workspace of its own, and the variable that tells the bench its path.
+    Program(PeerProgram),
+}
+
+struct PeerProgram {
+    manifest: &'static str,
+    program: &'static str,
+    variable: &'static str,
 }
 
 /// Where a bench lives.
@@ -48,7 +64,7 @@ const BENCHES: [Bench; 8] = [
         package: "rivven-placement",
         target: Target::Bench("placement"),
         features: &[],
-        compare: &[],
+        peer: Peer::None,
     },
     Bench {
         name: "metadata",
@@ -56,7 +72,7 @@ const BENCHES: [Bench; 8] = [
         package: "rivven-metadata",
         target: Target::Bench("metadata"),
         features: &[],
-        compare: &[],
+        peer: Peer::None,
     },
     Bench {
         name: "transport",
@@ -64,7 +80,11 @@ const BENCHES: [Bench; 8] = [
         package: "rivven-transport",
         target: Target::Bench("transport"),
         features: &["quic"],
-        compare: &[],
+        peer: Peer::Program(PeerProgram {
+            manifest: "tests/tonic/Cargo.toml",
+            program: "rivven-tonic-peer",
+            variable: "RIVVEN_TONIC_PEER",
+        }),
     },
     Bench {
         name: "swim",
@@ -72,7 +92,7 @@ const BENCHES: [Bench; 8] = [
         package: "rivven-swim",
         target: Target::Bench("swim"),
         features: &["sim"],
-        compare: &[],
+        peer: Peer::None,
     },
     Bench {
         name: "groups",
@@ -80,7 +100,7 @@ const BENCHES: [Bench; 8] = [
         package: "rivven-consumer-groups",
         target: Target::Bench("groups"),
         features: &[],
-        compare: &[],
+        peer: Peer::None,
     },
     Bench {
         name: "commits",
@@ -88,6 +108,7 @@ const BENCHES: [Bench; 8] = [
         package: "rivven-tests",
         target: Target::Program("bench-commits"),
         features: &[],
+        peer: Peer::None,
     },
     Bench {
         name: "isr",
@@ -95,7 +116,7 @@ const BENCHES: [Bench; 8] = [
         package: "rivven-tests",
         target: Target::Program("bench-isr"),
         features: &[],
-        compare: &[],
+        peer: Peer::None,
     },
     Bench {
         name: "raft",
@@ -103,7 +124,7 @@ const BENCHES: [Bench; 8] = [
         package: "rivven-tests",
         target: Target::Program("bench-raft"),
         features: &[],
-        compare: &["compare"],
+        peer: Peer::Feature("compare"),
     },
 ];
 
@@ -144,13 +165,17 @@ fn measure(bench: &Bench, rest: &[String], report: &mut Report) -> Result<(), Fa
     };
     command.args(["--package", bench.package]);
     let mut features = bench.features.to_vec();
-    if rest.iter().any(|argument| argument == "--compare") {
-        features.extend(bench.compare);
+    let compares = rest.iter().any(|argument| argument == "--compare");
+    if let (Peer::Feature(feature), true) = (&bench.peer, compares) {
+        features.push(feature);
     }
     if !features.is_empty() {
         command.args(["--features", &features.join(",")]);
     }
     command.arg("--").args(rest);
+    if let (Peer::Program(peer), true) = (&bench.peer, compares) {
+        command.env(peer.variable, build(peer)?);
+    }
     let before = report.cases.len();
     let mut odd = Vec::new();
     let ok = run_lines(&mut command, |line| match figure(line) {
@@ -168,6 +193,20 @@ fn measure(bench: &Bench, rest: &[String], report: &mut Report) -> Result<(), Fa
         report.check("the bench ran to its end", false);
     }
     Ok(())
+}
+
+/// Builds a program to compare with; where it is.
+fn build(peer: &PeerProgram) -> Result<PathBuf, Failure> {
+    let root = root()?;
+    let target = root.join("target/peers");
+    let mut command = cargo(&root);
+    command.args(["build", "--quiet", "--release", "--locked"]);
+    command.args(["--manifest-path", peer.manifest]);
+    command.arg("--target-dir").arg(&target);
+    if !run_process(&mut command)? {
+        return Err(Failure::new(format!("{} does not build", peer.manifest)));
+    }
+    Ok(target.join("release").join(peer.program))
 }
 
 /// A line of a bench as a figure, or `None` if it is not one.

@@ -261,7 +261,10 @@ impl Schedule {
     }
 
     /// When each of the next requests was due, at most `room` of them; waits until one is.
-    #[allow(clippy::disallowed_methods, reason = "a load at even times waits for them")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a load at even times waits for them"
+    )]
     fn due(&mut self, room: usize) -> Vec<Instant> {
         let Some(every) = self.every else {
             return vec![Instant::now(); room];

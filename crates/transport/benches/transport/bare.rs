@@ -24,6 +24,8 @@ pub(crate) struct Limits {
     pub(crate) echo: [f64; 3],
     /// MB/s.
     pub(crate) bulk: f64,
+    /// Calls per second over tonic by window, if it was asked for.
+    pub(crate) tonic: Option<[f64; 3]>,
 }
 
 fn runtime() -> Runtime {
@@ -71,6 +73,7 @@ pub(crate) fn measure(bench: &Bench) -> Limits {
     let mut limits = Limits {
         echo: [0.0; 3],
         bulk: 0.0,
+        tonic: None,
     };
     for (window, slot) in WINDOWS.into_iter().zip(&mut limits.echo) {
         let mut runs: Vec<f64> = (0..3)

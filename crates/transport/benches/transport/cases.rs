@@ -199,6 +199,15 @@ impl Bench {
                     figure("cpu of both sides", median(&mut cpu), "us/req", None).print();
                     figure("p50", median(&mut p50), "us", time).print();
                     figure("p99", median(&mut p99), "us", None).print();
+                    if let (Mode::Tcp, 64, Some(tonic)) = (mode, size, limits.tonic) {
+                        let ratio = median(&mut rates) / tonic[i];
+                        let target = match (window, kind) {
+                            (256, ECHO) => Some(Target::AtLeast(10.0)),
+                            (256, _) => Some(Target::AtLeast(4.0)),
+                            _ => None,
+                        };
+                        figure("times the rate of tonic", ratio, "x", target).print();
+                    }
                 }
             }
         }

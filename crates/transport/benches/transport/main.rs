@@ -15,6 +15,7 @@ mod cases;
 mod figures;
 mod mode;
 mod server;
+mod tonic;
 
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ fn main() {
         length: Duration::from_secs_f64(secs),
     };
     figures::machine();
-    let limits = bare::measure(&bench);
+    let mut limits = bare::measure(&bench);
+    limits.tonic = tonic::measure(&bench);
     for mode in Mode::ALL {
         bench.run(mode, &limits);
     }
