@@ -249,6 +249,7 @@ async fn the_kafka_port_grows_topics_moves_replicas_and_elects_preferred_leaders
 
     // A node that is down holds a reassignment up: it is listed, and can be taken back.
     let down = cluster.node_of_broker(before[1]).await.unwrap();
+    let preferred = cluster.node_of_broker(third).await.unwrap();
     cluster.kill(down).unwrap();
     let asked = wait::until("the move is begun", LIMIT, async || {
         let target = [third, before[1]];
@@ -268,7 +269,6 @@ async fn the_kafka_port_grows_topics_moves_replicas_and_elects_preferred_leaders
     cluster.spawn(down).unwrap();
 
     // The leader goes; when it is back it is preferred, but somebody else leads.
-    let preferred = cluster.node_of_broker(third).await.unwrap();
     cluster.kill(preferred).unwrap();
     let other = before[0];
     topic_until(&cluster, &client, "the other replica leads", |t| {
