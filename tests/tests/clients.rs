@@ -376,11 +376,14 @@ async fn confluent_kafka_sets_up_and_takes_down_a_topic() {
     }
     let scene = Scene::new().await;
     let mut client = Command::new(python());
-    let script = [env!("CARGO_MANIFEST_DIR"), "tests/clients/operator.py"];
+    let script = [
+        env!("CARGO_MANIFEST_DIR"),
+        "tests/clients/administration.py",
+    ];
     client
         .arg(script.iter().collect::<PathBuf>())
         .args([scene.brokers.as_str(), "operated"]);
-    let steps = Client::start(&mut client).finish("operator.py").await;
+    let steps = Client::start(&mut client).finish("administration.py").await;
     assert_eq!(
         steps,
         [

@@ -1,7 +1,7 @@
 """Does to a topic what an operator does, with confluent-kafka's AdminClient: creates it with settings,
 shows and changes them, deletes records, deletes the topic.
 
-Usage: operator.py BROKERS TOPIC; prints one line per step that went as it should.
+Usage: administration.py BROKERS TOPIC; prints one line per step that went as it should.
 """
 
 import sys
