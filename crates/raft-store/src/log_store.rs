@@ -47,6 +47,8 @@ pub(crate) struct LogStore {
     queue: mpsc::Sender<Op>,
     reader: Worker<SharedDb>,
     max_append_bytes: usize,
+    /// Held by whoever records a snapshot: one is built while another one comes in.
+    recording: Arc<tokio::sync::Mutex<()>>,
 }
 
 pub(crate) fn lock(memory: &Mutex<Memory>) -> MutexGuard<'_, Memory> {
@@ -105,6 +107,7 @@ impl LogStore {
             queue,
             reader,
             max_append_bytes,
+            recording: Arc::default(),
         }
     }
 
@@ -161,17 +164,26 @@ impl LogStore {
 
     /// Records a snapshot whose file is durable. `log_bytes` is what
     /// [`LogStore::bytes_since_snapshot`] said when its state was frozen. `keeps_log` says that the log
-    /// goes on behind it, so that the snapshot before it stays of use. Returns the one that does not.
+    /// goes on behind it, so that the snapshot before it stays of use. Returns those that are of no use any
+    /// more: this one itself, when a later one has come in meanwhile.
     pub(crate) async fn record_snapshot(
         &self,
         newest: SnapshotRecord,
         log_bytes: u64,
         keeps_log: bool,
     ) -> io::Result<Vec<SnapshotRecord>> {
+        let _turn = self.recording.lock().await;
         let older = {
             let memory = self.memory();
             [memory.snapshot, memory.previous]
         };
+        if older
+            .iter()
+            .flatten()
+            .any(|held| held.last.index > newest.last.index)
+        {
+            return Ok(vec![newest]);
+        }
         let mut stale: Vec<_> = older.into_iter().flatten().collect();
         stale.retain(|old| old.last != newest.last);
         let previous = (keeps_log && !stale.is_empty()).then(|| stale.remove(0));

@@ -258,7 +258,14 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let file = written.map_err(RaftStoreError::into_io)?;
         let adopted = machine.adopt(&self.meta, file, self.log_bytes, true);
         let (file, stale) = adopted.await?;
-        guard(&machine.core).snapshot = Some((self.meta.clone(), file.clone()));
+        {
+            let mut core = guard(&machine.core);
+            let held = core.snapshot.as_ref().map(|(held, _)| held.last_log_id);
+            // The leader may have sent a later one meanwhile.
+            if held <= Some(self.meta.last_log_id) {
+                core.snapshot = Some((self.meta.clone(), file.clone()));
+            }
+        }
         machine.remove(stale).await;
         Ok(Snapshot {
             meta: self.meta.clone(),

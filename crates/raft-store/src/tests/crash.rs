@@ -346,3 +346,27 @@ async fn a_bit_that_turns_over_is_noticed_or_harmless_and_never_a_panic() {
     assert_eq!(noticed[1], FLIPS / 2, "every byte of a snapshot counts");
     assert!(noticed[0] > 0);
 }
+
+/// Building one is a task of its own: the leader may send a newer one meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_a_received_one_has_overtaken_replaces_nothing() {
+    let vfs = MemVfs::new();
+    let store = open(&vfs).await.unwrap();
+    for step in [Step::Append(1, 1, 100), Step::Snapshot(50)] {
+        take(&store, step).await.unwrap();
+    }
+    let mut slow = store.machine.clone().get_snapshot_builder().await;
+    for step in [Step::Install(6, 500), Step::Purge(6, 500)] {
+        take(&store, step).await.unwrap();
+    }
+    slow.build_snapshot().await.unwrap();
+    let held = look(&store).await;
+    assert_eq!(held.snapshot, Some(id(6, 500)));
+    store.close().await;
+    let vfs = vfs.restart_process();
+    let files = vfs.read_dir("/data/raft/snapshots".as_ref()).unwrap();
+    assert_eq!(files.len(), 1, "{files:?}");
+    let store = open(&vfs).await.unwrap();
+    assert_eq!(look(&store).await, held);
+    store.close().await;
+}
