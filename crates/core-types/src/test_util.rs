@@ -2,6 +2,7 @@
 //! entropy. The simulator builds on them. And the figures of the benches.
 
 mod figure;
+pub mod golden;
 mod mem_vfs;
 
 pub use figure::{Figure, Target};

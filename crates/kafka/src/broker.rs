@@ -313,3 +313,12 @@ pub struct TopicFailure {
     /// For people: what is wrong with it.
     pub message: String,
 }
+
+impl TopicFailure {
+    pub(crate) fn new(error: BrokerError, message: impl Into<String>) -> Self {
+        Self {
+            error,
+            message: message.into(),
+        }
+    }
+}

@@ -5,10 +5,10 @@
 //! file anew; a line that was there before must not change.
 
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rivven_core_types::test_util::golden::{self, hex, unhex};
 use rivven_core_types::{
     CommittedEntry, LogIndex, PartitionId, StateMachine, Term, TopicId, TopicName, UnixMillis,
 };
@@ -201,13 +201,6 @@ fn apply(machine: &mut GroupsStateMachine, index: u64, command: Bytes) -> Bytes 
     machine.apply(&[entry]).unwrap().remove(0)
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
-}
-
 #[test]
 fn golden_bytes_of_operations_results_and_images_never_change() {
     let mut machine = blank();
@@ -227,14 +220,7 @@ fn golden_bytes_of_operations_results_and_images_never_change() {
     lines.push(format!("Image {}", hex(&image)));
     lines.push(format!("Hash {:016x}", machine.hash()));
     let text = lines.join("\n") + "\n";
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(PATH, &text).unwrap();
-        return;
-    }
-    for (found, golden) in text.lines().zip(GOLDEN.lines()) {
-        assert_eq!(found, golden);
-    }
-    assert_eq!(text.lines().count(), GOLDEN.lines().count());
+    golden::hold(&text, GOLDEN, PATH).unwrap();
 }
 
 /// Reading is the other half: the golden bytes, applied and restored, give the golden state.
@@ -244,11 +230,7 @@ fn golden_bytes_are_understood() {
     let mut restored = None;
     for (index, line) in (1..).zip(GOLDEN.lines()) {
         let words: Vec<&str> = line.split(' ').collect();
-        let bytes = |word: &str| -> Vec<u8> {
-            let digits = word.as_bytes().chunks(2);
-            let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-            digits.map(byte).collect()
-        };
+        let bytes = |word: &str| unhex(word).unwrap();
         match words.as_slice() {
             ["Image", image] => {
                 let image = bytes(image);

@@ -50,7 +50,7 @@ pub(super) fn start(
             });
         }
         drop(cluster);
-        let late = failure(BrokerError::TimedOut, "the cluster did not answer in time");
+        let late = TopicFailure::new(BrokerError::TimedOut, "the cluster did not answer in time");
         let results = all_within(DEFAULT_TIMEOUT, changes, Err(late)).await;
         let failed = results.iter().any(Result::is_err);
         let resources = request.resources.iter().zip(results);
@@ -74,13 +74,6 @@ pub(super) fn start(
     }))
 }
 
-fn failure(error: BrokerError, message: impl Into<String>) -> TopicFailure {
-    TopicFailure {
-        error,
-        message: message.into(),
-    }
-}
-
 /// Checks what can be checked here, and reads the change.
 fn read(
     cluster: &ClusterSnapshot,
@@ -90,15 +83,15 @@ fn read(
 ) -> Result<(TopicName, TopicChange), TopicFailure> {
     if !once {
         let message = "the resource is named more than once in the request";
-        return Err(failure(BrokerError::InvalidRequest, message));
+        return Err(TopicFailure::new(BrokerError::InvalidRequest, message));
     }
     if resource.kind != TOPIC {
         let message = "only topics can be configured by request; brokers have a file";
-        return Err(failure(BrokerError::InvalidRequest, message));
+        return Err(TopicFailure::new(BrokerError::InvalidRequest, message));
     }
     let Some(topic) = cluster.topic(&resource.name) else {
         let message = format!("there is no topic {:?}", resource.name.as_str());
-        return Err(failure(BrokerError::UnknownPartition, message));
+        return Err(TopicFailure::new(BrokerError::UnknownPartition, message));
     };
     let replicas = topic.partitions.first().map_or(0, |p| p.replicas.len());
     let replicas = u32::try_from(replicas).unwrap_or(u32::MAX);
@@ -108,23 +101,23 @@ fn read(
             (SET, Some(value)) => Some(value.as_str()),
             (SET, None) => {
                 let message = format!("{:?} is to be set, but has no value", key.as_str());
-                return Err(failure(BrokerError::InvalidRequest, message));
+                return Err(TopicFailure::new(BrokerError::InvalidRequest, message));
             }
             (DELETE, _) => None,
             (other, _) => {
                 let message = format!("operation {other} is for lists; {:?} is none", key.as_str());
-                return Err(failure(BrokerError::InvalidConfig, message));
+                return Err(TopicFailure::new(BrokerError::InvalidConfig, message));
             }
         };
         topic_config::set(&mut change, key, value, default_min_isr.min(replicas))
-            .map_err(|message| failure(BrokerError::InvalidConfig, message))?;
+            .map_err(|message| TopicFailure::new(BrokerError::InvalidConfig, message))?;
     }
     if change.min_isr.is_some_and(|min_isr| min_isr > replicas) {
         let message = format!(
             "{} must not exceed the {replicas} replicas",
             topic_config::MIN_ISR
         );
-        return Err(failure(BrokerError::InvalidConfig, message));
+        return Err(TopicFailure::new(BrokerError::InvalidConfig, message));
     }
     Ok((topic.name.clone(), change))
 }

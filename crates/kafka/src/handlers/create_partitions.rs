@@ -41,7 +41,7 @@ pub(super) fn start(
             });
         }
         drop(cluster);
-        let late = failure(BrokerError::TimedOut, "the cluster did not answer in time");
+        let late = TopicFailure::new(BrokerError::TimedOut, "the cluster did not answer in time");
         let results = all_within(timeout, additions, Err(late)).await;
         let failed = results.iter().any(Result::is_err);
         let answers = request.topics.into_iter().zip(results);
@@ -62,13 +62,6 @@ pub(super) fn start(
     }))
 }
 
-fn failure(error: BrokerError, message: impl Into<String>) -> TopicFailure {
-    TopicFailure {
-        error,
-        message: message.into(),
-    }
-}
-
 /// Checks what can be checked without the cluster; time-out and whether to do it are the caller's.
 fn check(
     cluster: &ClusterSnapshot,
@@ -76,19 +69,19 @@ fn check(
     repeated: bool,
 ) -> Result<MorePartitions, TopicFailure> {
     if repeated {
-        return Err(failure(
+        return Err(TopicFailure::new(
             BrokerError::InvalidRequest,
             "the topic is named more than once in the request",
         ));
     }
     let found = cluster.topic(&topic.name).ok_or_else(|| {
         let message = format!("there is no topic {:?}", topic.name.as_str());
-        failure(BrokerError::UnknownPartition, message)
+        TopicFailure::new(BrokerError::UnknownPartition, message)
     })?;
     // The cluster knows how many there are; here only what is no number of partitions is refused.
     let total = u32::try_from(topic.count).map_err(|_| {
         let message = format!("{} is no number of partitions", topic.count);
-        failure(BrokerError::InvalidPartitions, message)
+        TopicFailure::new(BrokerError::InvalidPartitions, message)
     })?;
     let ids = |brokers: &Vec<i32>| brokers.iter().map(|id| BrokerId::new(*id)).collect();
     let assignments = topic.assignments.as_ref();

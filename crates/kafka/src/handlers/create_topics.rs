@@ -55,7 +55,8 @@ pub(super) fn start(
         let mut failed = false;
         let mut results = Vec::with_capacity(slots.len());
         for (topic, slot) in request.topics.into_iter().zip(slots) {
-            let late = || failure(BrokerError::TimedOut, "the cluster did not answer in time");
+            let late =
+                || TopicFailure::new(BrokerError::TimedOut, "the cluster did not answer in time");
             let result = slot.and_then(|()| created.next().unwrap_or_else(|| Err(late())));
             failed |= result.is_err();
             results.push(respond(topic.name, result));
@@ -82,28 +83,21 @@ fn respond(name: StrBytes, result: Result<CreatedTopic, TopicFailure>) -> Creata
     }
 }
 
-fn failure(error: BrokerError, message: impl Into<String>) -> TopicFailure {
-    TopicFailure {
-        error,
-        message: message.into(),
-    }
-}
-
 /// Checks what can be checked without the cluster.
 fn check(topic: &TopicRequest, repeated: bool) -> Result<NewTopic, TopicFailure> {
     if repeated {
-        return Err(failure(
+        return Err(TopicFailure::new(
             BrokerError::InvalidRequest,
             "the topic is named more than once in the request",
         ));
     }
     let name = TopicName::new(topic.name.as_str())
-        .map_err(|error| failure(BrokerError::InvalidTopic, error.to_string()))?;
+        .map_err(|error| TopicFailure::new(BrokerError::InvalidTopic, error.to_string()))?;
     let assignments = assignments(topic)?;
     let (partitions, replication_factor) = if assignments.is_empty() {
         (partitions(topic)?, replication_factor(topic)?)
     } else if topic.num_partitions != DEFAULT || i32::from(topic.replication_factor) != DEFAULT {
-        return Err(failure(
+        return Err(TopicFailure::new(
             BrokerError::InvalidRequest,
             "give either replica assignments or the two numbers, not both",
         ));
@@ -123,7 +117,7 @@ fn check(topic: &TopicRequest, repeated: bool) -> Result<NewTopic, TopicFailure>
     for (key, value) in topic.configs.iter().filter(|(_, value)| value.is_some()) {
         // Without a value it is the default, which the cluster fills in.
         topic_config::set(&mut settings, key, value.as_deref(), 1)
-            .map_err(|message| failure(BrokerError::InvalidConfig, message))?;
+            .map_err(|message| TopicFailure::new(BrokerError::InvalidConfig, message))?;
     }
     new.min_isr = settings.min_isr;
     new.durability = settings.durability;
@@ -144,7 +138,7 @@ fn partitions(topic: &TopicRequest) -> Result<Option<u32>, TopicFailure> {
                 "{} partitions; allowed are 1..={MAX_PARTITIONS_PER_TOPIC}, or -1 for the default",
                 topic.num_partitions
             );
-            failure(BrokerError::InvalidPartitions, message)
+            TopicFailure::new(BrokerError::InvalidPartitions, message)
         })
 }
 
@@ -161,13 +155,13 @@ fn replication_factor(topic: &TopicRequest) -> Result<Option<u16>, TopicFailure>
                 "replication factor {}; allowed are 1..={MAX_REPLICATION_FACTOR}, or -1 for the default",
                 topic.replication_factor
             );
-            failure(BrokerError::InvalidReplicationFactor, message)
+            TopicFailure::new(BrokerError::InvalidReplicationFactor, message)
         })
 }
 
 /// The replicas of partition 0, 1, ...: no gap, no broker twice, all lists of one length.
 fn assignments(topic: &TopicRequest) -> Result<Vec<Vec<BrokerId>>, TopicFailure> {
-    let invalid = |message: &str| failure(BrokerError::InvalidReplicaAssignment, message);
+    let invalid = |message: &str| TopicFailure::new(BrokerError::InvalidReplicaAssignment, message);
     let mut by_index = BTreeMap::new();
     for (index, brokers) in &topic.assignments {
         if brokers.is_empty() || brokers.len() > MAX_REPLICATION_FACTOR {

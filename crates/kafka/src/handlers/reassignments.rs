@@ -74,7 +74,9 @@ pub(super) fn alter(
         for (name, partitions) in request.topics {
             let mut results = Vec::with_capacity(partitions.len());
             for ((index, _), slot) in partitions.iter().zip(&mut slots) {
-                let late = || failure(BrokerError::TimedOut, "the cluster did not answer in time");
+                let late = || {
+                    TopicFailure::new(BrokerError::TimedOut, "the cluster did not answer in time")
+                };
                 let result = slot.and_then(|()| answered.next().unwrap_or_else(|| Err(late())));
                 failed |= result.is_err();
                 let result_of =
@@ -96,13 +98,6 @@ pub(super) fn alter(
     }))
 }
 
-fn failure(error: BrokerError, message: impl Into<String>) -> TopicFailure {
-    TopicFailure {
-        error,
-        message: message.into(),
-    }
-}
-
 /// The partitions that a request names more than once: which of the targets is meant nobody can tell.
 fn repeated(request: &AlterPartitionReassignmentsRequest) -> BTreeSet<(&str, i32)> {
     let mut seen = BTreeSet::new();
@@ -122,17 +117,18 @@ fn check(
     repeated: bool,
 ) -> Result<ReplicaChange, TopicFailure> {
     if repeated {
-        return Err(failure(
+        return Err(TopicFailure::new(
             BrokerError::InvalidRequest,
             "the partition is named more than once in the request",
         ));
     }
     let partition = found.ok_or_else(|| {
         let message = "there is no such partition";
-        failure(BrokerError::UnknownPartition, message)
+        TopicFailure::new(BrokerError::UnknownPartition, message)
     })?;
     if let Some(brokers) = target {
-        let invalid = |message: &str| failure(BrokerError::InvalidReplicaAssignment, message);
+        let invalid =
+            |message: &str| TopicFailure::new(BrokerError::InvalidReplicaAssignment, message);
         if brokers.is_empty() {
             return Err(invalid("a partition needs a replica"));
         }
@@ -153,7 +149,10 @@ fn check(
                 "the topic has {factor} replicas of each partition and {} are named: {asked}",
                 brokers.len()
             );
-            return Err(failure(BrokerError::InvalidReplicationFactor, message));
+            return Err(TopicFailure::new(
+                BrokerError::InvalidReplicationFactor,
+                message,
+            ));
         }
     }
     let ids = |brokers: &[i32]| brokers.iter().map(|id| BrokerId::new(*id)).collect();

@@ -4,9 +4,8 @@
 //! After a change that only adds, `UPDATE_GOLDEN=1 cargo test -p rivven-metadata golden` writes the file
 //! anew; a line that was there before must not change.
 
-use std::fmt::Write as _;
-
 use rivven_core_types::StateMachine;
+use rivven_core_types::test_util::golden::{self, hex, unhex};
 
 use super::support::{Cluster, b, ids, topic_name};
 use crate::placement::{PlacementCommand, ReplicaTarget};
@@ -109,13 +108,6 @@ fn history() -> Cluster {
     c
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
-}
-
 fn image(c: &Cluster) -> Vec<u8> {
     let mut bytes = Vec::new();
     c.machine.freeze().write_to(&mut bytes).unwrap();
@@ -136,14 +128,7 @@ fn golden_bytes_of_commands_results_and_images_never_change() {
     lines.push(format!("Image {}", hex(&image(&c))));
     lines.push(format!("Hash {:016x}", c.machine.hash()));
     let text = lines.join("\n") + "\n";
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
-        std::fs::write(PATH, &text).unwrap();
-        return;
-    }
-    for (found, golden) in text.lines().zip(GOLDEN.lines()) {
-        assert_eq!(found, golden);
-    }
-    assert_eq!(text.lines().count(), GOLDEN.lines().count());
+    golden::hold(&text, GOLDEN, PATH).unwrap();
 }
 
 /// Reading is the other half: the golden bytes, applied and restored, give the golden state.
@@ -153,11 +138,7 @@ fn golden_bytes_are_understood() {
     let mut restored = None;
     for line in GOLDEN.lines() {
         let words: Vec<&str> = line.split(' ').collect();
-        let bytes = |word: &str| -> Vec<u8> {
-            let digits = word.as_bytes().chunks(2);
-            let byte = |pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-            digits.map(byte).collect()
-        };
+        let bytes = |word: &str| unhex(word).unwrap();
         match words.as_slice() {
             ["Image", image] => {
                 let image = bytes(image);

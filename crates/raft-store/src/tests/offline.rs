@@ -9,7 +9,7 @@ use rivven_core_types::{Proposer, RaftGroupId, Rng, Vfs};
 
 use super::world::{DEADLINE, Net, TestNode, config};
 use crate::db::{Change, Db, database_path};
-use crate::offline::{dump, force_single, inspect};
+use crate::offline::{LogPosition, dump, force_single, inspect};
 use crate::types::{Entry, LogIdRecord, Membership, PeerNode};
 use crate::{KvCommand, RaftState, RaftStoreError};
 
@@ -144,6 +144,12 @@ async fn a_group_of_one_is_made_behind_a_snapshot_that_is_ahead_of_the_log() {
     let after = inspect(&vfs, &dir("n2"), GROUP).unwrap();
     assert_eq!(after.problems, Vec::<String>::new());
     assert_eq!(after.voters.len(), 1);
+    let node = leads_alone(disk, at).await;
+    assert_eq!(node.handle().status().voters.len(), 1);
+}
+
+/// Starts node 2, which leads, since it is the only voter, and applies the log up to `at`.
+async fn leads_alone(disk: MemVfs, at: LogPosition) -> TestNode {
     let node = TestNode::start(&Net::default(), "n2", disk, |_, _| {}).await;
     let node = node.unwrap();
     let leads = |s: &crate::RaftStatus| s.state == RaftState::Leader;
@@ -153,7 +159,7 @@ async fn a_group_of_one_is_made_behind_a_snapshot_that_is_ahead_of_the_log() {
         .await
         .unwrap();
     handle.wait_applied(at.index, DEADLINE).await.unwrap();
-    assert_eq!(handle.status().voters.len(), 1);
+    node
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,15 +172,7 @@ async fn one_of_three_becomes_a_group_of_its_own_with_everything_it_held() {
     let after = inspect(&vfs, &dir("n2"), GROUP).unwrap();
     assert_eq!(after.problems, Vec::<String>::new());
     assert_eq!(after.voters.len(), 1);
-    let node = TestNode::start(&Net::default(), "n2", disk, |_, _| {}).await;
-    let node = node.unwrap();
-    let leads = |s: &crate::RaftStatus| s.state == RaftState::Leader;
-    let handle = node.handle();
-    handle
-        .wait_status(DEADLINE, "it leads", leads)
-        .await
-        .unwrap();
-    handle.wait_applied(at.index, DEADLINE).await.unwrap();
+    let node = leads_alone(disk, at).await;
     for number in 0..400u32 {
         let found = node.kv.get(&number.to_le_bytes());
         assert_eq!(found, Some(Bytes::from("v")));
