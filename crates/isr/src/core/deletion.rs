@@ -56,7 +56,7 @@ impl PartitionReplica {
                 log_end: self.high_watermark,
             });
         }
-        if leader.waiting_trimmed.len() >= self.settings.max_pending_acks {
+        if leader.waiting.trimmed.len() >= self.settings.max_pending_acks {
             return Err(ReplicationError::Overloaded {
                 queue: "pending deletions",
             });
@@ -71,7 +71,7 @@ impl PartitionReplica {
             deadline: input.deadline,
         };
         if let Role::Leader(leader) = &mut self.role {
-            leader.waiting_trimmed.insert(waiting);
+            leader.waiting.trimmed.insert(waiting);
         }
         out.push(Output::Appended);
         self.complete_trimmed(log, out);
@@ -84,7 +84,7 @@ impl PartitionReplica {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        if leader.waiting_trimmed.is_empty() {
+        if leader.waiting.trimmed.is_empty() {
             return;
         }
         let others = isr.iter().filter(|b| **b != me);
@@ -93,7 +93,7 @@ impl PartitionReplica {
             progress.map_or(Offset::ZERO, |p| p.log_start)
         });
         let reached = starts.fold(log.log_start(), Offset::min);
-        while let Some(w) = leader.waiting_trimmed.pop_reached(reached) {
+        while let Some(w) = leader.waiting.trimmed.pop_reached(reached) {
             out.push(super::leader::ack(&w, log));
         }
     }

@@ -316,7 +316,7 @@ impl PartitionReplica {
             }
         }
         if under {
-            for w in leader.waiting_committed.drain() {
+            for w in leader.waiting.committed.drain() {
                 out.push(Output::Ack {
                     id: w.id,
                     result: Err(error.clone()),

@@ -113,7 +113,7 @@ impl PartitionReplica {
                 required: self.state.effective_min_isr(),
             });
         }
-        let waiting = leader.waiting_durable.len() + leader.waiting_committed.len();
+        let waiting = leader.waiting.durable.len() + leader.waiting.committed.len();
         if input.acks != Acks::None && waiting >= self.settings.max_pending_acks {
             return Err(ReplicationError::Overloaded {
                 queue: "pending acknowledgements",
@@ -169,8 +169,8 @@ impl PartitionReplica {
         if let Role::Leader(leader) = &mut self.role {
             match acks {
                 Acks::None => {}
-                Acks::Leader => leader.waiting_durable.insert(waiting),
-                Acks::All => leader.waiting_committed.insert(waiting),
+                Acks::Leader => leader.waiting.durable.insert(waiting),
+                Acks::All => leader.waiting.committed.insert(waiting),
             }
         }
     }
@@ -179,7 +179,7 @@ impl PartitionReplica {
     pub(crate) fn complete_durable(&mut self, log: &dyn ReplicaLog, out: &mut Vec<Output>) {
         let reached = self.counted_end(log);
         if let Role::Leader(leader) = &mut self.role {
-            while let Some(w) = leader.waiting_durable.pop_reached(reached) {
+            while let Some(w) = leader.waiting.durable.pop_reached(reached) {
                 out.push(ack(&w, log));
             }
         }
@@ -308,7 +308,7 @@ impl PartitionReplica {
         self.high_watermark = candidate;
         out.push(Output::HighWatermark);
         if let Role::Leader(leader) = &mut self.role {
-            while let Some(w) = leader.waiting_committed.pop_reached(candidate) {
+            while let Some(w) = leader.waiting.committed.pop_reached(candidate) {
                 out.push(ack(&w, log));
             }
         }
@@ -508,7 +508,7 @@ impl PartitionReplica {
     #[cfg(test)]
     pub(crate) fn waiting_acks(&self) -> usize {
         match &self.role {
-            Role::Leader(l) => l.waiting_durable.len() + l.waiting_committed.len(),
+            Role::Leader(l) => l.waiting.durable.len() + l.waiting.committed.len(),
             Role::Idle | Role::Follower(_) | Role::Offline(_) => 0,
         }
     }

@@ -30,12 +30,32 @@ pub(crate) struct Leader {
     /// When the followers outside the in-sync set are asked again where they stand, after an
     /// expansion was refused.
     pub(crate) restate_at: Option<MonoTime>,
+    pub(crate) waiting: WaitingWrites,
+}
+
+/// Whoever waits for an answer of a leader.
+#[derive(Debug, Default)]
+pub(crate) struct WaitingWrites {
     /// Writes that wait for the local durable end (acks=1).
-    pub(crate) waiting_durable: Purgatory,
+    pub(crate) durable: Purgatory,
     /// Writes that wait for the high watermark (acks=all).
-    pub(crate) waiting_committed: Purgatory,
+    pub(crate) committed: Purgatory,
     /// Deletions that wait for the in-sync replicas to follow.
-    pub(crate) waiting_trimmed: Purgatory,
+    pub(crate) trimmed: Purgatory,
+}
+
+impl WaitingWrites {
+    /// Answers all of them with `error`.
+    fn fail(mut self, error: &ReplicationError, out: &mut Vec<Output>) {
+        let waiting = self.durable.drain().into_iter();
+        let waiting = waiting.chain(self.committed.drain());
+        for w in waiting.chain(self.trimmed.drain()) {
+            out.push(Output::Ack {
+                id: w.id,
+                result: Err(error.clone()),
+            });
+        }
+    }
 }
 
 /// What a follower knows, in one leader epoch.
@@ -156,6 +176,9 @@ impl PartitionReplica {
         let was_standalone = std::mem::replace(&mut self.standalone, false);
         let newer = record.partition_epoch > self.state.partition_epoch;
         let same_epoch = record.leader_epoch == self.state.leader_epoch;
+        // Nobody else can have led in between, so that what waits here still stands in the log.
+        let goes_on =
+            self.state.leader_epoch.next() == Some(record.leader_epoch) && !was_standalone;
         let lazy = self.state.durability == Durability::Replicated;
         self.state = record.clone();
         if matches!(self.role, Role::Offline(_)) {
@@ -192,7 +215,11 @@ impl PartitionReplica {
                     self.leave_role(out);
                 }
             }
-            (_, _) if leads => self.become_leader(now, view, log, out),
+            (Role::Leader(leader), _) if leads && goes_on => {
+                let waiting = std::mem::take(&mut leader.waiting);
+                self.become_leader(now, waiting, view, log, out);
+            }
+            (_, _) if leads => self.become_leader(now, WaitingWrites::default(), view, log, out),
             (_, Some(leader)) if record.is_replica(self.me) => {
                 self.leave_role(out);
                 self.role = Role::Follower(Follower {
@@ -207,9 +234,11 @@ impl PartitionReplica {
         }
     }
 
+    /// Leads, with the writes that wait since the epoch before, if it led that one.
     fn become_leader(
         &mut self,
         now: MonoTime,
+        waiting: WaitingWrites,
         view: &ClusterView,
         log: &mut dyn ReplicaLog,
         out: &mut Vec<Output>,
@@ -222,12 +251,14 @@ impl PartitionReplica {
         // from the first. Only a replica without others may: nobody has the first history.
         let again = last.is_some_and(|last| last >= epoch) && !planted("isr.leads-an-epoch-twice");
         if again && (last > Some(epoch) || self.state.replicas.len() > 1) {
+            waiting.fail(&self.not_leader(), out);
             return;
         }
         let epoch_start = log.log_end();
         // KAFKA-7415: the epoch is assigned even when no record follows.
         if !again && let Err(error) = log.assign_epoch(epoch, epoch_start) {
-            self.on_log_error(&error, out);
+            let error = self.on_log_error(&error, out);
+            waiting.fail(&error, out);
             return;
         }
         let remote = |broker: &BrokerId| {
@@ -242,9 +273,7 @@ impl PartitionReplica {
             expand_not_before: now,
             next_lag_check: now + self.lag_check_interval(),
             restate_at: None,
-            waiting_durable: Purgatory::default(),
-            waiting_committed: Purgatory::default(),
-            waiting_trimmed: Purgatory::default(),
+            waiting,
         }));
         if log.durable_end() < epoch_start {
             out.push(Output::Flush);
@@ -266,14 +295,7 @@ impl PartitionReplica {
     /// Answers all waiting writes with `error`.
     pub fn fail_waiting(&mut self, error: &ReplicationError, out: &mut Vec<Output>) {
         if let Role::Leader(leader) = &mut self.role {
-            let waiting = leader.waiting_durable.drain();
-            let waiting = waiting.into_iter().chain(leader.waiting_committed.drain());
-            for w in waiting.chain(leader.waiting_trimmed.drain()) {
-                out.push(Output::Ack {
-                    id: w.id,
-                    result: Err(error.clone()),
-                });
-            }
+            std::mem::take(&mut leader.waiting).fail(error, out);
         }
     }
 
@@ -370,9 +392,9 @@ impl PartitionReplica {
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let expired = leader.waiting_durable.expire(now).into_iter();
-        let expired = expired.chain(leader.waiting_committed.expire(now));
-        for w in expired.chain(leader.waiting_trimmed.expire(now)) {
+        let expired = leader.waiting.durable.expire(now).into_iter();
+        let expired = expired.chain(leader.waiting.committed.expire(now));
+        for w in expired.chain(leader.waiting.trimmed.expire(now)) {
             out.push(Output::Ack {
                 id: w.id,
                 result: Err(ReplicationError::RequestTimedOut {
@@ -399,9 +421,9 @@ impl PartitionReplica {
             Role::Leader(leader) => {
                 leader.pending.is_some()
                     || leader.restate_at.is_some()
-                    || !leader.waiting_durable.is_empty()
-                    || !leader.waiting_committed.is_empty()
-                    || !leader.waiting_trimmed.is_empty()
+                    || !leader.waiting.durable.is_empty()
+                    || !leader.waiting.committed.is_empty()
+                    || !leader.waiting.trimmed.is_empty()
             }
             Role::Idle | Role::Follower(_) | Role::Offline(_) => false,
         }
