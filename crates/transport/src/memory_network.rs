@@ -225,13 +225,16 @@ impl MemoryNetwork {
 
     /// Takes the host at `address` off the network: calls in flight get no answer.
     pub fn kill(&self, address: SocketAddr) {
-        if let Some(host) = self.world().hosts.get_mut(&address) {
+        let old = self.world().hosts.get_mut(&address).map(|host| {
             let generation = host.generation + 1;
-            *host = Host {
+            let next = Host {
                 generation,
                 ..Host::default()
             };
-        }
+            std::mem::replace(host, next)
+        });
+        // Its handler may use the network as it goes.
+        drop(old);
     }
 
     /// Cuts or restores the link between two hosts, in both directions.

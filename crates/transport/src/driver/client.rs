@@ -114,7 +114,7 @@ impl Connection {
         });
         let shared = Arc::clone(shared);
         let queue = queue.downgrade();
-        let span = tracing::info_span!(
+        let span = tracing::debug_span!(
             "conn", peer = %peer.name, lane = lane.name(), carrier = link.carrier(), direction = "out"
         );
         let running = async move {

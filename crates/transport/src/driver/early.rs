@@ -137,6 +137,13 @@ impl Acquaintances {
     }
 }
 
+/// Whether this request may go early, as far as the settings and it itself say.
+pub(super) fn may_go(shared: &Shared, request: &RpcRequest) -> bool {
+    let is_on = shared.quic.as_ref().is_some_and(|q| q.config.early_data);
+    let length = request.meta.len() + request.body.len();
+    is_on && request.kind.is_idempotent() && length <= REQUEST_BYTES
+}
+
 /// Calls `peer` with the first packet of a new connection, if that can be; `None` if it has to be called
 /// in the usual way. The lane is dialled on the same connection meanwhile.
 pub(super) async fn call(
@@ -145,12 +152,8 @@ pub(super) async fn call(
     request: &RpcRequest,
     deadline: Instant,
 ) -> Option<Answer> {
-    let quic = shared.quic.as_ref().filter(|q| q.config.early_data)?;
-    let length = request.meta.len() + request.body.len();
-    if !request.kind.is_idempotent()
-        || length > REQUEST_BYTES
-        || shared.phase_now() != Phase::Running
-    {
+    let quic = shared.quic.as_ref()?;
+    if shared.phase_now() != Phase::Running {
         return None;
     }
     let address = resting(shared, peer, request.lane)?;
@@ -158,7 +161,7 @@ pub(super) async fn call(
         None => address,
         Some(_) => quic.alternative(&address)?,
     };
-    let patience = deadline.min(Instant::now() + shared.limits().handshake_timeout);
+    let patience = deadline.min(Instant::now() + shared.limits().connect_timeout);
     let asked = async {
         let remote = resolve(&address).await?;
         let (connection, settling) = begin(shared, quic, remote, peer)?;
@@ -240,7 +243,7 @@ impl Settling {
             way,
             alive,
         } = self;
-        let settled = timeout(shared.limits().handshake_timeout, async {
+        let settled = timeout(shared.limits().connect_timeout, async {
             match way {
                 Way::Early(connection, accepted) => {
                     metrics::early_data(if accepted.await {
@@ -346,7 +349,9 @@ pub(super) async fn answer(
         return;
     }
     let kind = RpcKind(header.kind);
-    let deadline = reader.last_read() + Duration::from_millis(u64::from(header.budget_ms));
+    // No caller waits longer than this for an early answer, whatever it says.
+    let budget = Duration::from_millis(u64::from(header.budget_ms)).min(limits.handshake_timeout);
+    let deadline = reader.last_read() + budget;
     let result = if kind.is_idempotent() {
         let request = RpcRequest {
             kind,

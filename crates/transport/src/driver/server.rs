@@ -97,7 +97,7 @@ impl Serve {
         // It lives until the last answer is out: on QUIC a dropped reader tells the peer to stop sending,
         // which would end its connection before it has read them.
         let mut reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
-        let span = tracing::info_span!(
+        let span = tracing::debug_span!(
             "conn", peer = %self.peer.name, lane = lane.name(), carrier, direction = "in"
         );
         let served = self.serve_requests(&mut reader, lane, &answers, &pulse, &mut objection);

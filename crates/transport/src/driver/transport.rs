@@ -328,8 +328,12 @@ async fn call(
     check_size(&request)?;
     let deadline = Instant::now() + request.deadline.min(LONGEST_WAIT);
     #[cfg(feature = "quic")]
-    if let Some(answer) = super::early::call(shared, &peer, &request, deadline).await {
-        return answer;
+    if super::early::may_go(shared, &request) {
+        // Boxed: its state must not be part of every call.
+        let early = Box::pin(super::early::call(shared, &peer, &request, deadline));
+        if let Some(answer) = early.await {
+            return answer;
+        }
     }
     let mut second_try = false;
     loop {

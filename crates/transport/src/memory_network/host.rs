@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rivven_core_types::{
     Address, BoxFuture, ClusterId, NodeName, PeerIdentity, PeerRpc, Reply, RpcError, RpcHandler,
@@ -12,6 +13,9 @@ use tokio::time::Instant;
 
 use super::datagram::{DATAGRAM_QUEUE, MemoryDatagram};
 use super::{Host, MemoryEvent, MemoryNetwork};
+
+/// As far as a deadline reaches on the wire.
+const LONGEST_WAIT: Duration = Duration::from_millis(u32::MAX as u64);
 
 type Answer = Result<(PeerIdentity, RpcResponse), RpcError>;
 
@@ -60,7 +64,8 @@ impl MemoryHost {
 
     /// Answers peers with `handler` from now on.
     pub fn serve(&self, handler: Arc<dyn RpcHandler>) {
-        self.change(|host| host.handler = Some(handler));
+        // The one before may use the network as it goes.
+        drop(self.change(|host| host.handler.replace(handler)));
     }
 
     /// It has become a member of `cluster`.
@@ -97,7 +102,7 @@ impl MemoryHost {
 
     async fn deliver(self, to: SocketAddr, peer: NodeName, request: RpcRequest) -> Answer {
         let waited = request.deadline;
-        let deadline = Instant::now() + waited;
+        let deadline = Instant::now() + waited.min(LONGEST_WAIT);
         if self.network.is_alive(self.address, self.generation) {
             let (answer, answered) = oneshot::channel();
             let message = self.clone().carry(to, peer.clone(), request, answer);
@@ -177,12 +182,11 @@ impl MemoryHost {
             .filter(|_| host.generation == self.generation)
     }
 
-    fn change(&self, change: impl FnOnce(&mut Host)) {
+    fn change<T>(&self, change: impl FnOnce(&mut Host) -> T) -> Option<T> {
         let mut world = self.network.world();
         let host = world.hosts.get_mut(&self.address);
-        if let Some(host) = host.filter(|host| host.generation == self.generation) {
-            change(host);
-        }
+        let host = host.filter(|host| host.generation == self.generation)?;
+        Some(change(host))
     }
 }
 

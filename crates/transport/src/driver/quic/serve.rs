@@ -186,7 +186,13 @@ async fn welcome(
     metrics::shaken_hands("in", "quic", began.elapsed());
     let runtime = shared.runtime(shaken.established.lane).clone();
     if shaken.early {
-        runtime.spawn(early::answer(shared, handler, shaken, permit, alive));
+        let closing = Arc::clone(&shared);
+        runtime.spawn(async move {
+            tokio::select! {
+                () = early::answer(shared, handler, shaken, permit, alive) => {}
+                () = closing.reached(Phase::Closed) => {}
+            }
+        });
         return;
     }
     let peer = shaken.established.peer.clone();
