@@ -22,7 +22,7 @@ pub(crate) async fn watch(
     loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
         match look(&mut files, &mut seen, &security, &coordinator).await {
-            Ok(false) => {}
+            Ok(false) => complained.clear(),
             Ok(true) => {
                 complained.clear();
                 count("ok");
@@ -68,7 +68,14 @@ async fn look(
             replaced.map_err(|e| e.to_string())?;
         }
         None if coordinator.config().mode == ClusterMode::Standalone => {}
-        None => return Err("the failure detector has not started yet".to_owned()),
+        // A node that joins needs it for that; the detector, which starts with the old one, gets it at
+        // a look after it has started.
+        None => {
+            if let Security::SharedSecret(secret) = security {
+                secret.replace(&transport);
+            }
+            return Ok(false);
+        }
     }
     if let Security::SharedSecret(secret) = security {
         secret.replace(&transport);

@@ -10,12 +10,12 @@ use super::{LIMIT, pass, says};
 
 const NEW: &str = "the secret that comes after it";
 
-/// What a node's `/metrics` says; zero for what it does not say.
+/// What a node's `/metrics` says.
 async fn metric(cluster: &ProcessCluster, node: usize, name: &str) -> Result<f64, Failure> {
     let answer = http::get(cluster.node(node).ports.admin, "/metrics").await?;
     let mut lines = answer.body.lines();
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-    Ok(value.unwrap_or(0.0))
+    value.ok_or_else(|| Failure::new(format!("no {name}")))
 }
 
 /// Gives every running node these files and waits until each uses them and knows that all do.
