@@ -15,8 +15,8 @@ use crate::placement::Reassignment;
 use crate::records::{BrokerRecord, TopicRecord};
 use crate::state::{ClusterState, PartitionEntry};
 
-/// Version of the image format. 2: a topic says how it was placed, a partition who lost its disk.
-const IMAGE_VERSION: u8 = 2;
+/// Version of the image format. 2: a topic says how it was placed. 3: a partition says who lost its disk.
+const IMAGE_VERSION: u8 = 3;
 /// Longest record of an image, in bytes: a broker with the longest names fits many times over.
 const MAX_IMAGE_RECORD_BYTES: usize = 64 * 1024;
 
