@@ -132,11 +132,12 @@ async fn something_to_tell(
     quiet: RaftInstant,
 ) -> Result<(), ()> {
     let mut progress = false;
+    let mut waited = std::pin::pin!(sleep(quiet.left()));
     loop {
         tokio::select! {
             biased;
             changed = metrics.changed() => changed.map_err(drop)?,
-            () = sleep(quiet.left()), if progress => return Ok(()),
+            () = &mut waited, if progress => return Ok(()),
         }
         if News::of(&metrics.borrow_watched()) != *told || quiet.left() == Duration::ZERO {
             return Ok(());
