@@ -150,7 +150,15 @@ fn run(args: &Args) -> Result<Report, Failure> {
     let parts = PARTS.iter().filter(|(whole, _)| *whole == bench.name);
     for (_, part) in parts {
         if let Some(part) = BENCHES.iter().find(|bench| bench.name == *part) {
-            measure(part, rest, &mut report)?;
+            let rest: Vec<String> = match part.peer {
+                Peer::None => rest
+                    .iter()
+                    .filter(|word| *word != "--compare")
+                    .cloned()
+                    .collect(),
+                Peer::Feature(_) | Peer::Program(_) => rest.to_vec(),
+            };
+            measure(part, &rest, &mut report)?;
         }
     }
     Ok(report)
