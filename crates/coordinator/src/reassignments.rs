@@ -34,7 +34,8 @@ impl ClusterCoordinator {
             .map(|names| names.iter().map(|name| self.broker_named(name)).collect())
             .transpose()?;
         let change = (PartitionId::new(topic, partition), target);
-        self.reassign_one(&change, deadline).await
+        let before = self.cluster_state();
+        self.reassign_one(&before, &change, deadline).await
     }
 
     /// As [`Self::reassign`], for many; one answer for each, in the order asked. They are one command if
@@ -62,14 +63,16 @@ impl ClusterCoordinator {
         let mut answers = Vec::with_capacity(changes.len());
         for change in changes {
             let left = end.since(self.now());
-            answers.push(self.reassign_one(change, left).await);
+            answers.push(self.reassign_one(&state, change, left).await);
         }
         answers
     }
 
     /// Whoever asks names no epoch, so that a change of the ISR in between is no reason to refuse.
+    /// `before` is how the metadata were when the caller was asked.
     async fn reassign_one(
         &self,
+        before: &ClusterState,
         change: &ReassignTo,
         deadline: Duration,
     ) -> Result<(), CoordinatorError> {
@@ -77,12 +80,23 @@ impl ClusterCoordinator {
         loop {
             let changes = vec![target(&self.cluster_state(), change)?];
             let left = end.since(self.now());
+            // A command without time may still be executed, though it is answered as failed.
+            if left.is_zero() {
+                return Err(CoordinatorError::NotYet);
+            }
             let placed = self.place(PlacementCommand::Reassign { changes }, left);
             match placed.await {
-                Err(CoordinatorError::Rejected(Rejection::StalePartitionEpoch { .. }))
-                    if end.since(self.now()) > RETRY_PAUSE =>
-                {
+                Err(CoordinatorError::Rejected(Rejection::StalePartitionEpoch { .. })) => {
+                    if end.since(self.now()) <= RETRY_PAUSE {
+                        return Err(CoordinatorError::NotYet);
+                    }
                     tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                // Our own first attempt, whose answer was lost on the way.
+                Err(CoordinatorError::Rejected(Rejection::NoReassignment { .. }))
+                    if cancelled_since(before, &self.cluster_state(), change) =>
+                {
+                    return Ok(());
                 }
                 outcome => return outcome.map(drop),
             }
@@ -139,6 +153,7 @@ impl ClusterCoordinator {
         deadline: Duration,
     ) -> Result<(), CoordinatorError> {
         let partitions_now = record(&self.cluster_state(), topic)?.partitions;
+        let insisted = assignment.clone();
         let command = PlacementCommand::AddPartitions {
             topic: topic.clone(),
             partitions_now,
@@ -147,7 +162,7 @@ impl ClusterCoordinator {
         match self.place(command, deadline).await {
             // Our own first attempt, whose answer was lost on the way, or somebody who wanted the same.
             Err(CoordinatorError::Rejected(Rejection::InvalidPartitionCount { .. }))
-                if record(&self.cluster_state(), topic).is_ok_and(|t| t.partitions == total) =>
+                if is_grown(&self.cluster_state(), topic, total, insisted.as_deref()) =>
             {
                 Ok(())
             }
@@ -202,6 +217,39 @@ fn target(state: &ClusterState, (id, brokers): &ReassignTo) -> Result<ReplicaTar
         partition: *id,
         partition_epoch: current.partition_epoch,
         target: brokers.clone(),
+    })
+}
+
+/// Whether the change cancels a reassignment that was under way `before` and is cancelled now. One that was
+/// completed in the meantime is not.
+pub(crate) fn cancelled_since(
+    before: &ClusterState,
+    now: &ClusterState,
+    (id, target): &ReassignTo,
+) -> bool {
+    let under_way = before.reassignment(id);
+    let as_before = under_way.is_some_and(|under_way| {
+        let partition = now.partition(id);
+        partition.is_some_and(|partition| partition.replicas == under_way.original)
+    });
+    target.is_none() && now.reassignment(id).is_none() && as_before
+}
+
+/// Whether the topic has `total` partitions, the last of them on the replicas that the caller insists on.
+pub(crate) fn is_grown(
+    state: &ClusterState,
+    topic: &TopicName,
+    total: u32,
+    assignment: Option<&[Vec<BrokerId>]>,
+) -> bool {
+    let Some(record) = state.topic(topic).filter(|t| t.partitions == total) else {
+        return false;
+    };
+    let assignment = assignment.unwrap_or_default();
+    let of_last = (0..total).rev().zip(assignment.iter().rev());
+    of_last.into_iter().all(|(index, replicas)| {
+        let partition = state.partition(&PartitionId::new(record.id, index));
+        partition.is_some_and(|partition| partition.replicas == *replicas)
     })
 }
 

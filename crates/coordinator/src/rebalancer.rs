@@ -201,8 +201,9 @@ pub(crate) fn even_leaders(
     };
     let topics: BTreeSet<TopicId> = state.topics().filter(placed_so).map(|t| t.id).collect();
     let present = |b: &BrokerRecord| b.is_active() || b.state == FencedState::Removed;
+    // The mark of one that is empty stays, also when it is removed: only those not empty yet count.
     let at_rest = !state.is_rebalancing()
-        && state.draining().next().is_none()
+        && still_draining(state).is_empty()
         && state.reassignments().next().is_none()
         && state.brokers().all(present);
     if topics.is_empty() || !at_rest {

@@ -101,11 +101,14 @@ pub trait Broker: Send + Sync + 'static {
         before: Option<Offset>,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<Offset, BrokerError>>;
-    /// Adds partitions to a topic (KIP-195).
+    /// Adds partitions to topics (KIP-195), or only checks; one answer for each, in the order asked. The
+    /// topics differ; each is placed with the partitions of those before it.
     fn create_partitions(
         &self,
-        request: MorePartitions,
-    ) -> BoxFuture<'static, Result<(), TopicFailure>>;
+        topics: Vec<MorePartitions>,
+        validate_only: bool,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>>;
     /// Begins, redirects and cancels reassignments (KIP-455); one answer for each, in the order asked. The
     /// partitions differ. The answer says that the change has begun, not that replicas have caught up.
     fn reassign(
@@ -279,10 +282,6 @@ pub struct MorePartitions {
     pub total: u32,
     /// The replicas of each new partition when the client chose them.
     pub assignments: Option<Vec<Vec<BrokerId>>>,
-    /// Only check; add nothing.
-    pub validate_only: bool,
-    /// How long to wait until it is done.
-    pub timeout: Duration,
 }
 
 /// What a partition's replicas are to be.

@@ -283,25 +283,20 @@ impl Broker for CoordinatorBroker {
 
     fn create_partitions(
         &self,
-        request: MorePartitions,
-    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
+        topics: Vec<MorePartitions>,
+        validate_only: bool,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>> {
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
-            let MorePartitions {
-                topic,
-                total,
-                assignments,
-                ..
-            } = request;
-            let added = if request.validate_only {
-                let checked = coordinator.check_partitions(&topic, total, assignments);
-                checked.map(drop)
-            } else {
-                let deadline = request.timeout.max(MIN_CREATE_DEADLINE);
-                let added = coordinator.add_partitions(&topic, total, assignments, deadline);
-                added.await
-            };
-            added.map_err(|e| partitions_failure(&e))
+            let deadline = coordinator.now() + timeout.max(MIN_CREATE_DEADLINE);
+            let left = || deadline.since(coordinator.now());
+            let results = in_turn(topics, left, |more, left| {
+                add(coordinator.clone(), more, validate_only, left)
+            });
+            let results = results.await.into_iter();
+            let answers = results.map(|added| added.map_err(|e| partitions_failure(&e)));
+            answers.collect()
         })
     }
 
@@ -374,6 +369,41 @@ impl Broker for CoordinatorBroker {
     fn auto_create_topics(&self) -> bool {
         self.coordinator.config().topic_defaults.auto_create
     }
+}
+
+async fn add(
+    coordinator: ClusterCoordinator,
+    more: MorePartitions,
+    validate_only: bool,
+    deadline: Duration,
+) -> Result<(), CoordinatorError> {
+    let (topic, total, assignments) = (more.topic, more.total, more.assignments);
+    if validate_only {
+        let checked = coordinator.check_partitions(&topic, total, assignments);
+        return checked.map(drop);
+    }
+    let added = coordinator.add_partitions(&topic, total, assignments, deadline);
+    added.await
+}
+
+/// Does one after the other, each in the time that is left; those that no time is left for are not begun.
+async fn in_turn<T, F: Future<Output = Result<(), CoordinatorError>>>(
+    items: Vec<T>,
+    left: impl Fn() -> Duration,
+    mut one: impl FnMut(T, Duration) -> F,
+) -> Vec<Result<(), CoordinatorError>> {
+    let mut results = Vec::with_capacity(items.len());
+    for item in items {
+        let left = left();
+        if left.is_zero() {
+            results.push(Err(CoordinatorError::NotYet));
+            continue;
+        }
+        results.push(one(item, left).await);
+        // One that has nothing to wait for would keep the thread, and whoever is to end this, for all.
+        tokio::task::yield_now().await;
+    }
+    results
 }
 
 fn answers(results: Vec<Result<(), CoordinatorError>>) -> Vec<Result<(), TopicFailure>> {
@@ -553,3 +583,6 @@ fn topic_info(topic: &TopicRecord, state: &ClusterState) -> TopicInfo {
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

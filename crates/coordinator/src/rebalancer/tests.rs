@@ -262,6 +262,56 @@ fn added_partitions_follow_the_strategy_of_their_topic() {
     assert!(more.iter().all(|replicas| !replicas.contains(&b(4))));
 }
 
+/// An answer that was lost is made up for only by what the caller wanted, not by what others did.
+#[test]
+fn a_lost_answer_is_told_from_what_others_did() {
+    use crate::reassignments::{cancelled_since, is_grown};
+    let mut world = World::new(4);
+    let name = TopicName::new("t").unwrap();
+    let id = PartitionId::new(TopicId::from_bytes([7; 16]), 0);
+    let reassign = |world: &mut World, target: Option<Vec<BrokerId>>| {
+        let partition_epoch = world.state().partition(&id).unwrap().partition_epoch;
+        let changes = vec![ReplicaTarget {
+            partition: id,
+            partition_epoch,
+            target,
+        }];
+        world.place(PlacementCommand::Reassign { changes });
+    };
+    let (target, cancel) = (Some(vec![b(1), b(2), b(4)]), (id, None));
+    let idle = world.state().clone();
+    reassign(&mut world, target.clone());
+    let moving = world.state().clone();
+    assert!(!cancelled_since(&moving, &moving, &cancel));
+    reassign(&mut world, None);
+    assert!(cancelled_since(&moving, world.state(), &cancel));
+    assert!(!cancelled_since(&idle, world.state(), &cancel));
+    assert!(!cancelled_since(
+        &moving,
+        world.state(),
+        &(id, target.clone())
+    ));
+    reassign(&mut world, target);
+    world.catch_up();
+    assert!(world.state().reassignment(&id).is_none());
+    assert!(
+        !cancelled_since(&moving, world.state(), &cancel),
+        "it was completed"
+    );
+
+    let added = vec![vec![b(1), b(2), b(3)], vec![b(2), b(3), b(4)]];
+    assert!(!is_grown(world.state(), &name, 14, None));
+    world.place(PlacementCommand::AddPartitions {
+        topic: name.clone(),
+        partitions_now: 12,
+        replicas: added.clone(),
+    });
+    assert!(is_grown(world.state(), &name, 14, None));
+    assert!(is_grown(world.state(), &name, 14, Some(&added)));
+    let other: Vec<_> = added.into_iter().rev().collect();
+    assert!(!is_grown(world.state(), &name, 14, Some(&other)));
+}
+
 #[test]
 fn a_drained_broker_is_emptied_and_a_dead_one_replaced() {
     let mut world = World::new(5);
@@ -444,4 +494,24 @@ fn leaders_of_balanced_topics_are_evened_out_after_any_history() {
         "{:?}",
         world.loads()
     );
+    // One that is kept empty, and later removed, keeps its mark: that is no reason to stop evening.
+    world.register(4, None);
+    world.place(PlacementCommand::SetDraining {
+        broker: b(4),
+        draining: true,
+    });
+    world.create(11, 9, true);
+    assert!(world.leader_round());
+    world.fence(4);
+    let node_epoch = world.state().broker(b(4)).unwrap().node_epoch;
+    let removed = world.apply(&Command::RemoveBroker {
+        broker: b(4),
+        node_epoch,
+        accept_loss: false,
+    });
+    assert!(removed.into_result().is_ok() && world.state().is_draining(b(4)));
+    world.create(12, 9, true);
+    assert!(world.leader_round());
+    let leaders: Vec<usize> = world.loads().iter().map(|load| load.1).collect();
+    assert_eq!(leaders, [27, 27, 27, 0]);
 }

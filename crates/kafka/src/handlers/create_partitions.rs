@@ -5,7 +5,7 @@ use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicR
 use kafka_protocol::protocol::StrBytes;
 use rivven_core_types::BrokerId;
 
-use super::{Answer, Context, Outcome, Pending, all_within, bounded_timeout};
+use super::{Answer, Context, Outcome, Pending, bounded_timeout, within};
 use crate::api::Call;
 use crate::broker::{MorePartitions, TopicFailure};
 use crate::error::BrokerError;
@@ -28,33 +28,39 @@ pub(super) fn start(
         }
         let timeout = bounded_timeout(request.timeout_ms);
         let cluster = context.broker.cluster();
-        let mut additions = Vec::with_capacity(request.topics.len());
+        let mut slots = Vec::with_capacity(request.topics.len());
+        let mut topics = Vec::new();
         for topic in &request.topics {
             let repeated = repeats.get(&topic.name).is_some_and(|count| *count > 1);
-            additions.push(match check(&cluster, topic, repeated) {
-                Ok(more) => context.broker.create_partitions(MorePartitions {
-                    validate_only: request.validate_only,
-                    timeout,
-                    ..more
-                }),
-                Err(failure) => Box::pin(async move { Err(failure) }),
-            });
+            slots.push(check(&cluster, topic, repeated).map(|more| topics.push(more)));
         }
         drop(cluster);
-        let late = TopicFailure::new(BrokerError::TimedOut, "the cluster did not answer in time");
-        let results = all_within(timeout, additions, Err(late)).await;
-        let failed = results.iter().any(Result::is_err);
-        let answers = request.topics.into_iter().zip(results);
-        let answers = answers.map(|(topic, result)| {
+        let mut added = if topics.is_empty() {
+            Vec::new()
+        } else {
+            let validate_only = request.validate_only;
+            let added = context
+                .broker
+                .create_partitions(topics, validate_only, timeout);
+            within(timeout, added).await.unwrap_or_default()
+        }
+        .into_iter();
+        let mut failed = false;
+        let mut results = Vec::with_capacity(slots.len());
+        for (topic, slot) in request.topics.into_iter().zip(slots) {
+            let late =
+                || TopicFailure::new(BrokerError::TimedOut, "the cluster did not answer in time");
+            let result = slot.and_then(|()| added.next().unwrap_or_else(|| Err(late())));
+            failed |= result.is_err();
             let response = CreatePartitionsTopicResult::default().with_name(topic.name.into());
-            match result {
+            results.push(match result {
                 Ok(()) => response.with_error_message(None),
                 Err(failure) => response
                     .with_error_code(failure.error.code())
                     .with_error_message(Some(StrBytes::from_string(failure.message))),
-            }
-        });
-        let response = CreatePartitionsResponse::default().with_results(answers.collect());
+            });
+        }
+        let response = CreatePartitionsResponse::default().with_results(results);
         Ok(Answer::write(
             Frame::encode(call, &response)?,
             Outcome::of(failed),
@@ -62,7 +68,7 @@ pub(super) fn start(
     }))
 }
 
-/// Checks what can be checked without the cluster; time-out and whether to do it are the caller's.
+/// Checks what can be checked without the metadata behind the port.
 fn check(
     cluster: &ClusterSnapshot,
     topic: &PartitionsRequest,
@@ -89,7 +95,5 @@ fn check(
         topic: found.name.clone(),
         total,
         assignments: assignments.map(|lists| lists.iter().map(ids).collect()),
-        validate_only: true,
-        timeout: std::time::Duration::ZERO,
     })
 }

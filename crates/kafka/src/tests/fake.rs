@@ -400,17 +400,20 @@ impl Broker for Arc<FakeBroker> {
 
     fn create_partitions(
         &self,
-        request: MorePartitions,
-    ) -> BoxFuture<'static, Result<(), TopicFailure>> {
-        let MorePartitions {
-            topic,
-            total,
-            assignments,
-            validate_only,
-            ..
-        } = request;
+        topics: Vec<MorePartitions>,
+        validate_only: bool,
+        _timeout: Duration,
+    ) -> BoxFuture<'static, Vec<Result<(), TopicFailure>>> {
         let verb = if validate_only { "check" } else { "grow" };
-        self.asked(format!("{verb} {topic} to {total} on {assignments:?}"))
+        let wish = |more: MorePartitions| {
+            let MorePartitions {
+                topic,
+                total,
+                assignments,
+            } = more;
+            format!("{verb} {topic} to {total} on {assignments:?}")
+        };
+        self.asked_all(topics.into_iter().map(wish).collect())
     }
 
     fn reassign(

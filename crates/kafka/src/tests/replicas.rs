@@ -154,6 +154,9 @@ async fn partitions_are_added_with_and_without_an_assignment() {
         ];
         assert_eq!(codes(odd, false).await, [3, 37, 42, 42]);
         assert_eq!(broker.taken(), [""; 0]);
+        let mixed = vec![growth("nope", 4, None), growth("other", 3, None)];
+        assert_eq!(codes(mixed, false).await, [3, 0]);
+        assert_eq!(broker.taken(), ["grow other to 3 on None"]);
         for error in errors() {
             broker.fail(Some(error));
             assert_eq!(codes(wish(), false).await, [error.code(); 2]);
