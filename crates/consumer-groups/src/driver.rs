@@ -14,7 +14,7 @@ use crate::coordinator::{
     GroupConfig, GroupCoordinator, Proposal, Request, Response, Ticket, TopicCatalog, View,
 };
 use crate::error::GroupError;
-use crate::ids::GroupId;
+use crate::ids::{GroupId, MemberId};
 use crate::machine::GroupsWatch;
 use crate::state::{Group, GroupPhase};
 
@@ -67,6 +67,8 @@ struct Inner {
 struct Core {
     coordinator: GroupCoordinator,
     tickets: BTreeMap<Ticket, Asked>,
+    /// How many of the tickets are joins of each member.
+    joining: BTreeMap<(GroupId, MemberId), usize>,
     issued: u64,
     /// Until when the timers' loop sleeps; `None` until it is woken.
     sleeps_until: Option<MonoTime>,
@@ -76,8 +78,8 @@ struct Core {
 #[derive(Debug)]
 struct Asked {
     sender: oneshot::Sender<Response>,
-    /// The group that it joins by the consumer protocol, if that is what it asked for.
-    joins: Option<GroupId>,
+    /// The group that it joins by the consumer protocol and as whom, if that is what it asked for.
+    joins: Option<(GroupId, MemberId)>,
 }
 
 impl Core {
@@ -86,11 +88,26 @@ impl Core {
             let Some(asked) = self.tickets.remove(&ticket) else {
                 continue;
             };
-            // An error means that the client is gone.
-            if let (Err(Response::Heartbeat(Ok(answer))), Some(group)) =
-                (asked.sender.send(response), asked.joins)
+            let joins_again = asked.joins.as_ref().is_some_and(|joins| self.joined(joins));
+            // An error means that the client is gone, unless it has come back and waits for an answer.
+            if let (Err(Response::Heartbeat(Ok(answer))), Some((group, _)), false) =
+                (asked.sender.send(response), asked.joins, joins_again)
             {
                 self.coordinator.unheard(group, &answer);
+            }
+        }
+    }
+
+    /// A join is answered. Whether another one of the same member waits.
+    fn joined(&mut self, joins: &(GroupId, MemberId)) -> bool {
+        match self.joining.get_mut(joins) {
+            Some(waiting) if *waiting > 1 => {
+                *waiting -= 1;
+                true
+            }
+            _ => {
+                self.joining.remove(joins);
+                false
             }
         }
     }
@@ -102,6 +119,7 @@ impl ConsumerCoordinator {
         let core = Core {
             coordinator: GroupCoordinator::new(config),
             tickets: BTreeMap::new(),
+            joining: BTreeMap::new(),
             issued: 0,
             sleeps_until: None,
         };
@@ -173,7 +191,10 @@ impl ConsumerCoordinator {
         let queued = self.step(|core, view| {
             core.issued += 1;
             let ticket = Ticket(core.issued);
-            let joins = request.joins().cloned();
+            let joins = request.joins();
+            if let Some(joins) = &joins {
+                *core.joining.entry(joins.clone()).or_insert(0) += 1;
+            }
             core.tickets.insert(ticket, Asked { sender, joins });
             core.coordinator.request(view, ticket, request);
             core.coordinator.queued() > 0

@@ -26,6 +26,16 @@ assignor = {
 group = f"{topic}-{strategy}"
 deadline = time.monotonic() + LIMIT_SECONDS
 seen, lock, joined = {}, threading.Lock(), threading.Event()
+# Python only prints what a thread raises; the members must not fail unnoticed.
+raised, print_raised = [], threading.excepthook
+
+
+def note_raised(what):
+    raised.append(f"{what.thread.name if what.thread else '?'}: {what.exc_value!r}")
+    print_raised(what)
+
+
+threading.excepthook = note_raised
 
 
 def commit(member):
@@ -81,6 +91,7 @@ threads[2].start()
 for thread in threads:
     thread.join()
 
+assert not raised, f"members failed: {raised}"
 assert total() == count, f"{total()} of {count} records were processed"
 admin = KafkaAdminClient(bootstrap_servers=brokers.split(","))
 committed = admin.list_group_offsets(group)[group]

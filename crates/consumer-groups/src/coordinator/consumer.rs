@@ -95,7 +95,9 @@ impl GroupCoordinator {
         if matches!(beat.epoch, Epoch::LEAVE | Epoch::LEAVE_STATIC) {
             // A static member that will come back moves nothing.
             if beat.epoch == Epoch::LEAVE {
-                self.local(&beat.group).flapping.left(view.now, &beat);
+                let consumer = group.consumer();
+                let flapping = &mut self.local(&beat.group).flapping;
+                flapping.left(view.now, &beat, consumer);
             }
             let answer = HeartbeatAnswer {
                 member: beat.member.clone(),

@@ -9,7 +9,7 @@ use rivven_core_types::MonoTime;
 use super::config::GroupConfig;
 use crate::command::{ClientInfo, Heartbeat};
 use crate::ids::{InstanceId, MemberId};
-use crate::state::ConsumerGroup;
+use crate::state::{ConsumerGroup, ConsumerMember};
 
 /// Leaves within [`MEMORY`] after which a client counts as flapping.
 const FLAPS: u32 = 3;
@@ -25,6 +25,8 @@ const MAX_CLIENTS: usize = 1_024;
 struct Leaves {
     count: u32,
     last: MonoTime,
+    /// None of its members has joined since.
+    away: bool,
 }
 
 /// What is remembered of a group's flapping clients.
@@ -43,6 +45,12 @@ fn key(instance: Option<&InstanceId>, client: &ClientInfo) -> String {
     )
 }
 
+/// Whether a member is one of the client that sent the heartbeat.
+fn is_of_client(member: &ConsumerMember, beat: &Heartbeat) -> bool {
+    // Compared part by part: a large group is walked through.
+    member.instance == beat.instance && (beat.instance.is_some() || *member.client == beat.client)
+}
+
 impl Flapping {
     pub(super) fn is_idle(&self) -> bool {
         self.leaves.is_empty() && self.withheld.is_empty()
@@ -53,19 +61,24 @@ impl Flapping {
         self.withheld.retain(|_, until| *until > now);
     }
 
-    /// Remembers that a client left.
-    pub(super) fn left(&mut self, now: MonoTime, beat: &Heartbeat) {
+    /// Remembers that a client left. One with several members leaves with the last of them: the restart
+    /// of a host counts once. `group` may show the leaves of several of them already.
+    pub(super) fn left(&mut self, now: MonoTime, beat: &Heartbeat, group: Option<&ConsumerGroup>) {
         self.forget(now);
         self.withheld.remove(&beat.member);
         let key = key(beat.instance.as_ref(), &beat.client);
-        if self.leaves.len() < MAX_CLIENTS || self.leaves.contains_key(&key) {
-            let leaves = self.leaves.entry(key).or_insert(Leaves {
-                count: 0,
-                last: now,
-            });
-            leaves.count = leaves.count.saturating_add(1);
-            leaves.last = now;
+        let known = self.leaves.get(&key);
+        let is_counted = known.map_or(self.leaves.len() < MAX_CLIENTS, |l| !l.away);
+        if !is_counted || group.is_some_and(|g| g.members().any(|m| is_of_client(m, beat))) {
+            return;
         }
+        let leaves = self.leaves.entry(key).or_insert(Leaves {
+            count: 0,
+            last: now,
+            away: true,
+        });
+        leaves.count = leaves.count.saturating_add(1);
+        (leaves.last, leaves.away) = (now, true);
     }
 
     /// A client is about to join: decides whether it waits. Called before the join is replicated, so that
@@ -77,19 +90,19 @@ impl Flapping {
         group: Option<&ConsumerGroup>,
         config: &GroupConfig,
     ) {
+        let key = key(beat.instance.as_ref(), &beat.client);
+        let leaves = self.leaves.get_mut(&key).map(|leaves| {
+            leaves.away = false;
+            *leaves
+        });
         let Some(group) = group.filter(|g| g.member(&beat.member).is_none()) else {
             return;
         };
-        let key = key(beat.instance.as_ref(), &beat.client);
-        let leaves = self.leaves.get(&key).copied();
         let Some(leaves) = leaves.filter(|l| l.count >= FLAPS && now.since(l.last) < MEMORY) else {
             return;
         };
         // Several members that share a client id are restarted one after another: none of them flaps.
-        if group
-            .members()
-            .any(|m| self::key(m.instance.as_ref(), &m.client) == key)
-        {
+        if group.members().any(|m| is_of_client(m, beat)) {
             return;
         }
         let doubled = FIRST_DELAY * 2u32.saturating_pow((leaves.count - FLAPS).min(16));
@@ -104,7 +117,7 @@ impl Flapping {
         self.withheld.get(member).is_some_and(|until| *until > now)
     }
 
-    /// The members of the group that are not to be planned for, and until when at most; none if nobody
+    /// The members of the group that are not to be planned for, sorted, and until when at most; none if nobody
     /// else would be left.
     pub(super) fn waiting(
         &mut self,

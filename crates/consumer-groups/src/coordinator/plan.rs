@@ -72,9 +72,12 @@ impl GroupCoordinator {
         local.plan.since = None;
         local.plan.last = Some(view.now);
         let Some(found) = view.state.group(group) else {
+            self.release_parked(view, group);
             return;
         };
-        let Some(consumer) = found.consumer() else {
+        let Some(consumer) = found.consumer().filter(|c| c.member_count() > 0) else {
+            // All have left: no plan will ever answer those that wait for one.
+            self.release_parked(view, group);
             return;
         };
         // Whoever waits is not planned for, and the group stays one epoch behind until it is. So the epoch
@@ -116,8 +119,13 @@ impl GroupCoordinator {
         self.local(group).plan.in_flight = false;
         match result {
             Ok(()) => self.release_parked(view, group),
-            // Planned for again below, on what is there now.
-            Err(GroupError::Superseded) => {}
+            // Planned for again below, on what is there now, unless nobody is.
+            Err(GroupError::Superseded) => {
+                let consumer = view.state.group(group).and_then(Group::consumer);
+                if consumer.is_none_or(|c| c.member_count() == 0) {
+                    self.release_parked(view, group);
+                }
+            }
             Err(error) => {
                 let parked = std::mem::take(&mut self.local(group).parked);
                 for (ticket, _) in parked.into_values() {
@@ -139,9 +147,8 @@ impl GroupCoordinator {
             let Some(consumer) = group.consumer().filter(|c| c.member_count() > 0) else {
                 continue;
             };
-            if group.epoch > consumer.target_epoch {
-                continue;
-            }
+            // Also of a group that is to be planned for: a plan on its way knows the old topics, and one that
+            // is held back for a client that flaps would hold the new partitions back too.
             let fingerprint = Wanted::of(consumer, view.topics).fingerprint();
             if fingerprint != consumer.fingerprint {
                 let op = Op::TopicsChanged {
@@ -208,7 +215,7 @@ impl Wanted {
     }
 }
 
-/// Computes the targets that differ from the present ones.
+/// Computes the targets that differ from the present ones. `left_out` is sorted.
 fn target(
     group: &Group,
     epoch: Epoch,
@@ -292,7 +299,10 @@ fn spec(
         .collect();
     let mut last: Option<(Subscription<'_>, Arc<[u32]>)> = None;
     let mut members = Vec::with_capacity(consumer.member_count());
-    for member in consumer.members().filter(|m| !left_out.contains(&m.id)) {
+    for member in consumer
+        .members()
+        .filter(|m| left_out.binary_search(&m.id).is_err())
+    {
         let key = (&member.topics, member.pattern.as_str());
         let topics = match &last {
             Some((of, topics)) if *of == key => Arc::clone(topics),

@@ -181,11 +181,14 @@ pub struct HeartbeatAnswer {
 }
 
 impl Request {
-    /// The group that a consumer joins by the consumer protocol.
+    /// The group that a consumer joins by the consumer protocol, and as whom. None of a static member:
+    /// its share is kept for it until its session ends.
     #[cfg(feature = "tokio")]
-    pub(crate) fn joins(&self) -> Option<&GroupId> {
+    pub(crate) fn joins(&self) -> Option<(GroupId, MemberId)> {
         match self {
-            Self::Heartbeat(beat) if beat.epoch == Epoch::JOIN => Some(&beat.group),
+            Self::Heartbeat(beat) if beat.epoch == Epoch::JOIN && beat.instance.is_none() => {
+                Some((beat.group.clone(), beat.member.clone()))
+            }
             _ => None,
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rules::{beat, call, owned};
 use super::world::{World, group, member};
-use crate::{Epoch, GroupPhase, Heartbeat, InstanceId};
+use crate::{ClientInfo, Epoch, GroupPhase, Heartbeat, InstanceId, Request};
 
 /// How often the client has left.
 const LIVES: u32 = 6;
@@ -141,5 +141,50 @@ fn a_static_member_that_leaves_for_a_while_again_and_again_disturbs_nobody() {
         call(&mut world, flapping(life, Epoch::LEAVE_STATIC)).unwrap();
         let back = call(&mut world, flapping(life + 1, Epoch::JOIN)).unwrap();
         assert_eq!(owned(&back).len(), 3, "life {life}");
+    }
+}
+
+#[test]
+fn new_partitions_do_not_wait_for_a_client_that_flaps() {
+    let mut world = World::new();
+    flapped(&mut world);
+    let before = world.now;
+    call(&mut world, flapping(LIVES, Epoch::JOIN)).unwrap();
+    world.topics.put("t", 10);
+    settle(&mut world, &["a", "b"]);
+    assert_eq!([known(&world, "a").1, known(&world, "b").1], [5, 5]);
+    assert!(world.now.since(before) < Duration::from_secs(5));
+}
+
+#[test]
+fn a_host_whose_members_are_restarted_together_is_not_one_that_flaps() {
+    for together in [true, false] {
+        let mut world = World::new();
+        world.topics.put("t", 10);
+        let on_host = |id: &str, epoch| Heartbeat {
+            client: ClientInfo {
+                id: "reader".to_owned(),
+                host: "10.0.0.1".to_owned(),
+            },
+            ..beat(id, epoch, &[])
+        };
+        call(&mut world, beat("other", Epoch::JOIN, &[])).unwrap();
+        let ids = ["a", "b", "c", "d"];
+        for id in ids {
+            call(&mut world, on_host(id, Epoch::JOIN)).unwrap();
+        }
+        settle(&mut world, &["other", "a", "b", "c", "d"]);
+        for id in ids {
+            world.ask(Request::Heartbeat(Box::new(on_host(id, Epoch::LEAVE))));
+            if !together {
+                world.settle();
+            }
+        }
+        world.settle();
+        settle(&mut world, &["other"]);
+        // The first one that is back gets its share at once.
+        call(&mut world, on_host("a2", Epoch::JOIN)).unwrap();
+        settle(&mut world, &["other", "a2"]);
+        assert_eq!(known(&world, "a2").1, 5, "together: {together}");
     }
 }

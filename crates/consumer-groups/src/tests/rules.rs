@@ -95,6 +95,42 @@ fn of_a_member_that_joins_twice_only_the_last_word_counts() {
 }
 
 #[test]
+fn a_join_is_answered_though_everybody_leaves_before_the_plan() {
+    let ask = |world: &mut World, id: &str, epoch| {
+        world.ask(Request::Heartbeat(Box::new(beat(id, epoch, &[]))))
+    };
+    let refused = Some(Response::Heartbeat(Err(GroupError::UnknownMember)));
+    for deleted in [false, true] {
+        let mut world = World::new();
+        world.topics.put("t", 2);
+        let joins = ["a", "b"].map(|id| ask(&mut world, id, Epoch::JOIN));
+        world.settle();
+        for id in ["a", "b"] {
+            ask(&mut world, id, Epoch::LEAVE);
+        }
+        world.settle();
+        if deleted {
+            let group = group("g");
+            world.call(Request::Propose(Op::DeleteGroup { group }));
+        }
+        world.pass(Duration::from_secs(2));
+        for ticket in joins {
+            assert_eq!(world.replies.remove(&ticket), refused, "{deleted}");
+        }
+    }
+    // The plan is in the log behind the leave.
+    let mut world = World::new();
+    world.topics.put("t", 2);
+    let join = ask(&mut world, "a", Epoch::JOIN);
+    let batch = world.take_batch();
+    let results = world.apply(&batch);
+    ask(&mut world, "a", Epoch::LEAVE);
+    world.step(|c, view| c.applied(view, batch, results));
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.replies.remove(&join), refused);
+}
+
+#[test]
 fn heartbeats_of_a_settled_group_write_nothing() {
     let mut world = World::new();
     world.topics.put("t", 2);

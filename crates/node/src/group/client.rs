@@ -67,6 +67,8 @@ pub(super) struct Client {
     bootstrap: Vec<Address>,
     open: BTreeMap<String, TcpStream>,
     issued: i32,
+    /// Something of the last request may have been sent.
+    sent: bool,
     repeated: bool,
 }
 
@@ -76,6 +78,7 @@ impl Client {
             bootstrap,
             open: BTreeMap::new(),
             issued: 0,
+            sent: false,
             repeated: false,
         }
     }
@@ -91,6 +94,7 @@ impl Client {
             address: to.clone(),
             reason,
         };
+        self.sent = false;
         self.issued = self.issued.wrapping_add(1);
         let frame = encode(self.issued, version, request).map_err(unreachable)?;
         let key = to.to_string();
@@ -98,6 +102,7 @@ impl Client {
             Some(stream) => stream,
             None => connect(to).map_err(|e| unreachable(e.to_string()))?,
         };
+        self.sent = true;
         let answer = exchange(&mut stream, &frame).map_err(|e| unreachable(e.to_string()))?;
         let answer = decode::<R>(answer, self.issued, version).map_err(unreachable)?;
         self.open.insert(key, stream);
@@ -158,7 +163,8 @@ impl Client {
                 Ok(coordinator) => {
                     self.repeated |= is_lost;
                     let asked = self.call(&coordinator, version, request);
-                    is_lost |= asked.is_err();
+                    // A node that could not be connected to has done nothing.
+                    is_lost |= asked.is_err() && self.sent;
                     asked
                 }
                 Err(error) => Err(error),
@@ -259,4 +265,72 @@ fn decode<R: Request>(
         return Err("an answer to another request".to_owned());
     }
     R::Response::decode(&mut answer, version).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use kafka_protocol::messages::FindCoordinatorResponse;
+
+    use super::*;
+
+    fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).unwrap();
+        let mut frame = vec![0; usize::try_from(i32::from_be_bytes(length)).unwrap()];
+        stream.read_exact(&mut frame).unwrap();
+        frame
+    }
+
+    /// Answers that the coordinator is at these ports in turn; for none it hangs up instead.
+    fn serve(listener: &TcpListener, ports: &[Option<u16>]) {
+        let mut stream = listener.accept().unwrap().0;
+        for port in ports {
+            let frame = read_frame(&mut stream);
+            let Some(port) = port else {
+                drop(stream);
+                stream = listener.accept().unwrap().0;
+                continue;
+            };
+            let correlation = i32::from_be_bytes(frame[4..8].try_into().unwrap());
+            let version = FIND_COORDINATOR_VERSION;
+            let mut body = BytesMut::new();
+            let header = ResponseHeader::default().with_correlation_id(correlation);
+            let answer = FindCoordinatorResponse::default()
+                .with_host(text("127.0.0.1"))
+                .with_port((*port).into());
+            let header_version = FindCoordinatorResponse::header_version(version);
+            header.encode(&mut body, header_version).unwrap();
+            answer.encode(&mut body, version).unwrap();
+            let length = i32::try_from(body.len()).unwrap().to_be_bytes();
+            stream.write_all(&[&length, &body[..]].concat()).unwrap();
+        }
+    }
+
+    /// Asks the coordinator something; whether the request was repeated.
+    fn is_repeated(ports: impl FnOnce(u16, u16) -> Vec<Option<u16>>) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let own = listener.local_addr().unwrap().port();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let closed = other.local_addr().unwrap().port();
+        drop(other);
+        let ports = ports(own, closed);
+        let server = std::thread::spawn(move || serve(&listener, &ports));
+        let mut client = Client::new(vec![Address::new("127.0.0.1", own).unwrap()]);
+        let request = FindCoordinatorRequest::default().with_key(text("g"));
+        let asked =
+            client.at_coordinator("g", FIND_COORDINATOR_VERSION, &request, |a| a.error_code);
+        asked.unwrap();
+        server.join().unwrap();
+        client.was_repeated()
+    }
+
+    #[test]
+    fn only_a_request_that_was_sent_may_have_been_carried_out() {
+        let refused = |own, closed| vec![Some(closed), Some(own), Some(own)];
+        assert!(!is_repeated(refused));
+        let lost = |own, _| vec![Some(own), None, Some(own), Some(own)];
+        assert!(is_repeated(lost));
+    }
 }
