@@ -133,7 +133,7 @@ async fn who_joins_again_while_its_first_join_is_answered_stays_a_member() {
     // Its join and the plan are committed, and what brings its share is on its way.
     let proposed = async {
         while asked.load(Ordering::SeqCst) < 3 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(DEADLINE, proposed).await.unwrap();

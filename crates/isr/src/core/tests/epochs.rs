@@ -1,4 +1,4 @@
-//! What a client is told of the ends of leader epochs.
+//! What a client is told of the ends of leader epochs, and who waits across one.
 
 use rivven_core_types::{Durability, EpochEnd, LeaderEpoch, ReplicaLog};
 
@@ -58,4 +58,30 @@ fn kip_279_of_a_deleted_epoch_only_the_start_of_the_log_is_known() {
     assert_eq!(b.log.log_start(), at(4));
     let asked = b.core.epoch_end(epoch(0), None, &b.log).unwrap().unwrap();
     assert_eq!(asked.end, at(4), "{asked:?}");
+}
+
+/// A replica that goes ends the epoch. The one that leads goes on leading: a client that is told otherwise
+/// writes its records a second time.
+#[test]
+fn a_leader_that_goes_on_in_the_next_epoch_answers_who_waits() {
+    for durability in [Durability::Fsync, Durability::Replicated] {
+        let [mut a, mut b, mut c] = trio(durability, 1);
+        let written = a.produce(&plain("x"), Acks::All);
+        let next = led_by(&record(durability), 1, &[1, 2, 3]);
+        for node in [&mut a, &mut b, &mut c] {
+            node.apply(&next);
+        }
+        assert!(!a.acks().contains_key(&written), "nobody else holds it yet");
+        a.flush();
+        for _ in 0..3 {
+            sync(&mut a, &mut b);
+            sync(&mut a, &mut c);
+        }
+        assert!(a.acks()[&written].is_ok(), "{:?}", a.acks());
+
+        // Two epochs on, another one may have led meanwhile.
+        let written = a.produce(&plain("y"), Acks::All);
+        a.apply(&led_by(&led_by(&next, 2, &[1, 2, 3]), 1, &[1, 2, 3]));
+        assert!(a.acks()[&written].is_err());
+    }
 }

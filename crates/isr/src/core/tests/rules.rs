@@ -431,32 +431,6 @@ fn overtaken_progress_is_served_but_not_believed() {
     assert_eq!(a.high_watermark(), at(1));
 }
 
-/// A replica that goes ends the epoch. The one that leads goes on leading: a client that is told otherwise
-/// writes its records a second time.
-#[test]
-fn a_leader_that_goes_on_in_the_next_epoch_answers_who_waits() {
-    for durability in BOTH {
-        let [mut a, mut b, mut c] = trio(durability, 1);
-        let written = a.produce(&plain("x"), Acks::All);
-        let next = led_by(&record(durability), 1, &[1, 2, 3]);
-        for node in [&mut a, &mut b, &mut c] {
-            node.apply(&next);
-        }
-        assert!(!a.acks().contains_key(&written), "nobody else holds it yet");
-        a.flush();
-        for _ in 0..3 {
-            sync(&mut a, &mut b);
-            sync(&mut a, &mut c);
-        }
-        assert!(a.acks()[&written].is_ok(), "{:?}", a.acks());
-
-        // Two epochs on, another one may have led meanwhile.
-        let written = a.produce(&plain("y"), Acks::All);
-        a.apply(&led_by(&led_by(&next, 2, &[1, 2, 3]), 1, &[1, 2, 3]));
-        assert!(a.acks()[&written].is_err());
-    }
-}
-
 #[test]
 fn a_new_leader_shows_no_end_before_it_knows_the_high_watermark() {
     // KIP-207: the end that consumers see never goes back.
