@@ -57,6 +57,14 @@ pub struct ReplicationConfig {
     pub scrub_bytes_per_second: u64,
     /// Pause before an in-sync-set proposal is sent again.
     pub alter_retry: Duration,
+    /// `leader.replication.throttled.rate` (KIP-73): most record bytes per second that this node sends
+    /// to followers that catch up. `None`: as many as there are. Followers in the in-sync set, and
+    /// those that the high watermark waits for, are never held back. Below what is written to those
+    /// partitions a follower never gets there.
+    pub leader_throttled_bytes_per_second: Option<u64>,
+    /// `follower.replication.throttled.rate`: most record bytes per second that this node fetches for
+    /// replicas outside the in-sync set. `None`: as many as there are.
+    pub follower_throttled_bytes_per_second: Option<u64>,
 }
 
 impl Default for ReplicationConfig {
@@ -82,6 +90,8 @@ impl Default for ReplicationConfig {
             group_sync_from: 16,
             scrub_bytes_per_second: 8 * 1024 * 1024,
             alter_retry: Duration::from_millis(100),
+            leader_throttled_bytes_per_second: None,
+            follower_throttled_bytes_per_second: None,
         }
     }
 }
@@ -92,7 +102,8 @@ impl ReplicationConfig {
     /// # Errors
     /// [`ReplicationError::InvalidConfig`] names the first field that is out of range.
     pub fn validate(&self) -> Result<(), ReplicationError> {
-        let checks: [(&'static str, bool, &'static str); 19] = [
+        let rate_is_sound = |rate: Option<u64>| rate.is_none_or(|rate| rate >= 1024);
+        let checks: [(&'static str, bool, &'static str); 21] = [
             ("min_isr", self.min_isr >= 1, "must be at least 1"),
             (
                 "replica_lag_max_time",
@@ -181,6 +192,16 @@ impl ReplicationConfig {
                 "alter_retry",
                 !self.alter_retry.is_zero(),
                 "must not be zero",
+            ),
+            (
+                "leader_throttled_bytes_per_second",
+                rate_is_sound(self.leader_throttled_bytes_per_second),
+                "must be at least 1024",
+            ),
+            (
+                "follower_throttled_bytes_per_second",
+                rate_is_sound(self.follower_throttled_bytes_per_second),
+                "must be at least 1024",
             ),
         ];
         match checks.iter().find(|(_, holds, _)| !holds) {

@@ -17,6 +17,11 @@ impl PartitionReplica {
         }
     }
 
+    /// Whether this replica follows, and is not in the committed in-sync set.
+    pub fn catches_up(&self) -> bool {
+        self.follows().is_some() && !self.state.isr.contains(&self.me)
+    }
+
     /// When a refused fetch may be tried again, if that is still to come.
     pub fn fetch_not_before(&self, now: MonoTime) -> Option<MonoTime> {
         match &self.role {

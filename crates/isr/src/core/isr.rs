@@ -70,6 +70,17 @@ impl PartitionReplica {
         )
     }
 
+    /// Whether `broker` follows from so far behind that nobody waits for it: a member of the in-sync
+    /// set, present or proposed, is never held back (KIP-73), nor one that the high watermark waits for.
+    pub fn is_catching_up(&self, broker: BrokerId, now: MonoTime, log: &dyn ReplicaLog) -> bool {
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        let remote = leader.remotes.get(&broker);
+        remote.is_some_and(|remote| !self.is_caught_up(remote, now, log))
+            && !self.maximal_isr().contains(&broker)
+    }
+
     /// Proposes `broker` for the in-sync set if it holds everything committed: all conditions are
     /// judged on one snapshot of one fetch (KAFKA-15221).
     pub(crate) fn try_expand(

@@ -21,6 +21,7 @@ use super::inner::{Inner, tick};
 use super::seed::{NoController, NoPeers, PartitionReplication, TokioExecutor};
 use super::session::Sessions;
 use super::shard::{Mailbox, Shard, ShardParts, StatusTable, signal};
+use super::throttle::Throttles;
 use super::{alter, flusher, scrubber, serve};
 use crate::config::ReplicationConfig;
 use crate::core::{ClusterView, OffsetSpec, PartitionStatus, ReplicaRole};
@@ -119,6 +120,7 @@ impl ReplicationManager {
         let statuses = StatusTable::default();
         let signals = SignalTable::default();
         let contact_until = Arc::new(AtomicU64::new(0));
+        let throttles = Arc::new(Throttles::new(&config));
         let mut shards = Vec::new();
         let mut mailboxes = Vec::new();
         for index in 0..config.shards {
@@ -137,6 +139,7 @@ impl ReplicationManager {
                 statuses: Arc::clone(&statuses),
                 signals: Arc::clone(&signals),
                 contact_until: Arc::clone(&contact_until),
+                throttles: Arc::clone(&throttles),
             });
             let name = format!("isr-shard-{index}");
             ports.shards.spawn(&name, Box::pin(shard.run(rx)));

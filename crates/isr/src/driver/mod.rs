@@ -15,6 +15,7 @@ mod session;
 mod shard;
 #[cfg(test)]
 mod tests;
+mod throttle;
 
 pub use api::{
     ControllerError, Fetch, FetchPartition, Fetched, FetchedPartition, LocalBroker, LocalLog,

@@ -17,16 +17,19 @@ use super::command::{Answer, Command};
 use super::fetcher::SignalTable;
 use super::flusher::{FlushJob, FlushWork};
 use super::session::{Session, tell};
+use super::throttle::Throttles;
 use crate::config::ReplicationConfig;
 use crate::core::{
     AckId, ClusterView, FetchPosition, Flushed, Output, PartitionReplica, PartitionStatus,
     ReplicaRole, Settings,
 };
 use crate::error::ReplicationError;
+use put_off::PutOff;
 
 mod apply;
 mod heal;
 mod keep;
+mod put_off;
 mod serve;
 
 /// Most commands of one round; after it flushes begin and states are published.
@@ -59,6 +62,7 @@ pub(super) struct ShardParts {
     pub(super) signals: SignalTable,
     /// Until when the controller session is good, in nanoseconds of the clock's origin.
     pub(super) contact_until: Arc<AtomicU64>,
+    pub(super) throttles: Arc<Throttles>,
 }
 
 struct Entry {
@@ -129,6 +133,8 @@ pub(super) struct Shard {
     hot: BTreeSet<PartitionId>,
     next_sweep: MonoTime,
     hints: Option<BTreeMap<PartitionId, Offset>>,
+    /// Reads for followers that catch up, which wait for the quota.
+    put_off: PutOff,
 }
 
 impl Shard {
@@ -164,6 +170,7 @@ impl Shard {
             hot: BTreeSet::new(),
             next_sweep: MonoTime::default(),
             hints: None,
+            put_off: PutOff::default(),
         }
     }
 
@@ -420,6 +427,7 @@ impl Shard {
         if sweep {
             self.sweep();
         }
+        self.put_off.resume(&self.parts.throttles.leader, now);
         self.flush_lazily(now);
         self.retain_some(now);
     }

@@ -3,3 +3,4 @@
 mod cluster;
 mod sessions;
 pub(super) mod support;
+mod throttle;

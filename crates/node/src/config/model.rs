@@ -122,6 +122,8 @@ pub(super) struct Replication {
     pub(super) replica_lag_max_messages: Option<Spanned<u64>>,
     pub(super) replica_lag_max_time_secs: Option<Spanned<u64>>,
     pub(super) fetch_interval_ms: Option<Spanned<u64>>,
+    pub(super) leader_throttled_bytes_per_second: Option<Spanned<u64>>,
+    pub(super) follower_throttled_bytes_per_second: Option<Spanned<u64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

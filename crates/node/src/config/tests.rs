@@ -345,3 +345,21 @@ fn the_secret_before_may_be_an_empty_file_until_it_is_needed() {
         assert!(files.read().unwrap_err().contains("cannot read"));
     }
 }
+
+#[test]
+fn replication_has_no_rate_unless_one_is_given() {
+    let plain = parsed(&format!("{SEED}{REST}")).unwrap().coordinator;
+    assert_eq!(plain.replication.leader_throttled_bytes_per_second, None);
+    let rated = |leader: u64| {
+        let keys = format!(
+            "fetch_interval_ms: 50\n    leader_throttled_bytes_per_second: {leader}\n    \
+             follower_throttled_bytes_per_second: 2048"
+        );
+        parsed(&format!("{SEED}{REST}").replace("fetch_interval_ms: 50", &keys))
+    };
+    let config = rated(10_000_000).unwrap().coordinator.replication;
+    assert_eq!(config.leader_throttled_bytes_per_second, Some(10_000_000));
+    assert_eq!(config.follower_throttled_bytes_per_second, Some(2048));
+    let text = rated(10).unwrap_err().to_string();
+    assert!(text.contains("leader_throttled_bytes_per_second"), "{text}");
+}

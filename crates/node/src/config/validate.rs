@@ -423,7 +423,22 @@ fn replication(
         1..=60_000,
         u64::try_from(default.fetch_interval.as_millis()).unwrap_or(u64::MAX),
     )?;
+    let throttled = |rate: Option<Spanned<u64>>, key| match rate {
+        Some(rate) => {
+            let rate = place.in_range(Some(rate), key, 1_024..=u64::MAX, 0)?;
+            Ok(Some(rate))
+        }
+        None => Ok(None),
+    };
     Ok(ReplicationConfig {
+        leader_throttled_bytes_per_second: throttled(
+            replication.leader_throttled_bytes_per_second,
+            "cluster.replication.leader_throttled_bytes_per_second",
+        )?,
+        follower_throttled_bytes_per_second: throttled(
+            replication.follower_throttled_bytes_per_second,
+            "cluster.replication.follower_throttled_bytes_per_second",
+        )?,
         min_isr: place.in_range(
             replication.min_isr,
             "cluster.replication.min_isr",

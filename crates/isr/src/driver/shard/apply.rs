@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use rivven_core_types::{LogError, Offset, PartitionId};
+use rivven_core_types::{BrokerId, LeaderEpoch, LogError, Offset, PartitionId};
 
 use super::{Entry, OpenFailure, Shard};
 use crate::core::{Output, PartitionReplica};
@@ -154,7 +154,7 @@ impl Shard {
             });
             let after = self.following(partition);
             if before != after {
-                let leaders = before.into_iter().chain(after).map(|(leader, _)| leader);
+                let leaders = before.into_iter().chain(after).map(|(leader, ..)| leader);
                 updated.touched.extend(leaders);
             }
             if applied == Ok(true) && !record.is_replica(self.parts.me) {
@@ -172,17 +172,16 @@ impl Shard {
         updated
     }
 
-    fn followed(&self, partition: PartitionId) -> Option<rivven_core_types::BrokerId> {
+    fn followed(&self, partition: PartitionId) -> Option<BrokerId> {
         self.partitions.get(&partition)?.core.follows()
     }
 
-    /// The leader and epoch that a partition follows.
-    fn following(
-        &self,
-        partition: PartitionId,
-    ) -> Option<(rivven_core_types::BrokerId, rivven_core_types::LeaderEpoch)> {
+    /// The leader and epoch that a partition follows, and whether the quota may hold it back: a replica
+    /// that joins the in-sync set is waited for, and fetches at once.
+    fn following(&self, partition: PartitionId) -> Option<(BrokerId, LeaderEpoch, bool)> {
         let core = &self.partitions.get(&partition)?.core;
-        Some((core.follows()?, core.record().leader_epoch))
+        let held = self.parts.throttles.follower.is_set() && core.catches_up();
+        Some((core.follows()?, core.record().leader_epoch, held))
     }
 
     /// A log that was cut is only safe once its broker has registered as lossy. If the cut was

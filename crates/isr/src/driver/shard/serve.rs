@@ -155,15 +155,22 @@ impl Shard {
     pub(super) fn replica_read(&mut self, read: ReplicaRead) {
         let mut answers = Vec::with_capacity(read.entries.len());
         let mut left = read.max_bytes;
+        let now = self.now();
         for stand in read.entries {
             let entry = stand.entry;
-            let fetch = ReplicaFetch {
+            let mut fetch = ReplicaFetch {
                 broker: read.broker,
                 node_epoch: read.node_epoch,
                 session_epoch: stand.session_epoch,
                 position: entry.position,
                 max_bytes: read.partition_max_bytes.min(left),
             };
+            let throttled =
+                fetch.max_bytes > 0 && self.is_throttled(entry.partition, read.broker, now);
+            let throttle = &self.parts.throttles.leader;
+            if throttled {
+                fetch.max_bytes = fetch.max_bytes.min(throttle.available(now));
+            }
             let answer = self
                 .drive(entry.partition, |core, log, view, now, out| {
                     core.replica_fetch(now, &fetch, view, log, out)
@@ -173,19 +180,36 @@ impl Shard {
             if let Ok(ReplicaFetched::Data { bytes, .. }) = &answer {
                 left = left.saturating_sub(bytes.len());
                 more = bytes.is_empty();
+                if throttled {
+                    self.parts.throttles.leader.spend(now, bytes.len());
+                }
             }
             if let Some(session) = &read.session
                 && let Some(partition) = self.partitions.get_mut(&entry.partition)
             {
                 session::watch(&mut partition.watchers, session);
                 if more && entry.position.fetch_offset < partition.log.log_end() {
-                    // The answer is full; it is the next one's turn.
-                    session.queue(entry.partition);
+                    if throttled {
+                        self.parts.throttles.leader.count_wait();
+                        self.put_off.push(entry.partition, session);
+                    } else {
+                        // The answer is full; it is the next one's turn.
+                        session.queue(entry.partition);
+                    }
                 }
             }
             answers.push((entry, answer));
         }
         let _gone = read.reply.send(answers);
+    }
+
+    /// Whether what a follower is sent counts against the leader's quota.
+    fn is_throttled(&self, partition: PartitionId, broker: BrokerId, now: MonoTime) -> bool {
+        self.parts.throttles.leader.is_set()
+            && self
+                .partitions
+                .get(&partition)
+                .is_some_and(|entry| entry.core.is_catching_up(broker, now, &*entry.log))
     }
 
     pub(super) fn local_fetch(
@@ -264,6 +288,7 @@ impl Shard {
             Wanted::Moved => {}
         }
         let report = matches!(wanted, Wanted::Moved);
+        let throttle = &self.parts.throttles.follower;
         let later = if report {
             &mut moved.for_report
         } else {
@@ -276,7 +301,13 @@ impl Shard {
             if entry.core.follows() != Some(leader) {
                 continue;
             }
-            if let Some(at) = entry.core.fetch_not_before(now) {
+            // A report asks for no records, and what is in sync waits for nothing.
+            let held = if !report && entry.core.catches_up() {
+                throttle.not_before(now)
+            } else {
+                None
+            };
+            if let Some(at) = entry.core.fetch_not_before(now).max(held) {
                 positions.retry_at = Some(positions.retry_at.map_or(at, |r| r.min(at)));
                 let _new = later.insert(partition);
                 continue;
@@ -331,9 +362,23 @@ impl Shard {
             let Some(asked) = told else {
                 continue;
             };
+            self.count_fetched(partition, &answer);
             let _unknown = self.drive(partition, |core, log, _view, now, out| {
                 core.fetched(now, &asked, answer, log, out);
             });
+        }
+    }
+}
+
+impl Shard {
+    /// Counts what came for a replica outside the in-sync set against the follower's quota.
+    fn count_fetched(&self, partition: PartitionId, answer: &FetchReply) {
+        if let FetchReply::Fetched(ReplicaFetched::Data { bytes, .. }) = answer
+            && let Some(entry) = self.partitions.get(&partition)
+            && entry.core.catches_up()
+        {
+            let now = self.now();
+            self.parts.throttles.follower.spend(now, bytes.len());
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::config::ReplicationConfig;
 use crate::core::{ClusterView, FetchPosition, FetchReply, ReplicaFetched};
 use crate::driver::command::{ShardUpdate, Wanted};
 use crate::driver::tests::support::{batch, epoch_of};
+use crate::driver::throttle::Throttles;
 use crate::mem_log::MemLogStore;
 
 const ME: BrokerId = BrokerId::new(3);
@@ -40,11 +41,12 @@ fn shard(store: &MemLogStore) -> Shard {
     // Nothing here waits for a flush or an answer of the controller.
     let (flusher, _) = mpsc::channel(1);
     let (alters, _) = mpsc::channel(1);
+    let config = ReplicationConfig::default();
     Shard::new(ShardParts {
         index: 0,
         count: 1,
         me: ME,
-        config: ReplicationConfig::default(),
+        config: config.clone(),
         logs: Arc::new(store.clone()) as Arc<dyn LogStore>,
         clock: Arc::new(StoppedClock),
         mailbox: Arc::new(Mailbox::default()),
@@ -53,6 +55,7 @@ fn shard(store: &MemLogStore) -> Shard {
         statuses: Arc::default(),
         signals: Arc::default(),
         contact_until: Arc::new(AtomicU64::new(u64::MAX)),
+        throttles: Arc::new(Throttles::new(&config)),
     })
 }
 
