@@ -53,6 +53,16 @@ pub fn encode<T: Serialize>(version: u8, value: &T, max: usize) -> Result<Bytes,
     Ok(Bytes::from(bytes))
 }
 
+/// Writes the encoding of `value` under `version` to `sink`, without holding it in memory.
+pub fn encode_into<T: Serialize, S: Extend<u8>>(
+    version: u8,
+    value: &T,
+    mut sink: S,
+) -> Result<S, WireError> {
+    sink.extend([version]);
+    postcard::to_extend(value, sink).map_err(|e| WireError::Malformed(e.to_string()))
+}
+
 /// Decodes a message of `version` from at most `max` bytes. The length of every collection is
 /// bounded by the bytes that are there, since postcard reserves at most what is left.
 pub fn decode<T: DeserializeOwned>(version: u8, bytes: &[u8], max: usize) -> Result<T, WireError> {

@@ -138,7 +138,7 @@ pub(crate) fn read(image: &mut dyn Read) -> Result<ClusterState, RestoreError> {
     if let Some(id) = cluster_id {
         state.set_cluster_id(id);
     }
-    state.applied = applied;
+    state.begin_at(applied);
     state.set_next_producer_id(next_producer_id);
     loop {
         match read_record(image)? {

@@ -39,6 +39,7 @@ mod apply;
 mod command;
 mod digest;
 mod election;
+mod feed;
 mod image;
 mod machine;
 mod placement;

@@ -11,6 +11,7 @@ use rivven_core_types::{
 };
 
 use crate::digest::{Kind, record_hash};
+use crate::feed::ChangeFeed;
 use crate::placement::Reassignment;
 use crate::records::{BrokerRecord, TopicRecord};
 
@@ -42,8 +43,8 @@ pub struct ClusterState {
     partitions: RedBlackTreeMapSync<PartitionId, PartitionEntry>,
     /// Which partitions a broker holds a replica of.
     assignments: RedBlackTreeSetSync<(BrokerId, PartitionId)>,
-    /// The partitions by their last change: the change feed.
-    changes: RedBlackTreeSetSync<(LogIndex, PartitionId)>,
+    /// The partitions that changed lately.
+    changes: ChangeFeed,
     /// The partitions without a leader.
     leaderless: RedBlackTreeSetSync<PartitionId>,
     /// The partitions whose replicas are on their way elsewhere.
@@ -68,7 +69,7 @@ impl Default for ClusterState {
             topic_names: RedBlackTreeMapSync::new_sync(),
             partitions: RedBlackTreeMapSync::new_sync(),
             assignments: RedBlackTreeSetSync::new_sync(),
-            changes: RedBlackTreeSetSync::new_sync(),
+            changes: ChangeFeed::default(),
             leaderless: RedBlackTreeSetSync::new_sync(),
             reassignments: RedBlackTreeMapSync::new_sync(),
             draining: RedBlackTreeSetSync::new_sync(),
@@ -211,14 +212,19 @@ impl ClusterState {
     }
 
     /// The change feed: the partitions that changed after `earlier`, by log index, then those of
-    /// `earlier` that were deleted. Costs as much as changed, plus the number of topics. If `earlier`
-    /// is in fact not earlier, only partitions that are gone are returned.
+    /// `earlier` that were deleted. Costs as much as changed, plus the number of topics; as much as there
+    /// are partitions, once `earlier` lies further back than changes are remembered. If `earlier` is in
+    /// fact not earlier, only partitions that are gone are returned.
     pub fn changed_since(&self, earlier: &Self) -> Vec<PartitionId> {
-        let from = (
-            LogIndex::new(earlier.applied.get().saturating_add(1)),
-            FIRST_PARTITION,
-        );
-        let mut changed: Vec<PartitionId> = self.changes.range(from..).map(|(_, id)| *id).collect();
+        let mut changes = self.changes.after(earlier.applied).unwrap_or_else(|| {
+            let all = self.partitions.iter();
+            let mut all: Vec<_> = all.map(|(id, entry)| (entry.changed, *id)).collect();
+            all.sort_unstable();
+            all
+        });
+        changes
+            .retain(|(at, id)| *at > earlier.applied && self.partition_changed_at(id) == Some(*at));
+        let mut changed: Vec<PartitionId> = changes.into_iter().map(|(_, id)| id).collect();
         for topic in earlier.topics.values() {
             if self.topics.get(&topic.id).is_none() {
                 changed.extend(topic.partition_ids());
@@ -292,6 +298,12 @@ impl ClusterState {
         self.brokers.last().map(|(id, _)| *id)
     }
 
+    /// Begins at `applied`, as a state that was read from an image does.
+    pub(crate) fn begin_at(&mut self, applied: LogIndex) {
+        self.applied = applied;
+        self.changes = ChangeFeed::complete_after(applied);
+    }
+
     pub(crate) const fn next_producer_id(&self) -> ProducerId {
         self.next_producer_id
     }
@@ -334,14 +346,7 @@ impl ClusterState {
 
     /// Inserts or replaces a partition's record.
     pub(crate) fn put_partition(&mut self, state: PartitionState, changed: LogIndex) {
-        let matters = |b: &BrokerId| state.last_known_isr.contains(b) && !state.isr.contains(b);
-        let lost = self.lost_members(&state.id);
-        let lost = lost.iter().copied().filter(matters).collect();
-        self.put_entry(PartitionEntry {
-            state,
-            changed,
-            lost,
-        });
+        self.put(state, changed, None);
     }
 
     /// Marks a member of the last known ISR as one that lost its disk. Not a change of the partition for
@@ -359,30 +364,48 @@ impl ClusterState {
         self.partitions.insert_mut(id, new);
     }
 
-    /// Inserts or replaces all that is known of a partition.
+    /// Inserts or replaces all that is known of a partition, its last change among it, which is not
+    /// news.
     pub(crate) fn put_entry(&mut self, entry: PartitionEntry) {
-        let PartitionEntry { state, changed, .. } = &entry;
-        let (id, changed) = (state.id, *changed);
-        let old = self.partitions.get(&id).cloned();
-        if let Some(old) = &old {
-            self.changes.remove_mut(&(old.changed, id));
-        }
-        let before = old.as_ref().map(|entry| entry.state.replicas.as_slice());
-        if before != Some(state.replicas.as_slice()) {
-            for broker in before.unwrap_or_default() {
+        self.put(entry.state, entry.changed, Some(entry.lost));
+    }
+
+    /// Those who lost their disk are `lost`, or else follow from what was known. A fence does this for each
+    /// replica that the broker holds: nothing is copied, and no index is touched that stays as it is.
+    fn put(&mut self, state: PartitionState, changed: LogIndex, lost: Option<Vec<BrokerId>>) {
+        let id = state.id;
+        let old = self.partitions.get(&id);
+        let is_news = lost.is_none() && old.is_none_or(|old| old.changed != changed);
+        let lost = lost.unwrap_or_else(|| {
+            let matters = |b: &BrokerId| state.last_known_isr.contains(b) && !state.isr.contains(b);
+            let lost = old.map_or(&[][..], |old| old.lost.as_slice()).iter();
+            lost.copied().filter(matters).collect()
+        });
+        let entry = PartitionEntry {
+            state,
+            changed,
+            lost,
+        };
+        let state = &entry.state;
+        let before = old.map_or(&[][..], |old| old.state.replicas.as_slice());
+        if before != state.replicas.as_slice() {
+            for broker in before {
                 self.assignments.remove_mut(&(*broker, id));
             }
             for broker in &state.replicas {
                 self.assignments.insert_mut((*broker, id));
             }
         }
-        if state.leader.is_some() {
-            self.leaderless.remove_mut(&id);
-        } else {
-            self.leaderless.insert_mut(id);
+        let was_leaderless = old.is_some_and(|old| old.state.leader.is_none());
+        match (was_leaderless, state.leader.is_none()) {
+            (true, false) => drop(self.leaderless.remove_mut(&id)),
+            (false, true) => self.leaderless.insert_mut(id),
+            (true, true) | (false, false) => {}
         }
-        self.rehash(Kind::Partition, old.as_ref(), Some(&entry));
-        self.changes.insert_mut((changed, id));
+        self.hash = rehashed(self.hash, Kind::Partition, old, Some(&entry));
+        if is_news {
+            self.changes.note(changed, id);
+        }
         self.partitions.insert_mut(id, entry);
     }
 
@@ -395,7 +418,6 @@ impl ClusterState {
             for broker in &entry.state.replicas {
                 self.assignments.remove_mut(&(*broker, id));
             }
-            self.changes.remove_mut(&(entry.changed, id));
             self.leaderless.remove_mut(&id);
             self.set_reassignment(id, None);
             self.partitions.remove_mut(&id);
@@ -410,11 +432,12 @@ impl ClusterState {
     }
 
     fn rehash<T: Serialize>(&mut self, kind: Kind, old: Option<&T>, new: Option<&T>) {
-        if let Some(old) = old {
-            self.hash = self.hash.wrapping_sub(record_hash(kind, old));
-        }
-        if let Some(new) = new {
-            self.hash = self.hash.wrapping_add(record_hash(kind, new));
-        }
+        self.hash = rehashed(self.hash, kind, old, new);
     }
+}
+
+/// The sum of hashes after one record has taken another's place.
+fn rehashed<T: Serialize>(hash: u64, kind: Kind, old: Option<&T>, new: Option<&T>) -> u64 {
+    let of = |record: Option<&T>| record.map_or(0, |record| record_hash(kind, record));
+    hash.wrapping_sub(of(old)).wrapping_add(of(new))
 }

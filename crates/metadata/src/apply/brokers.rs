@@ -219,33 +219,30 @@ fn mark_lost(state: &mut ClusterState, broker: BrokerId) {
 }
 
 /// Takes a broker that is not active any more out of every ISR, and out of every ELR where it lost
-/// records. One partition at a time, each on the state that the last change left (KAFKA-13173).
+/// records. One broker per command, on the state that the last one left (KAFKA-13173); no partition's change
+/// depends on another's.
 fn retire(
     state: &mut ClusterState,
     index: LogIndex,
     broker: BrokerId,
     is_lost: impl Fn(&PartitionId) -> bool,
 ) -> u32 {
-    let affected: Vec<PartitionId> = state
-        .partitions_of(broker)
-        .filter(|p| p.isr.contains(&broker) || p.elr.contains(&broker))
-        .map(|p| p.id)
-        .collect();
-    let mut count = 0u32;
-    for id in affected {
-        let Some(old) = state.partition(&id) else {
-            continue;
-        };
+    let without = |old: &PartitionState| {
+        if !old.isr.contains(&broker) && !old.elr.contains(&broker) {
+            return None;
+        }
         let isr: Vec<BrokerId> = old.isr.iter().copied().filter(|b| *b != broker).collect();
         let change = IsrChange {
             isr: &isr,
-            lost: is_lost(&id).then_some(broker),
+            lost: is_lost(&old.id).then_some(broker),
             recovery: old.recovery,
         };
-        if let Some(new) = change_isr(old, &change, |b| state.is_active(b)) {
-            state.put_partition(new, index);
-            count = count.saturating_add(1);
-        }
+        change_isr(old, &change, |b| state.is_active(b))
+    };
+    let changed: Vec<PartitionState> = state.partitions_of(broker).filter_map(without).collect();
+    let count = clamp(changed.len());
+    for new in changed {
+        state.put_partition(new, index);
     }
     count
 }

@@ -70,6 +70,11 @@ fn an_image_gives_back_the_state_and_its_behaviour() {
     let state = Arc::clone(&published.lock().unwrap()[0]);
     assert_eq!(state.applied(), c.state().applied());
     assert!(state.changed_since(c.state()).is_empty());
+    // It has not seen the changes, only when each partition changed last.
+    let blank = crate::ClusterState::default();
+    let changed = c.state().changed_since(&blank);
+    assert_eq!(changed.len(), c.state().partition_count());
+    assert_eq!(state.changed_since(&blank), changed);
     let command = registration(1, 2, &[]);
     let entry = super::support::entry(c.index + 1, &command);
     let theirs = restored.apply(std::slice::from_ref(&entry));
