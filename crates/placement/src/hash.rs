@@ -69,12 +69,23 @@ pub(crate) fn xxh64(input: &[u8], seed: u64) -> u64 {
     hash = hash.wrapping_add(u64::try_from(input.len()).unwrap_or(u64::MAX));
 
     let (_, tail) = input.as_chunks::<32>();
+    finish(hash, tail)
+}
+
+#[inline]
+fn mix_word(hash: u64, word: [u8; 8]) -> u64 {
+    (hash ^ round(0, u64::from_le_bytes(word)))
+        .rotate_left(27)
+        .wrapping_mul(PRIME_1)
+        .wrapping_add(PRIME_4)
+}
+
+/// Mixes in what is behind the last stripe, or behind the last whole word of that.
+#[inline]
+fn finish(mut hash: u64, tail: &[u8]) -> u64 {
     let (words, tail) = tail.as_chunks::<8>();
     for word in words {
-        hash = (hash ^ round(0, u64::from_le_bytes(*word)))
-            .rotate_left(27)
-            .wrapping_mul(PRIME_1)
-            .wrapping_add(PRIME_4);
+        hash = mix_word(hash, *word);
     }
     let (halves, tail) = tail.as_chunks::<4>();
     for half in halves {
@@ -91,12 +102,22 @@ pub(crate) fn xxh64(input: &[u8], seed: u64) -> u64 {
     avalanche(hash)
 }
 
-/// Hashes the partitions of one topic: its name is laid out once.
+/// Hashes the partitions of one topic: its name is mixed in once.
 #[derive(Debug)]
 pub(crate) struct TopicKey {
-    key: SmallKey,
     /// The name and a zero byte, which no name holds: no two keys are spelt the same.
+    key: SmallKey,
     prefix: usize,
+    /// What all partitions begin with, unless the key makes up a stripe.
+    begun: Option<Begun>,
+}
+
+/// The hash of the whole words of a prefix, and its rest with room for a partition.
+#[derive(Debug)]
+struct Begun {
+    hash: u64,
+    rest: [u8; 11],
+    length: usize,
 }
 
 impl TopicKey {
@@ -105,12 +126,30 @@ impl TopicKey {
         key.extend(topic.as_bytes());
         key.extend(&[0]);
         let prefix = key.bytes().len();
-        Self { key, prefix }
+        let length = prefix + size_of::<u32>();
+        let begun = (length < 32).then(|| {
+            let (words, tail) = key.bytes().as_chunks::<8>();
+            // Without a stripe the state is the seed and the length.
+            let hash = KEY_SEED.wrapping_add(PRIME_5).wrapping_add(length as u64);
+            let mut rest = [0; 11];
+            rest[..tail.len()].copy_from_slice(tail);
+            Begun {
+                hash: words.iter().fold(hash, |hash, word| mix_word(hash, *word)),
+                rest,
+                length: tail.len(),
+            }
+        });
+        Self { key, prefix, begun }
     }
 
     /// The hash of a partition.
     #[inline]
     pub(crate) fn partition(&mut self, partition: u32) -> u64 {
+        if let Some(begun) = &mut self.begun {
+            let end = begun.length + size_of::<u32>();
+            begun.rest[begun.length..end].copy_from_slice(&partition.to_be_bytes());
+            return finish(begun.hash, &begun.rest[..end]);
+        }
         self.key.truncate(self.prefix);
         self.key.extend(&partition.to_be_bytes());
         xxh64(self.key.bytes(), KEY_SEED)
@@ -132,6 +171,25 @@ pub(crate) fn pair_hash(a: u64, b: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_begun_once_is_the_hash_of_the_whole() {
+        for length in 1..80 {
+            let topic = "t".repeat(length);
+            let mut key = TopicKey::new(&topic);
+            for partition in [0, 1, 255, 70_000] {
+                let mut whole = topic.clone().into_bytes();
+                whole.push(0);
+                whole.extend_from_slice(&u32::to_be_bytes(partition));
+                assert_eq!(
+                    key.partition(partition),
+                    xxh64(&whole, KEY_SEED),
+                    "{length}"
+                );
+            }
+            assert_eq!(key.topic(), xxh64(topic.as_bytes(), KEY_SEED));
+        }
+    }
 
     #[test]
     fn xxh64_gives_the_published_vectors() {

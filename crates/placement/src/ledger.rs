@@ -305,6 +305,33 @@ impl Ledger {
         sets
     }
 
+    /// Counts one replica more of the topic in focus on a member, which [`Self::append`] is to be told of;
+    /// returns what it carries then.
+    #[inline]
+    pub(crate) fn credit(&mut self, slot: Slot, leads: bool) -> Loads {
+        let loads = &mut self.loads[slot as usize];
+        loads.topic.credit(leads);
+        loads.all.credit(leads);
+        *loads
+    }
+
+    /// Writes the replicas of the first partitions of the topic in focus, of which the table has nothing,
+    /// as counted by [`Self::credit`]: `factor` of each, one partition after the other.
+    pub(crate) fn append(&mut self, replicas: &[Slot], factor: usize) {
+        let Some((_, table)) = self.focus.as_mut() else {
+            return;
+        };
+        for (partition, replicas) in (0..).zip(replicas.chunks(factor)) {
+            table.partitions.push(partition, replicas);
+        }
+        let placed = NodeLoad {
+            replicas: replicas.len() as u64,
+            leaders: (replicas.len() / factor) as u64,
+        };
+        table.totals.add(placed);
+        self.totals.add(placed);
+    }
+
     /// Writes the replicas, all of them members, of a partition of the topic in focus of which the table
     /// has nothing.
     #[inline]

@@ -525,6 +525,27 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_500))]
 
+    /// A cap that never binds closes the short way.
+    #[test]
+    fn the_short_way_of_balanced_leads_where_the_long_one_does(
+        nodes in clusters(), rf in 1usize..6, partitions in prop::collection::vec(1u32..60, 1..5),
+        skipped in 0usize..4,
+    ) {
+        let config = config(PlacementStrategy::Balanced);
+        let mut short = placer_of(&nodes, config.clone());
+        let mut long = placer_of(&nodes, PlacementConfig { max_partitions_per_node: u32::MAX, ..config });
+        for (index, count) in partitions.into_iter().enumerate() {
+            let topic = format!("topic-{index}{}", "-long".repeat(index * 2));
+            if index == skipped {
+                let one = short.assign_partition(&topic, 3, rf);
+                prop_assert_eq!(one, long.assign_partition(&topic, 3, rf));
+            }
+            let whole = short.assign_topic(&topic, count, rf);
+            prop_assert_eq!(whole, long.assign_topic(&topic, count, rf));
+        }
+        prop_assert_eq!(loads(&short), loads(&long));
+    }
+
     #[test]
     fn no_strategy_sees_the_order_of_joining(
         (nodes, shuffled) in clusters().prop_flat_map(|n| (Just(n.clone()), Just(n).prop_shuffle())),
