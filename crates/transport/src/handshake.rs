@@ -116,8 +116,7 @@ pub enum InitiatorStep {
 }
 
 /// The message before a request that comes along with it; see the head of this module.
-#[cfg(feature = "quic")]
-pub(crate) fn early_claim(
+pub fn early_claim(
     local: &LocalIdentity,
     expected: &NodeName,
     lane: Lane,

@@ -75,7 +75,7 @@ pub use frame::{
 };
 pub use handshake::{
     Abilities, Established, Initiator, InitiatorStep, LocalIdentity, MAX_VERSION, MIN_VERSION,
-    ProvenPeer, Responder, ResponderStep, SessionKeys,
+    ProvenPeer, Responder, ResponderStep, SessionKeys, early_claim,
 };
 #[cfg(feature = "test-util")]
 pub use memory_network::{

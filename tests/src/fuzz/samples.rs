@@ -20,7 +20,7 @@ use rivven_metadata::{Command, MetadataStateMachine, ReplicaClaim};
 use rivven_swim::{Detector, Input, Output, SwimConfig, SwimSecurity};
 use rivven_transport::{
     FrameEncoder, FrameHeader, FrameType, Initiator, InitiatorStep, LocalIdentity, Responder,
-    ResponderStep, Security, WriteBatch,
+    ResponderStep, Security, WriteBatch, early_claim,
 };
 
 use crate::failure::{Doing, Failure};
@@ -71,7 +71,7 @@ pub(super) fn identity(text: &str) -> Result<LocalIdentity, Failure> {
 }
 
 /// The messages of a handshake, each behind a byte that says whom it is for: 0 and 1 the responder, 2 and 3
-/// the initiator.
+/// the initiator, 4 the responder on a channel that has proved who the other is.
 pub(super) fn handshakes() -> Samples {
     let what = || "a sample handshake".to_owned();
     let entropy = SeededEntropy::new(1);
@@ -92,6 +92,8 @@ pub(super) fn handshakes() -> Samples {
             samples.push([&[3], &reply[..]].concat());
         }
     }
+    let early = early_claim(&identity("a")?, &name("b")?, Lane::Rpc);
+    samples.push([&[4], &early.doing(what)?[..]].concat());
     Ok(samples)
 }
 

@@ -10,7 +10,7 @@ use rivven_core_types::{
 };
 use rivven_metadata::{Command, MetadataStateMachine};
 use rivven_swim::{Detector, DropReason, Event, Input, Output};
-use rivven_transport::{FrameDecoder, Initiator, Responder, Security};
+use rivven_transport::{FrameDecoder, Initiator, ProvenPeer, Responder, Security};
 
 use super::samples;
 use crate::failure::{Doing, Failure};
@@ -159,9 +159,14 @@ fn handshake() -> Result<Decode, Failure> {
     let (hello, challenge) = (hello.to_vec(), challenge.to_vec());
     Ok(Box::new(move |input| {
         let (stage, bytes) = input.split_first().unwrap_or((&0, &[]));
-        if stage % 4 < 2 {
-            let mut responder = Responder::new(b.clone(), Security::InsecureDev, None);
-            if stage % 4 == 1 {
+        let stage = stage % 5;
+        if matches!(stage, 0 | 1 | 4) {
+            let proven = (stage == 4).then(|| ProvenPeer {
+                name: a.name.clone(),
+                cluster: a.cluster,
+            });
+            let mut responder = Responder::new(b.clone(), Security::InsecureDev, proven);
+            if stage == 1 {
                 drop(responder.receive(&hello, &entropy));
             }
             return responder.receive(bytes, &entropy).is_ok();
@@ -171,7 +176,7 @@ fn handshake() -> Result<Decode, Failure> {
         let Ok((mut initiator, _)) = started else {
             return false;
         };
-        if stage % 4 == 3 {
+        if stage == 3 {
             drop(initiator.receive(&challenge));
         }
         initiator.receive(bytes).is_ok()
