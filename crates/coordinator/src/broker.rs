@@ -11,7 +11,9 @@ use rivven_core_types::{
     PeerRpc, RaftNodeId, RpcError, RpcKind, RpcRequest, SharedIoExecutor,
 };
 use rivven_isr::{LocalBroker, ReplicationManager};
-use rivven_metadata::{ClusterState, Command, CommandResult};
+use rivven_metadata::{
+    ClusterState, Command, CommandResult, LevelCommand, LevelRange, Registration,
+};
 use rivven_raft_store::{RaftHandle, RaftState};
 
 use crate::blocking;
@@ -122,13 +124,14 @@ enum Beat {
 impl BrokerSession {
     /// Registers, trying until it works, and publishes the registration.
     pub(crate) async fn register(&self, lossy: &[PartitionId]) -> LocalBroker {
-        let command = Command::RegisterBroker {
+        let command = Command::Level(LevelCommand::Register(Registration {
             info: self.info.clone(),
             incarnation: self.incarnation,
             raft_id: self.raft_id,
             log_dir: self.log_dir,
             lossy: lossy.to_vec(),
-        };
+            levels: LevelRange::SUPPORTED,
+        }));
         let mut failures = 0u32;
         loop {
             let outcome = self.proposer.commit(&command, REGISTER_DEADLINE).await;

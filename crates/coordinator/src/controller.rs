@@ -9,7 +9,7 @@ use rivven_core_types::{
     Clock, NodeName, PeerIdentity, PeerRpc, ProposeError, Proposer, RaftGroupId, Reply, RpcError,
     RpcRequest, RpcResponse, Term,
 };
-use rivven_metadata::{Command, CommandResult};
+use rivven_metadata::{ClusterState, Command, CommandResult, LevelCommand};
 use rivven_raft_store::{RaftHandle, RaftState};
 use rivven_swim::{MemberState, Membership};
 
@@ -39,6 +39,12 @@ pub(crate) struct Controller {
     pub(crate) membership: Arc<OnceLock<Membership>>,
     pub(crate) sessions: Mutex<Option<(Term, Sessions)>>,
     pub(crate) log_sizes: Arc<LogSizes>,
+}
+
+/// Raises the metadata level once every registered broker understands the next one.
+fn level_due(state: &ClusterState) -> Option<Command> {
+    let (from, to) = (state.level(), state.next_level()?);
+    Some(Command::Level(LevelCommand::Raise { from, to }))
 }
 
 impl Controller {
@@ -120,7 +126,11 @@ impl Controller {
         match (state.cluster_id(), self.former.cluster_id()) {
             (None, Some(cluster_id)) => vec![Command::FormCluster { cluster_id }],
             (None, None) => Vec::new(),
-            (Some(_), _) => sessions.due(self.clock.now(), &state, &|name| self.is_dead(name)),
+            (Some(_), _) => {
+                let mut due = sessions.due(self.clock.now(), &state, &|name| self.is_dead(name));
+                due.extend(level_due(&state));
+                due
+            }
         }
     }
 

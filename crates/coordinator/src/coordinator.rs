@@ -188,6 +188,7 @@ impl ClusterCoordinator {
             raft.clone(),
             rpc_of(&network),
             Arc::clone(&ports.clock),
+            state.clone(),
         );
         let members = Arc::new(Members {
             own: former.own.clone(),

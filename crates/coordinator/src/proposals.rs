@@ -8,11 +8,12 @@ use rivven_core_types::{
     Clock, Lane, LogIndex, NodeName, PeerIdentity, PeerRpc, ProposeError, Proposed, Proposer,
     RaftGroupId, Reply, RpcError, RpcKind, RpcRequest, RpcResponse,
 };
-use rivven_metadata::{ClusterState, Command, CommandResult};
+use rivven_metadata::{ClusterState, Command, CommandResult, LevelCommand, Rejection};
 use rivven_raft_store::RaftHandle;
 
 use crate::error::CoordinatorError;
 use crate::messages::{self, ProposeReply, ProposeRequest};
+use crate::state::StateWatch;
 
 /// Pause before a proposal is tried again while there is no leader, or the leader is not reachable.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -35,6 +36,7 @@ pub(crate) struct MetadataProposer {
     raft: RaftHandle,
     rpc: Arc<dyn PeerRpc>,
     clock: Arc<dyn Clock>,
+    state: StateWatch,
 }
 
 impl MetadataProposer {
@@ -43,12 +45,14 @@ impl MetadataProposer {
         raft: RaftHandle,
         rpc: Arc<dyn PeerRpc>,
         clock: Arc<dyn Clock>,
+        state: StateWatch,
     ) -> Self {
         Self {
             own_name,
             raft,
             rpc,
             clock,
+            state,
         }
     }
 
@@ -60,6 +64,7 @@ impl MetadataProposer {
         command: &Command,
         deadline: Duration,
     ) -> Result<Committed, CoordinatorError> {
+        self.state.current().check_level(command)?;
         let bytes = command
             .encode()
             .map_err(|e| CoordinatorError::InvalidRequest(e.to_string()))?;
@@ -218,13 +223,20 @@ fn admit(peer: &PeerIdentity, command: &[u8], state: &ClusterState) -> Result<()
     let command = Command::decode(command).map_err(|e| ProposeReply::NotUnderstood {
         reason: e.to_string(),
     })?;
-    authorize(peer, &command, state).map_err(|reason| ProposeReply::Forbidden { reason })
+    authorize(peer, &command, state).map_err(|reason| ProposeReply::Forbidden { reason })?;
+    let early = |e: Rejection| ProposeReply::Unavailable {
+        reason: e.to_string(),
+    };
+    state.check_level(&command).map_err(early)
 }
 
 /// A peer may speak for itself only, and sessions are the controller's own business.
 fn authorize(peer: &PeerIdentity, command: &Command, state: &ClusterState) -> Result<(), String> {
     let sender = match command {
         Command::RegisterBroker { info, .. } => Some(info.name.clone()),
+        Command::Level(LevelCommand::Register(registration)) => {
+            Some(registration.info.name.clone())
+        }
         Command::AlterPartitions { broker, .. } | Command::AllocateProducerIds { broker, .. } => {
             state.broker(*broker).map(|record| record.info.name.clone())
         }
@@ -245,7 +257,10 @@ fn authorize(peer: &PeerIdentity, command: &Command, state: &ClusterState) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rivven_core_types::{BrokerId, ClusterId, Incarnation, NodeEpoch};
+    use rivven_core_types::{
+        BrokerId, ClusterId, Incarnation, LogDirId, NodeEpoch, NodeInfo, RaftNodeId,
+    };
+    use rivven_metadata::{LevelRange, MetadataLevel, Registration};
 
     fn peer() -> PeerIdentity {
         PeerIdentity {
@@ -264,7 +279,20 @@ mod tests {
             cluster_id: ClusterId::from_bytes([1; 16]),
         };
         let of_another = Command::AllocateProducerIds { broker, node_epoch };
-        for command in [fence, form, of_another] {
+        let (from, to) = (MetadataLevel::FIRST, MetadataLevel::new(2));
+        let raise = Command::Level(LevelCommand::Raise { from, to });
+        let register = |name: &str| {
+            let address: rivven_core_types::Address = "127.0.0.1:1".parse().unwrap();
+            Command::Level(LevelCommand::Register(Registration {
+                info: NodeInfo::new(NodeName::new(name).unwrap(), address.clone(), address),
+                incarnation: Incarnation::from_bytes([1; 16]),
+                raft_id: RaftNodeId::new(1),
+                log_dir: LogDirId::from_bytes([1; 16]),
+                lossy: Vec::new(),
+                levels: LevelRange::SUPPORTED,
+            }))
+        };
+        for command in [fence, form, of_another, raise, register("node-3")] {
             assert!(
                 matches!(
                     admit(&peer(), &command.encode().unwrap(), &state),
@@ -276,7 +304,9 @@ mod tests {
         let delete = Command::DeleteTopic {
             name: "t".parse().unwrap(),
         };
-        assert!(admit(&peer(), &delete.encode().unwrap(), &state).is_ok());
+        for command in [delete, register("node-2")] {
+            assert!(admit(&peer(), &command.encode().unwrap(), &state).is_ok());
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Applies one command to the state: validates it whole, then changes.
 
 mod brokers;
+mod levels;
 mod partitions;
 mod placement;
 mod topics;
@@ -8,6 +9,7 @@ mod topics;
 use rivven_core_types::{BrokerId, ClusterId, LogIndex, NodeEpoch, ProducerId, planted};
 
 use crate::command::Command;
+use crate::levels::{LevelRange, Registration};
 use crate::records::BrokerRecord;
 use crate::rejection::Rejection;
 use crate::result::{CommandResult, PRODUCER_ID_BLOCK};
@@ -25,6 +27,7 @@ pub(crate) fn apply(
     if state.cluster_id().is_none() {
         return Err(Rejection::NotFormed);
     }
+    state.check_level(&command)?;
     match command {
         Command::FormCluster { cluster_id } => form_cluster(state, cluster_id),
         Command::RegisterBroker {
@@ -34,13 +37,15 @@ pub(crate) fn apply(
             log_dir,
             lossy,
         } => {
-            let registration = brokers::Registration {
+            let registration = Registration {
                 info,
                 incarnation,
                 raft_id,
                 log_dir,
+                lossy,
+                levels: LevelRange::UNSAID,
             };
-            brokers::register(state, index, registration, &lossy)
+            brokers::register(state, index, registration)
         }
         Command::UnfenceBroker { broker, node_epoch } => {
             brokers::unfence(state, index, broker, node_epoch)
@@ -93,6 +98,7 @@ pub(crate) fn apply(
         } => brokers::remove(state, index, (broker, node_epoch), accept_loss),
         Command::AlterTopic { name, change } => topics::alter(state, index, &name, &change),
         Command::Place(command) => placement::apply(state, index, command),
+        Command::Level(command) => levels::apply(state, index, command),
     }
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::levels::{LevelCommand, MetadataLevel};
 use crate::placement::{PlacementCommand, TopicPlacement};
 use rivven_core_types::wire::{self, WireError};
 use rivven_core_types::{
@@ -189,9 +190,33 @@ pub enum Command {
     },
     /// Replicas and leaderships change their places.
     Place(PlacementCommand),
+    /// Which commands the cluster may use.
+    Level(LevelCommand),
 }
 
 impl Command {
+    /// The least active level at which the command may be proposed and is applied. Exhaustive on purpose: a
+    /// new command is one of a new level.
+    pub const fn level(&self) -> MetadataLevel {
+        match self {
+            Self::FormCluster { .. }
+            | Self::RegisterBroker { .. }
+            | Self::UnfenceBroker { .. }
+            | Self::FenceBroker { .. }
+            | Self::BeginControlledShutdown { .. }
+            | Self::CreateTopic { .. }
+            | Self::DeleteTopic { .. }
+            | Self::AlterPartitions { .. }
+            | Self::AllocateProducerIds { .. }
+            | Self::RecoverPartition { .. }
+            | Self::ElectUnclean { .. }
+            | Self::RemoveBroker { .. }
+            | Self::AlterTopic { .. }
+            | Self::Place(_)
+            | Self::Level(_) => MetadataLevel::FIRST,
+        }
+    }
+
     /// Encodes the command; fails beyond [`limits::MAX_COMMAND_BYTES`].
     pub fn encode(&self) -> Result<Bytes, WireError> {
         wire::encode(COMMAND_VERSION, self, limits::MAX_COMMAND_BYTES)

@@ -16,6 +16,8 @@ pub(crate) enum Kind {
     Reassignment = 6,
     Draining = 7,
     Rebalancing = 8,
+    Level = 9,
+    Levels = 10,
 }
 
 /// FNV-1a (64 bit) over the bytes that are written to it.

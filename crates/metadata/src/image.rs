@@ -11,6 +11,7 @@ use rivven_core_types::{
     BrokerId, ClusterId, FrozenState, LogIndex, PartitionId, ProducerId, RestoreError,
 };
 
+use crate::levels::{LevelRange, MetadataLevel};
 use crate::placement::Reassignment;
 use crate::records::{BrokerRecord, TopicRecord};
 use crate::state::{ClusterState, PartitionEntry};
@@ -39,6 +40,8 @@ enum ImageRecord {
     Reassignment(PartitionId, Reassignment),
     Draining(BrokerId),
     Rebalancing,
+    Level(MetadataLevel),
+    Levels(BrokerId, LevelRange),
 }
 
 /// An immutable image of the metadata.
@@ -84,6 +87,12 @@ impl FrozenState for FrozenMetadata {
         }
         if state.is_rebalancing() {
             write_record(sink, &ImageRecord::Rebalancing)?;
+        }
+        if state.level() != MetadataLevel::FIRST {
+            write_record(sink, &ImageRecord::Level(state.level()))?;
+        }
+        for (broker, levels) in state.levels() {
+            write_record(sink, &ImageRecord::Levels(*broker, *levels))?;
         }
         let end = ImageRecord::End {
             brokers: count(state.broker_count()),
@@ -159,6 +168,18 @@ pub(crate) fn read(image: &mut dyn Read) -> Result<ClusterState, RestoreError> {
                 state.set_draining(broker, true);
             }
             ImageRecord::Rebalancing => state.set_rebalancing(true),
+            ImageRecord::Level(level) => {
+                if level < MetadataLevel::FIRST {
+                    return Err(malformed(format!("metadata level {level}")));
+                }
+                state.set_level(level);
+            }
+            ImageRecord::Levels(broker, levels) => {
+                if state.broker(broker).is_none() || !levels.is_valid() {
+                    return Err(malformed(format!("levels {levels} of broker {broker}")));
+                }
+                state.set_levels(broker, levels);
+            }
             ImageRecord::End {
                 brokers,
                 topics,

@@ -29,11 +29,12 @@
 //!   that lost its disk since cannot.
 //! - While a partition is reassigned its replicas are those it had and those it is to have; they become
 //!   the target in the step in which all of the target is in sync (KIP-455).
+//! - The active metadata level is one that every broker that is not removed has said to understand.
 //! - A rejected command leaves the state as it was.
 //!
 //! # Sources
 //! KIP-455 (reassignment), KIP-497 (AlterPartition), KIP-841 and KIP-903 (fencing, broker epochs), KIP-966 (eligible leader
-//! replicas), KIP-516 (topic ids), KAFKA-13173, KAFKA-14154, KAFKA-18106.
+//! replicas), KIP-516 (topic ids), KIP-584 and KIP-778 (levels), KAFKA-13173, KAFKA-14154, KAFKA-18106.
 
 mod apply;
 mod command;
@@ -41,6 +42,7 @@ mod digest;
 mod election;
 mod feed;
 mod image;
+mod levels;
 mod machine;
 mod placement;
 mod records;
@@ -51,6 +53,7 @@ mod state;
 mod tests;
 
 pub use command::{Command, ReplicaClaim, TopicChange};
+pub use levels::{LevelCommand, LevelRange, MetadataLevel, Registration};
 pub use machine::{MetadataStateMachine, Publisher};
 pub use placement::{
     MAX_STRATEGY_BYTES, PlacementCommand, Reassignment, ReplicaTarget, TopicPlacement,

@@ -13,6 +13,7 @@ use rivven_core_types::{
 use crate::apply;
 use crate::command::Command;
 use crate::image;
+use crate::levels::LevelRange;
 use crate::result::CommandResult;
 use crate::state::ClusterState;
 
@@ -28,6 +29,7 @@ pub type Publisher = Arc<dyn Fn(Arc<ClusterState>) + Send + Sync>;
 pub struct MetadataStateMachine {
     state: ClusterState,
     publisher: Publisher,
+    supported: LevelRange,
 }
 
 impl fmt::Debug for MetadataStateMachine {
@@ -45,7 +47,25 @@ impl MetadataStateMachine {
         Self {
             state: ClusterState::default(),
             publisher,
+            supported: LevelRange::SUPPORTED,
         }
+    }
+
+    /// The state machine of a build that understands other levels.
+    #[cfg(test)]
+    pub(crate) fn supporting(self, supported: LevelRange) -> Self {
+        Self { supported, ..self }
+    }
+
+    /// What the cluster does from here on is not for this build, if the active level is not.
+    fn check_level(&self, state: &ClusterState) -> Result<(), String> {
+        let (level, supported) = (state.level(), self.supported);
+        if supported.contains(level) {
+            return Ok(());
+        }
+        Err(format!(
+            "metadata level {level} is active; this build understands {supported}"
+        ))
     }
 
     /// The current state.
@@ -69,6 +89,10 @@ impl StateMachine for MetadataStateMachine {
             let result = apply::apply(&mut self.state, entry.index, command)
                 .unwrap_or_else(CommandResult::Rejected);
             self.state.applied = entry.index;
+            self.check_level(&self.state).map_err(|reason| ApplyStop {
+                index: entry.index,
+                reason,
+            })?;
             // Every list in a result is bounded well below the limit of an encoded one. Were it not
             // to fit, the proposer would find an empty result, which is a decoding error.
             results.push(result.encode().unwrap_or_default());
@@ -92,9 +116,12 @@ impl StateMachine for MetadataStateMachine {
     }
 
     fn restore(&self, image: &mut dyn io::Read) -> Result<Box<dyn StateMachine>, RestoreError> {
+        let state = image::read(image)?;
+        self.check_level(&state).map_err(RestoreError::Malformed)?;
         Ok(Box::new(Self {
-            state: image::read(image)?,
+            state,
             publisher: Arc::clone(&self.publisher),
+            supported: self.supported,
         }))
     }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::levels::{LevelRange, MetadataLevel};
+
 use rivven_core_types::{
     BrokerId, ClusterId, NodeEpoch, PartitionEpoch, PartitionId, RaftNodeId, TopicName,
 };
@@ -232,6 +234,35 @@ pub enum Rejection {
         /// The partition.
         partition: PartitionId,
     },
+    /// The command belongs to a metadata level that is not active yet, since not every broker runs a
+    /// build that understands it. Retriable. (UNSUPPORTED_VERSION)
+    #[error("metadata level {needed} is needed; {active} is active until all nodes are upgraded")]
+    LevelTooLow {
+        /// The level of the command.
+        needed: MetadataLevel,
+        /// The active level.
+        active: MetadataLevel,
+    },
+    /// A build does not understand the metadata level: run one there that does, or remove the broker.
+    /// (UNSUPPORTED_VERSION)
+    #[error("metadata level {level} is not among those that {}'s build understands, {levels}",
+        broker.map_or_else(|| "the node".to_owned(), |b| format!("broker {b}")))]
+    LevelUnsupported {
+        /// The broker; `None` if it has never been registered.
+        broker: Option<BrokerId>,
+        /// The level that is active, or is to be.
+        level: MetadataLevel,
+        /// What the build understands.
+        levels: LevelRange,
+    },
+    /// The metadata level is another one by now, or would fall. (INVALID_UPDATE_VERSION)
+    #[error("metadata level {active} is active, not {found}; it never falls")]
+    StaleLevel {
+        /// The level on which the command builds.
+        found: MetadataLevel,
+        /// The active level.
+        active: MetadataLevel,
+    },
 }
 
 impl Rejection {
@@ -246,6 +277,7 @@ impl Rejection {
                 | Self::AwaitingEligibleReplica { .. }
                 | Self::MissingClaim { .. }
                 | Self::UnsafeReassignment { .. }
+                | Self::LevelTooLow { .. }
         )
     }
 }

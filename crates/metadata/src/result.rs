@@ -9,6 +9,7 @@ use rivven_core_types::{
     TopicId,
 };
 
+use crate::levels::MetadataLevel;
 use crate::rejection::Rejection;
 
 /// Version of the encoding of [`CommandResult`].
@@ -85,6 +86,11 @@ pub enum CommandResult {
     Placed {
         /// How many partition records changed with it.
         partitions_changed: u32,
+    },
+    /// This metadata level is active now (or was already).
+    LevelActive {
+        /// The level.
+        level: MetadataLevel,
     },
 }
 

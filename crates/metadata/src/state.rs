@@ -6,14 +6,17 @@ use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde::{Deserialize, Serialize};
 
 use rivven_core_types::{
-    BrokerId, ClusterId, LogIndex, NodeName, PartitionId, PartitionState, ProducerId, RaftNodeId,
-    TopicId, TopicName,
+    BrokerId, ClusterId, FencedState, LogIndex, NodeName, PartitionId, PartitionState, ProducerId,
+    RaftNodeId, TopicId, TopicName,
 };
 
+use crate::command::Command;
 use crate::digest::{Kind, record_hash};
 use crate::feed::ChangeFeed;
+use crate::levels::{self, LevelRange, MetadataLevel};
 use crate::placement::Reassignment;
 use crate::records::{BrokerRecord, TopicRecord};
+use crate::rejection::Rejection;
 
 /// Most partitions of a cluster.
 pub const MAX_PARTITIONS: u32 = 1_000_000;
@@ -53,6 +56,10 @@ pub struct ClusterState {
     draining: RedBlackTreeSetSync<BrokerId>,
     /// Whether replicas are to be evened out.
     rebalancing: bool,
+    /// The active metadata level.
+    level: MetadataLevel,
+    /// What the brokers' builds understand, where they have said more than [`LevelRange::UNSAID`].
+    levels: RedBlackTreeMapSync<BrokerId, LevelRange>,
     hash: u64,
 }
 
@@ -74,6 +81,8 @@ impl Default for ClusterState {
             reassignments: RedBlackTreeMapSync::new_sync(),
             draining: RedBlackTreeSetSync::new_sync(),
             rebalancing: false,
+            level: MetadataLevel::FIRST,
+            levels: RedBlackTreeMapSync::new_sync(),
             hash: 0,
         }
     }
@@ -262,6 +271,58 @@ impl ClusterState {
     /// Whether replicas are to be evened out until they are even.
     pub const fn is_rebalancing(&self) -> bool {
         self.rebalancing
+    }
+
+    /// The active metadata level: commands of later ones are refused.
+    pub const fn level(&self) -> MetadataLevel {
+        self.level
+    }
+
+    /// The metadata levels that the broker's build understands.
+    pub fn levels_of(&self, broker: BrokerId) -> LevelRange {
+        let said = self.levels.get(&broker).copied();
+        said.unwrap_or(LevelRange::UNSAID)
+    }
+
+    /// The greatest level that all brokers understand that are not removed, if it is above the active
+    /// one.
+    pub fn next_level(&self) -> Option<MetadataLevel> {
+        let registered = self.brokers().filter(|b| b.state != FencedState::Removed);
+        let ranges: Vec<LevelRange> = registered.map(|b| self.levels_of(b.id)).collect();
+        let to = ranges.iter().map(|levels| levels.max).min()?;
+        let understood = ranges.iter().all(|levels| levels.contains(to));
+        (to > self.level && understood).then_some(to)
+    }
+
+    /// Whether the command may be used at the active level.
+    ///
+    /// # Errors
+    /// [`Rejection::LevelTooLow`].
+    pub fn check_level(&self, command: &Command) -> Result<(), Rejection> {
+        levels::check(command.level(), self.level)
+    }
+
+    pub(crate) fn set_level(&mut self, level: MetadataLevel) {
+        let first = MetadataLevel::FIRST;
+        let old = (self.level != first).then_some(self.level);
+        let new = (level != first).then_some(level);
+        self.rehash(Kind::Level, old.as_ref(), new.as_ref());
+        self.level = level;
+    }
+
+    pub(crate) fn set_levels(&mut self, broker: BrokerId, levels: LevelRange) {
+        let old = self.levels.get(&broker).map(|old| (broker, *old));
+        let new = (levels != LevelRange::UNSAID).then_some((broker, levels));
+        self.rehash(Kind::Levels, old.as_ref(), new.as_ref());
+        match new {
+            Some((broker, levels)) => self.levels.insert_mut(broker, levels),
+            None => drop(self.levels.remove_mut(&broker)),
+        }
+    }
+
+    /// What brokers have said about levels, by number.
+    pub(crate) fn levels(&self) -> impl Iterator<Item = (&BrokerId, &LevelRange)> {
+        self.levels.iter()
     }
 
     pub(crate) fn set_reassignment(&mut self, id: PartitionId, new: Option<Reassignment>) {

@@ -5,6 +5,7 @@ mod bytes;
 mod elr;
 mod golden;
 mod isr_changes;
+mod levels;
 mod model;
 mod model_world;
 mod reassignment;

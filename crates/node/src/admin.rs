@@ -230,6 +230,7 @@ impl Admin {
         let raft = self.coordinator.raft_status();
         let state = self.coordinator.cluster_state();
         let local = self.coordinator.session().local;
+        let levels = local.map(|local| state.levels_of(local.id));
         let verdict = match health.state {
             HealthState::Healthy => "healthy",
             HealthState::Degraded => "degraded",
@@ -242,7 +243,7 @@ impl Admin {
              \"controller\":{},\"term\":{},\"applied\":{},\"metadata_hash\":\"{:016x}\",\
              \"brokers\":{},\"active_brokers\":{},\"topics\":{},\"partitions\":{},\
              \"offline_partitions\":{},\"under_replicated_partitions\":{},\
-             \"under_min_isr_partitions\":{},\"fenced\":{}}}\n",
+             \"under_min_isr_partitions\":{},\"fenced\":{},\"metadata_level\":{},\"levels\":{}}}\n",
             self.coordinator.config().node.name,
             or_null(local.map(|l| l.id.to_string())),
             or_null(local.map(|l| l.node_epoch.to_string())),
@@ -259,6 +260,8 @@ impl Admin {
             health.under_replicated_partitions,
             health.under_min_isr_partitions,
             !health.is_active,
+            state.level(),
+            or_null(levels.map(|l| format!("[{},{}]", l.min, l.max))),
         );
         Answer {
             status: "200 OK",

@@ -16,7 +16,7 @@ use rivven_core_types::{
     NodeInfo, NodeName, Offset, PartitionEpoch, PartitionId, ProducerEpoch, ProducerId, RaftNodeId,
     RecoveryState, StateMachine, Term, TopicId, TopicName,
 };
-use rivven_metadata::{Command, MetadataStateMachine, ReplicaClaim};
+use rivven_metadata::{Command, LevelCommand, MetadataLevel, MetadataStateMachine, ReplicaClaim};
 use rivven_swim::{Detector, Input, Output, SwimConfig, SwimSecurity};
 use rivven_transport::{
     FrameEncoder, FrameHeader, FrameType, Initiator, InitiatorStep, LocalIdentity, Responder,
@@ -196,6 +196,10 @@ pub(super) fn commands() -> Samples {
             log_dir: LogDirId::from_bytes([5; 16]),
             lossy: vec![partition],
         },
+        Command::Level(LevelCommand::Raise {
+            from: MetadataLevel::FIRST,
+            to: MetadataLevel::new(2),
+        }),
         Command::UnfenceBroker { broker, node_epoch },
         Command::CreateTopic {
             name: TopicName::new("orders").doing(what)?,

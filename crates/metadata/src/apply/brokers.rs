@@ -3,37 +3,37 @@
 use std::collections::BTreeSet;
 
 use rivven_core_types::{
-    BrokerId, FencedState, Incarnation, LogDirId, LogIndex, NodeEpoch, NodeInfo, PartitionId,
-    PartitionState, RaftNodeId, limits, planted,
+    BrokerId, FencedState, LogIndex, NodeEpoch, PartitionId, PartitionState, limits, planted,
 };
 
 use super::{clamp, current_life};
 use crate::election::{IsrChange, change_isr};
+use crate::levels::Registration;
 use crate::records::BrokerRecord;
 use crate::rejection::Rejection;
 use crate::result::CommandResult;
 use crate::state::ClusterState;
 
-/// What a broker says about itself.
-pub(super) struct Registration {
-    pub(super) info: NodeInfo,
-    pub(super) incarnation: Incarnation,
-    pub(super) raft_id: RaftNodeId,
-    pub(super) log_dir: LogDirId,
-}
-
 pub(super) fn register(
     state: &mut ClusterState,
     index: LogIndex,
     registration: Registration,
-    lossy: &[PartitionId],
 ) -> Result<CommandResult, Rejection> {
     let Registration {
         info,
         incarnation,
         raft_id,
         log_dir,
+        lossy,
+        levels,
     } = registration;
+    if !levels.is_valid() || !levels.contains(state.level()) {
+        return Err(Rejection::LevelUnsupported {
+            broker: state.broker_by_name(&info.name).map(|b| b.id),
+            level: state.level(),
+            levels,
+        });
+    }
     let node_epoch = i64::try_from(index.get())
         .map(NodeEpoch::new)
         .map_err(|_| Rejection::EpochsExhausted)?;
@@ -65,7 +65,8 @@ pub(super) fn register(
         state: FencedState::Fenced,
         leaving: false,
     });
-    let lossy: BTreeSet<PartitionId> = lossy.iter().copied().collect();
+    state.set_levels(id, levels);
+    let lossy: BTreeSet<PartitionId> = lossy.into_iter().collect();
     retire(state, index, id, |partition| {
         (all_lost || lossy.contains(partition)) && !planted("metadata.lossy-stays-eligible")
     });

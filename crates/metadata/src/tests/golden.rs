@@ -7,9 +7,10 @@
 use rivven_core_types::StateMachine;
 use rivven_core_types::test_util::golden::{self, hex, unhex};
 
+use super::levels::{raise, upgrade};
 use super::support::{Cluster, b, ids, topic_name};
 use crate::placement::{PlacementCommand, ReplicaTarget};
-use crate::{Command, CommandResult, ReplicaClaim, TopicChange};
+use crate::{Command, CommandResult, LevelCommand, ReplicaClaim, TopicChange};
 use rivven_core_types::{LeaderEpoch, Offset};
 
 const GOLDEN: &str = include_str!("golden.txt");
@@ -36,10 +37,12 @@ const fn name(command: &Command) -> &'static str {
         Command::Place(PlacementCommand::SetDraining { .. }) => "Place.SetDraining",
         Command::Place(PlacementCommand::SetRebalancing { .. }) => "Place.SetRebalancing",
         Command::Place(PlacementCommand::AddPartitions { .. }) => "Place.AddPartitions",
+        Command::Level(LevelCommand::Register(_)) => "Level.Register",
+        Command::Level(LevelCommand::Raise { .. }) => "Level.Raise",
     }
 }
 
-const COMMANDS: usize = 18;
+const COMMANDS: usize = 20;
 
 /// A history in which every command occurs, accepted or refused.
 fn history() -> Cluster {
@@ -108,6 +111,13 @@ fn history() -> Cluster {
     c
 }
 
+/// What came after: brokers that say which levels they understand.
+fn later(c: &mut Cluster) {
+    c.ok(&upgrade(3, 1, 1, 1));
+    c.ok(&upgrade(5, 1, 1, 2));
+    c.run(&raise(1, 2));
+}
+
 fn image(c: &Cluster) -> Vec<u8> {
     let mut bytes = Vec::new();
     c.machine.freeze().write_to(&mut bytes).unwrap();
@@ -116,17 +126,21 @@ fn image(c: &Cluster) -> Vec<u8> {
 
 #[test]
 fn golden_bytes_of_commands_results_and_images_never_change() {
-    let c = history();
-    let mut lines = Vec::new();
+    let mut c = history();
+    let (mut lines, mut told) = (Vec::new(), 0);
     let mut names = std::collections::BTreeSet::new();
-    for (entry, result) in c.history.iter().zip(&c.results) {
-        let name = name(&Command::decode(&entry.command).unwrap());
-        names.insert(name);
-        lines.push(format!("{name} {} {}", hex(&entry.command), hex(result)));
+    for more in [None, Some(later)] {
+        more.into_iter().for_each(|more| more(&mut c));
+        for (entry, result) in c.history.iter().zip(&c.results).skip(told) {
+            let name = name(&Command::decode(&entry.command).unwrap());
+            names.insert(name);
+            lines.push(format!("{name} {} {}", hex(&entry.command), hex(result)));
+        }
+        told = c.history.len();
+        lines.push(format!("Image {}", hex(&image(&c))));
+        lines.push(format!("Hash {:016x}", c.machine.hash()));
     }
     assert_eq!(names.len(), COMMANDS, "{names:?}");
-    lines.push(format!("Image {}", hex(&image(&c))));
-    lines.push(format!("Hash {:016x}", c.machine.hash()));
     let text = lines.join("\n") + "\n";
     golden::hold(&text, GOLDEN, PATH).unwrap();
 }

@@ -53,11 +53,13 @@ pub(super) fn show(coordinator: &ClusterCoordinator, parameters: &Parameters<'_>
     let text = |t: Option<String>| t.map_or_else(|| "null".to_owned(), |t| format!("\"{t}\""));
     let nodes: Vec<String> = nodes.iter().map(node).collect();
     let body = format!(
-        "{{\"cluster\":{},\"controller\":{},\"term\":{},\"applied\":{},\"nodes\":[{}]}}\n",
+        "{{\"cluster\":{},\"controller\":{},\"term\":{},\"applied\":{},\
+         \"metadata_level\":{},\"nodes\":[{}]}}\n",
         text(state.cluster_id().map(|id| id.to_string())),
         text(raft.leader.map(|leader| leader.to_string())),
         raft.term,
         state.applied(),
+        state.level(),
         nodes.join(",")
     );
     Answer {
