@@ -17,6 +17,7 @@ mod everyday;
 mod faults;
 mod keeping;
 mod model;
+mod planted;
 mod power_loss;
 
 const DIR: &str = "/data/logs";

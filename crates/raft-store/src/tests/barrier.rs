@@ -8,7 +8,7 @@ use openraft::EntryPayload;
 use rivven_core_types::test_util::MemVfs;
 use rivven_core_types::{
     Address, Incarnation, Lane, LogIndex, PeerIdentity, RaftGroupId, Reply, Rng, RpcError,
-    RpcHandler, RpcKind, RpcRequest, RpcResponse, StateMachine,
+    RpcHandler, RpcKind, RpcRequest, RpcResponse, StateMachine, plant,
 };
 use serde::Serialize;
 
@@ -152,6 +152,13 @@ async fn a_snapshot_that_is_not_needed_is_confirmed_only_when_the_log_is_durable
         last >= Some(LogIndex::new(18)),
         "confirmed up to 18, kept {last:?}"
     );
+}
+
+#[test]
+fn a_planted_answer_before_the_barrier_loses_a_confirmed_snapshot() {
+    let _planted = plant("raft-store.snapshot-without-barrier").unwrap();
+    let lost = a_snapshot_that_is_not_needed_is_confirmed_only_when_the_log_is_durable;
+    std::panic::catch_unwind(lost).unwrap_err();
 }
 
 async fn after_power_loss(node: TestNode) -> TestNode {

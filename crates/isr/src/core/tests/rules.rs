@@ -288,7 +288,7 @@ fn kip_841_a_fenced_replica_is_not_proposed_and_does_not_hold_the_high_watermark
 }
 
 #[test]
-fn kip_903_an_earlier_life_of_a_replica_neither_joins_nor_counts() {
+pub(super) fn kip_903_an_earlier_life_of_a_replica_neither_joins_nor_counts() {
     let ([mut a, mut b, mut c], small) = joining();
     let old = c.fetch();
     a.view.node_epochs.insert(broker(3), NodeEpoch::new(20));
@@ -398,7 +398,7 @@ fn kafka_19996_under_min_isr_a_replica_at_a_stale_high_watermark_does_not_flap_i
 }
 
 #[test]
-fn a_log_never_leads_an_epoch_that_it_already_holds() {
+pub(super) fn a_log_never_leads_an_epoch_that_it_already_holds() {
     // After a restart that lost a tail, the same epoch would get a second history.
     let [mut a, mut b, _c] = trio(Durability::Replicated, 2);
     let _id = a.produce(&plain("lost"), Acks::Leader);
