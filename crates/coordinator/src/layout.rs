@@ -9,15 +9,6 @@ use rivven_placement::{
     PlacedPartition, PlacementError, Plan, ViewNode, plan,
 };
 
-/// The replicas that a partition has, or is to have if it is on its way elsewhere.
-pub(crate) fn settled<'a>(
-    state: &'a ClusterState,
-    partition: &'a PartitionState,
-) -> &'a [BrokerId] {
-    let under_way = state.reassignment(&partition.id);
-    under_way.map_or(&partition.replicas, |r| &r.target)
-}
-
 /// The nodes. One that is fenced keeps what it has and is given nothing, for it may come back; one
 /// that is fenced and to be emptied cannot give anything away: its replicas count as lost.
 fn view(state: &ClusterState) -> ClusterView {
@@ -56,16 +47,13 @@ impl Sizes {
 }
 
 fn assignment(state: &ClusterState, sizes: &Sizes) -> Assignment {
-    let factors: BTreeMap<_, _> = state
-        .topics()
-        .map(|topic| (topic.id, topic.replication_factor))
-        .collect();
     let placed = |partition: &PartitionState| {
-        let factor = factors.get(&partition.id.topic).copied().unwrap_or(1);
+        let replicas = state.settled_replicas(partition).to_vec();
         PlacedPartition {
             id: partition.id,
-            replicas: settled(state, partition).to_vec(),
-            replication_factor: usize::try_from(factor).unwrap_or(usize::MAX),
+            // Plans keep the number of replicas: only whoever asks for a reassignment changes it.
+            replication_factor: replicas.len(),
+            replicas,
             bytes: sizes.of(&partition.id),
         }
     };
@@ -114,7 +102,7 @@ fn loads(state: &ClusterState, except: Option<TopicId>) -> BTreeMap<BrokerId, No
     let mut loads: BTreeMap<BrokerId, NodeLoad> = BTreeMap::new();
     let others = state.partitions().filter(|p| Some(p.id.topic) != except);
     for partition in others {
-        for (place, broker) in settled(state, partition).iter().enumerate() {
+        for (place, broker) in state.settled_replicas(partition).iter().enumerate() {
             let load = loads.entry(*broker).or_default();
             load.replicas += 1;
             load.leaders += u64::from(place == 0);
@@ -142,8 +130,11 @@ pub(crate) fn populate<'a>(
     if let Some(topic) = grown {
         for partition in state.partitions_of_topic(topic.id) {
             let name = |id: &BrokerId| Some(state.broker(*id)?.info.name.clone());
-            let replicas: Vec<NodeName> =
-                settled(state, partition).iter().filter_map(name).collect();
+            let replicas: Vec<NodeName> = state
+                .settled_replicas(partition)
+                .iter()
+                .filter_map(name)
+                .collect();
             placer.adopt(topic.name.as_str(), partition.id.index.get(), &replicas)?;
         }
     }

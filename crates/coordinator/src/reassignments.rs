@@ -17,8 +17,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 pub type ReassignTo = (PartitionId, Option<Vec<BrokerId>>);
 
 impl ClusterCoordinator {
-    /// Moves the replicas of a partition to the nodes named, the preferred leader first; `None` cancels
-    /// a reassignment under way. It is done once all of them are in sync (KIP-455).
+    /// Moves the replicas of a partition to the nodes named, the preferred leader first: as many as it has,
+    /// or more, or fewer. `None` cancels a reassignment under way. It is done once all of them are in sync
+    /// (KIP-455).
     ///
     /// # Errors
     /// [`CoordinatorError::InvalidRequest`] or [`CoordinatorError::Rejected`]: nothing changed.
@@ -272,8 +273,8 @@ fn electable(state: &ClusterState, id: &PartitionId) -> Result<(), CoordinatorEr
     Ok(())
 }
 
-/// An assignment of new partitions: as many as are added, each of as many known brokers as the topic has
-/// replicas.
+/// An assignment of new partitions: as many as are added, each of as many known brokers as the topic's
+/// first partition has.
 fn check_assignment(
     state: &ClusterState,
     topic: &TopicRecord,
@@ -287,11 +288,11 @@ fn check_assignment(
             assignment.len()
         )));
     }
-    let factor = usize::try_from(topic.replication_factor).unwrap_or(usize::MAX);
+    let factor = usize::try_from(state.replication_factor(topic)).unwrap_or(usize::MAX);
     for (index, brokers) in (topic.partitions..).zip(assignment) {
         if brokers.len() != factor {
             return Err(CoordinatorError::InvalidAssignment(format!(
-                "topic {name} has {factor} replicas of each partition, but partition {index} is given {}",
+                "the first partition of topic {name} has {factor} replicas, but partition {index} is given {}",
                 brokers.len()
             )));
         }

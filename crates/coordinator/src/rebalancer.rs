@@ -19,7 +19,7 @@ use rivven_placement::{Goals, Limits, PlacementConfig, PlacementStrategy, Plan};
 use rivven_raft_store::{RaftHandle, RaftState};
 use std::sync::Arc;
 
-use crate::layout::{Sizes, in_flight, led_by_another, plan_for, settled, still_draining};
+use crate::layout::{Sizes, in_flight, led_by_another, plan_for, still_draining};
 use crate::log_sizes::{LogSizes, unknown_size};
 use crate::state::StateWatch;
 use rivven_core_types::Clock;
@@ -137,7 +137,7 @@ pub(crate) fn next_steps(
             Some(ReplicaTarget {
                 partition: step.partition,
                 partition_epoch: partition.partition_epoch,
-                target: Some(step.apply(settled(state, partition))),
+                target: Some(step.apply(state.settled_replicas(partition))),
             })
         });
         // Each by itself: one that comes too late must not hold up the others.
@@ -165,7 +165,7 @@ fn finish(state: &ClusterState, plan: &Plan) -> Vec<PlacementCommand> {
             let change = ReplicaTarget {
                 partition: step.partition,
                 partition_epoch: partition.partition_epoch,
-                target: Some(step.apply(settled(state, partition))),
+                target: Some(step.apply(state.settled_replicas(partition))),
             };
             Some(PlacementCommand::Reassign {
                 changes: vec![change],

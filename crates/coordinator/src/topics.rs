@@ -97,7 +97,7 @@ pub(crate) fn place_more(
     }
     let mut placer = PartitionPlacer::new(config);
     let ids = populate(&mut placer, state, Some(topic))?;
-    let factor = usize::try_from(topic.replication_factor).unwrap_or(usize::MAX);
+    let factor = usize::try_from(state.replication_factor(topic)).unwrap_or(usize::MAX);
     let placed = (topic.partitions..total)
         .map(|index| placer.assign_partition(topic.name.as_str(), index, factor))
         .collect::<Result<Vec<_>, _>>()?;

@@ -575,7 +575,6 @@ fn topic_info(topic: &TopicRecord, state: &ClusterState) -> TopicInfo {
         name: topic.name.clone(),
         id: topic.id,
         partitions: state.partitions_of_topic(topic.id).map(partition).collect(),
-        replication_factor: usize::try_from(topic.replication_factor).unwrap_or(usize::MAX),
         settings: TopicSettings {
             min_isr: topic.min_isr,
             durability: topic.durability,

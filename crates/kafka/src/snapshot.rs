@@ -28,8 +28,6 @@ pub struct TopicInfo {
     pub id: TopicId,
     /// Its partitions, by index.
     pub partitions: Vec<PartitionInfo>,
-    /// Replicas of each partition; one that is being reassigned has more for a time.
-    pub replication_factor: usize,
     /// Its configuration.
     pub settings: TopicSettings,
 }

@@ -32,8 +32,8 @@ pub struct ReplicaTarget {
     pub partition: PartitionId,
     /// The record on which this builds.
     pub partition_epoch: PartitionEpoch,
-    /// As many as the topic has replicas, the preferred leader first; `None`: those that it had
-    /// before the reassignment under way.
+    /// At least one, the preferred leader first, and as many as are wanted: the partition may have more
+    /// or fewer than before. `None`: those that it had before the reassignment under way.
     pub target: Option<Vec<BrokerId>>,
 }
 

@@ -46,7 +46,8 @@ pub struct TopicRecord {
     pub name: TopicName,
     /// How many partitions it has; their indexes are `0..partitions`.
     pub partitions: u32,
-    /// How many replicas each partition has.
+    /// How many replicas each partition was made with; [`crate::ClusterState::replication_factor`] says how
+    /// many new ones are given.
     pub replication_factor: u32,
     /// `min.insync.replicas`.
     pub min_isr: u32,

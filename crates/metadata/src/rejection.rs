@@ -214,8 +214,8 @@ pub enum Rejection {
         /// What is allowed.
         range: String,
     },
-    /// The target of a reassignment is not a set of known brokers of the right size, or too many
-    /// replicas would exist at once. (INVALID_REPLICA_ASSIGNMENT)
+    /// The target of a reassignment is empty or no set of known brokers, or too many replicas would exist
+    /// at once. (INVALID_REPLICA_ASSIGNMENT)
     #[error("the target of partition {partition} is no valid set of replicas")]
     InvalidTarget {
         /// The partition.

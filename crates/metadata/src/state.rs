@@ -258,6 +258,21 @@ impl ClusterState {
         self.reassignments.get(id)
     }
 
+    /// The replicas that a partition has, or is to have once its reassignment is done.
+    pub fn settled_replicas<'a>(&'a self, partition: &'a PartitionState) -> &'a [BrokerId] {
+        let under_way = self.reassignment(&partition.id);
+        under_way.map_or(&partition.replicas, |r| &r.target)
+    }
+
+    /// How many replicas the topic's next partitions are given: as many as its first one is to have, as in
+    /// Kafka. Reassignments may give its partitions different numbers of them (KIP-455).
+    pub fn replication_factor(&self, topic: &TopicRecord) -> u32 {
+        let first = self.partition(&PartitionId::new(topic.id, 0));
+        first.map_or(topic.replication_factor, |first| {
+            u32::try_from(self.settled_replicas(first).len()).unwrap_or(u32::MAX)
+        })
+    }
+
     /// The brokers that are to hold nothing, by number.
     pub fn draining(&self) -> impl Iterator<Item = &BrokerId> {
         self.draining.iter()

@@ -49,6 +49,7 @@ pub(super) fn alter(
             return Ok(Answer::write(frame, Outcome::Error));
         }
         let cluster = context.broker.cluster();
+        let under_way = context.broker.reassignments();
         let repeated = repeated(&request);
         let mut changes = Vec::with_capacity(count);
         let mut slots = Vec::with_capacity(count);
@@ -56,7 +57,12 @@ pub(super) fn alter(
             for (index, target) in partitions {
                 let twice = repeated.contains(&(name.as_str(), *index));
                 let found = partition_id(&cluster, name, *index);
-                let checked = check(&cluster, &request, found, target.as_deref(), twice);
+                let checked = check(found, target.as_deref(), twice).and_then(|change| {
+                    if !request.allow_replication_factor_change {
+                        check_count(&cluster, &under_way, &change)?;
+                    }
+                    Ok(change)
+                });
                 slots.push(checked.map(|change| changes.push(change)));
             }
         }
@@ -110,8 +116,6 @@ fn repeated(request: &AlterPartitionReassignmentsRequest) -> BTreeSet<(&str, i32
 
 /// Checks what can be checked without the metadata's epochs.
 fn check(
-    cluster: &ClusterSnapshot,
-    request: &AlterPartitionReassignmentsRequest,
     found: Option<PartitionId>,
     target: Option<&[i32]>,
     repeated: bool,
@@ -136,30 +140,39 @@ fn check(
         if distinct.len() != brokers.len() {
             return Err(invalid("a broker is named twice for one partition"));
         }
-        let factor = cluster
-            .topic_by_id(&partition.topic)
-            .map_or(brokers.len(), |topic| topic.replication_factor);
-        if brokers.len() != factor {
-            let asked = if request.allow_replication_factor_change {
-                "a reassignment cannot change that"
-            } else {
-                "the request forbids to change that"
-            };
-            let message = format!(
-                "the topic has {factor} replicas of each partition and {} are named: {asked}",
-                brokers.len()
-            );
-            return Err(TopicFailure::new(
-                BrokerError::InvalidReplicationFactor,
-                message,
-            ));
-        }
     }
     let ids = |brokers: &[i32]| brokers.iter().map(|id| BrokerId::new(*id)).collect();
     Ok(ReplicaChange {
         partition,
         target: target.map(ids),
     })
+}
+
+/// Checks that a partition is to have as many replicas as it has, or is to have already (KIP-860).
+fn check_count(
+    cluster: &ClusterSnapshot,
+    under_way: &BTreeMap<PartitionId, Reassigning>,
+    change: &ReplicaChange,
+) -> Result<(), TopicFailure> {
+    let id = &change.partition;
+    let count = match under_way.get(id) {
+        Some(r) => Some(r.replicas.len() - r.removing.len()),
+        None => cluster.topic_by_id(&id.topic).and_then(|topic| {
+            let index = usize::try_from(id.index.get()).ok()?;
+            Some(topic.partitions.get(index)?.replicas.len())
+        }),
+    };
+    match (&change.target, count) {
+        (Some(target), Some(count)) if target.len() != count => {
+            let message = format!(
+                "the partition has {count} replicas and {} are named: the request forbids to change that",
+                target.len()
+            );
+            let error = BrokerError::InvalidReplicationFactor;
+            Err(TopicFailure::new(error, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn list(

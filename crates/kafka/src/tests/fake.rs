@@ -76,7 +76,6 @@ pub(crate) fn topic(name: &str, id: [u8; 16], leader: Option<i32>) -> Arc<TopicI
         name: TopicName::new(name).unwrap(),
         id: TopicId::from_bytes(id),
         partitions: vec![partition.clone(), partition],
-        replication_factor: 3,
         settings: crate::TopicSettings::default(),
     })
 }

@@ -101,20 +101,20 @@ fn check(state: &ClusterState, change: ReplicaTarget) -> Result<Change, Rejectio
         (None, Some(under_way)) => (under_way.original.clone(), true),
         (None, None) => return Err(Rejection::NoReassignment { partition: id }),
     };
-    let factor = state.topic_by_id(&id.topic).map(|t| t.replication_factor);
     let distinct = target
         .iter()
         .enumerate()
         .all(|(place, broker)| !target.iter().take(place).any(|other| other == broker));
     let known = target.iter().all(|broker| state.broker(*broker).is_some());
     let invalid = Rejection::InvalidTarget { partition: id };
-    if Some(clamp(target.len())) != factor || !distinct || !known {
+    if target.is_empty() || !distinct || !known {
         return Err(invalid);
     }
     // Those it had first, so that nothing else changes until all of the target is in sync.
     let adding = target.iter().filter(|broker| !original.contains(broker));
     let mut replicas: Vec<BrokerId> = original.iter().chain(adding).copied().collect();
-    if cancels || replicas.len() == target.len() {
+    let reorders = target.len() == original.len() && replicas.len() == original.len();
+    if cancels || reorders {
         replicas.clone_from(&target);
     }
     if replicas.len() > limits::MAX_REPLICATION_FACTOR {
@@ -122,7 +122,8 @@ fn check(state: &ClusterState, change: ReplicaTarget) -> Result<Change, Rejectio
     }
     check_safety(old, &replicas)?;
     let partition = replace_replicas(old, &replicas, |broker| state.is_active(broker));
-    let done = replicas == target;
+    // Those that are added are awaited, also where nobody goes.
+    let done = cancels || reorders;
     Ok(Change {
         partition,
         reassignment: (!done).then_some(Reassignment { target, original }),
@@ -195,7 +196,7 @@ fn add_partitions(
     if record.partitions != partitions_now || found == 0 || found > max {
         return Err(Rejection::InvalidPartitionCount { found, max });
     }
-    let factor = usize::try_from(record.replication_factor).unwrap_or(usize::MAX);
+    let factor = usize::try_from(state.replication_factor(&record)).unwrap_or(usize::MAX);
     for (place, replicas) in (partitions_now..).zip(&replicas) {
         topics::validate_replicas(state, place, replicas, factor)?;
     }

@@ -76,6 +76,7 @@ fn validate(state: &ClusterState, topic: &NewTopic) -> Result<TopicRecord, Rejec
         log: topic.log,
         placement: topic.placement.clone(),
     };
+    validate_min_isr(record.min_isr, replication_factor)?;
     validate_settings(&record)?;
     if let Some(placement) = &record.placement
         && !(1..=MAX_STRATEGY_BYTES).contains(&placement.strategy.len())
@@ -88,13 +89,17 @@ fn validate(state: &ClusterState, topic: &NewTopic) -> Result<TopicRecord, Rejec
     Ok(record)
 }
 
-fn validate_settings(topic: &TopicRecord) -> Result<(), Rejection> {
-    if topic.min_isr == 0 || topic.min_isr > topic.replication_factor {
+const fn validate_min_isr(found: u32, replication_factor: u32) -> Result<(), Rejection> {
+    if found == 0 || found > replication_factor {
         return Err(Rejection::InvalidMinIsr {
-            found: topic.min_isr,
-            replication_factor: topic.replication_factor,
+            found,
+            replication_factor,
         });
     }
+    Ok(())
+}
+
+fn validate_settings(topic: &TopicRecord) -> Result<(), Rejection> {
     match topic.log.out_of_range() {
         Some((key, range)) => Err(Rejection::InvalidTopicConfig {
             key: key.to_owned(),
@@ -121,6 +126,10 @@ pub(super) fn alter(
         log: change.apply_to(old.log),
         ..old.clone()
     };
+    // One that was set before partitions got fewer replicas stays, and counts as their number.
+    if let Some(min_isr) = change.min_isr {
+        validate_min_isr(min_isr, state.replication_factor(&old))?;
+    }
     validate_settings(&new)?;
     let id = new.id;
     if new != old {

@@ -1,9 +1,13 @@
 //! Reassignment (KIP-455), preferred leaders, draining, more partitions.
 
+use std::collections::BTreeSet;
+
 use rivven_core_types::{PartitionId, StateMachine};
 
 use super::support::{Cluster, b, ids, machine, topic_name};
-use crate::{ClusterState, Command, CommandResult, PlacementCommand, Rejection, ReplicaTarget};
+use crate::{
+    ClusterState, Command, CommandResult, PlacementCommand, Rejection, ReplicaTarget, TopicChange,
+};
 
 fn place(command: PlacementCommand) -> Command {
     Command::Place(command)
@@ -117,7 +121,7 @@ fn holders_of_committed_records_are_not_dropped_while_too_few_others_are_in_sync
 fn invalid_targets_are_refused_whole() {
     let mut c = Cluster::with_brokers(4);
     let p = c.topic(1, &[1, 2, 3], 2);
-    for wrong in [&[1, 2][..], &[1, 2, 2], &[1, 2, 9], &[1, 2, 3, 4]] {
+    for wrong in [&[][..], &[1, 2, 2], &[1, 2, 9]] {
         let command = target(&c, p, Some(wrong));
         assert_eq!(
             c.refused(&command),
@@ -130,6 +134,110 @@ fn invalid_targets_are_refused_whole() {
         c.refused(&stale),
         Rejection::StalePartitionEpoch { .. }
     ));
+}
+
+/// More replicas: those that come are replicas at once, and it is done when all of them are in sync.
+#[test]
+fn a_partition_is_given_more_replicas_than_its_topic_was_made_with() {
+    let mut c = Cluster::with_brokers(4);
+    let p = c.topic(1, &[1, 2], 2);
+    reassign(&mut c, p, &[3, 1, 2, 4]);
+    assert_eq!(c.partition(p).replicas, ids(&[1, 2, 3, 4]));
+    assert!(
+        c.state().reassignment(&p).is_some(),
+        "nobody new is in sync"
+    );
+    c.expect(p, Some(1), &[1, 2], &[], &[1, 2]);
+    c.alter(p, &[1, 2, 3, 4]);
+    c.expect(p, Some(1), &[3, 1, 2, 4], &[], &[3, 1, 2, 4]);
+    assert_eq!(c.state().reassignment(&p), None);
+}
+
+/// Fewer replicas than min ISR: all of them are what is needed (`min(min ISR, replicas)`), and nobody who
+/// was eligible to lead stays so.
+#[test]
+fn a_partition_with_fewer_replicas_than_min_isr_needs_all_of_them() {
+    let mut c = Cluster::with_brokers(3);
+    let p = c.topic(1, &[1, 2, 3], 2);
+    c.alter(p, &[1]);
+    assert!(c.partition(p).is_under_min_isr() && !c.partition(p).elr.is_empty());
+    // The one that is to stay is not in sync: nothing is dropped before it is.
+    reassign(&mut c, p, &[3]);
+    assert_eq!(c.partition(p).replicas, ids(&[1, 2, 3]));
+    assert!(c.state().reassignment(&p).is_some());
+    c.alter(p, &[1, 3]);
+    assert_eq!(c.partition(p).replicas, ids(&[3]));
+    c.expect(p, Some(3), &[3], &[], &[3]);
+    assert!(!c.partition(p).is_under_min_isr());
+    // Its only replica goes: it is offline until that one is back.
+    c.fence(3);
+    assert_eq!(c.partition(p).leader, None);
+    c.unfence(3);
+    c.expect(p, Some(3), &[3], &[], &[3]);
+}
+
+#[test]
+fn a_cancelled_change_of_the_number_of_replicas_leaves_what_was() {
+    let mut c = Cluster::with_brokers(4);
+    let p = c.topic(1, &[1, 2, 3], 2);
+    reassign(&mut c, p, &[1, 2, 3, 4]);
+    let cancel = target(&c, p, None);
+    c.ok(&cancel);
+    assert_eq!(c.partition(p).replicas, ids(&[1, 2, 3]));
+    c.alter(p, &[1, 2]);
+    reassign(&mut c, p, &[3, 2]);
+    assert!(c.state().reassignment(&p).is_some());
+    let cancel = target(&c, p, None);
+    c.ok(&cancel);
+    assert_eq!(c.state().reassignment(&p), None);
+    assert_eq!(c.partition(p).replicas, ids(&[1, 2, 3]));
+    c.expect(p, Some(1), &[1, 2], &[], &[1, 2]);
+}
+
+/// As in Kafka, new partitions have as many replicas as the first one is to have, and min ISR is at most
+/// that.
+#[test]
+fn new_partitions_have_as_many_replicas_as_the_first() {
+    let mut c = Cluster::with_brokers(3);
+    let p = c.topic(1, &[1, 2], 2);
+    reassign(&mut c, p, &[1, 2, 3]);
+    let add = |now, replicas: &[i32]| {
+        place(PlacementCommand::AddPartitions {
+            topic: topic_name("topic-1"),
+            partitions_now: now,
+            replicas: vec![ids(replicas)],
+        })
+    };
+    assert!(matches!(
+        c.refused(&add(1, &[2, 1])),
+        Rejection::InvalidReplicationFactor {
+            found: 2,
+            expected: 3,
+            ..
+        }
+    ));
+    c.ok(&add(1, &[2, 3, 1]));
+    let alter = |min_isr| Command::AlterTopic {
+        name: topic_name("topic-1"),
+        change: TopicChange {
+            min_isr,
+            ..TopicChange::default()
+        },
+    };
+    c.ok(&alter(Some(3)));
+    reassign(&mut c, p, &[1]);
+    c.expect(p, Some(1), &[1], &[], &[1]);
+    c.ok(&add(2, &[2]));
+    assert!(matches!(
+        c.refused(&alter(Some(2))),
+        Rejection::InvalidMinIsr {
+            found: 2,
+            replication_factor: 1
+        }
+    ));
+    // What it was set to before is no reason to refuse other settings.
+    c.ok(&alter(None));
+    c.ok(&alter(Some(1)));
 }
 
 #[test]
@@ -244,6 +352,7 @@ fn random_histories_of_reassignment_keep_the_invariants() {
         i32::try_from((state >> 33) % below).unwrap()
     };
     let (mut begun, mut ended) = (0, 0);
+    let mut sizes = BTreeSet::new();
     for _ in 0..60 {
         let mut c = Cluster::with_brokers(6);
         let p = c.topic(1, &[1, 2, 3], 2);
@@ -257,7 +366,10 @@ fn random_histories_of_reassignment_keep_the_invariants() {
                 1 | 2 => c.unfence(broker),
                 3 => {
                     let start = random(6);
-                    let to = [0, 1, 2].map(|i| 1 + (start + i * (1 + random(2))) % 6);
+                    // Mostly three, as many as the topic was made with, else one to five.
+                    let count = if random(3) == 0 { 1 + random(5) } else { 3 };
+                    let step = [1, 5, 2][usize::try_from(random(3)).unwrap()];
+                    let to: Vec<i32> = (0..count).map(|i| 1 + (start + i * step) % 6).collect();
                     let command = if random(5) == 0 {
                         target(&c, p, None)
                     } else {
@@ -300,9 +412,10 @@ fn random_histories_of_reassignment_keep_the_invariants() {
                         .all(|r| after.is_replica(*r))
                 );
             } else {
-                assert_eq!(after.replicas.len(), 3);
+                sizes.insert(after.replicas.len());
             }
         }
     }
     assert!(begun > 300 && ended > 60, "{begun} {ended}");
+    assert_eq!(sizes.into_iter().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
 }
