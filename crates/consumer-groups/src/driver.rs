@@ -168,7 +168,6 @@ impl ConsumerCoordinator {
     /// Takes over: this node has been elected and has applied all that was committed before.
     pub fn lead(&self) {
         self.step(|core, view| core.coordinator.lead(view));
-        self.inner.wake.notify_one();
     }
 
     /// Steps down: whoever waits is refused with [`GroupError::NotCoordinator`].
@@ -188,7 +187,7 @@ impl ConsumerCoordinator {
     pub fn call(&self, request: Request) -> impl Future<Output = Response> + Send + use<> {
         let refusal = request.refusal(GroupError::NotCoordinator);
         let (sender, receiver) = oneshot::channel();
-        let queued = self.step(|core, view| {
+        self.step(|core, view| {
             core.issued += 1;
             let ticket = Ticket(core.issued);
             let joins = request.joins();
@@ -197,11 +196,7 @@ impl ConsumerCoordinator {
             }
             core.tickets.insert(ticket, Asked { sender, joins });
             core.coordinator.request(view, ticket, request);
-            core.coordinator.queued() > 0
         });
-        if queued {
-            self.inner.wake.notify_one();
-        }
         async move { receiver.await.unwrap_or(refusal) }
     }
 
@@ -218,16 +213,12 @@ impl ConsumerCoordinator {
     /// Sleeps until something is due; for good while this node does not lead.
     async fn run_timers(&self) {
         loop {
-            let (next, queued) = self.step(|core, view| {
+            let next = self.step(|core, view| {
                 core.coordinator.tick(view);
                 let next = core.coordinator.next_tick();
                 core.sleeps_until = next;
-                let pause = next.map(|next: MonoTime| next.since(view.now));
-                (pause, core.coordinator.queued() > 0)
+                next.map(|next: MonoTime| next.since(view.now))
             });
-            if queued {
-                self.inner.wake.notify_one();
-            }
             let Some(pause) = next else {
                 self.inner.earlier.notified().await;
                 continue;

@@ -21,6 +21,7 @@ const FORGET_INTERVAL: std::time::Duration = std::time::Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Maintenance {
     topics_version: u64,
+    /// Of the topics at the last look; `None` before the first one, and to have all groups looked at.
     shapes_hash: Option<u64>,
     topics: BTreeSet<TopicId>,
     next_topics: MonoTime,
@@ -41,6 +42,11 @@ impl Maintenance {
         };
     }
 
+    /// What was proposed after a look at the topics was lost: the next look finds it again.
+    pub(super) const fn look_again(&mut self) {
+        self.shapes_hash = None;
+    }
+
     pub(super) fn next(&self) -> MonoTime {
         self.next_topics
             .min(self.next_offsets)
@@ -53,7 +59,8 @@ impl GroupCoordinator {
         if self.maintenance.next_topics <= view.now {
             self.maintenance.next_topics = view.now + TOPICS_INTERVAL;
             let version = view.topics.version();
-            if version != self.maintenance.topics_version {
+            if version != self.maintenance.topics_version || self.maintenance.shapes_hash.is_none()
+            {
                 self.maintenance.topics_version = version;
                 let shapes: Vec<(TopicId, u32)> = view
                     .topics

@@ -312,6 +312,10 @@ impl GroupCoordinator {
                 _ => None,
             };
             let current = self.leading && proposal.office == self.office;
+            // Nobody waits for it, so that nobody would say it again.
+            if current && matches!(proposal.op, Op::TopicsChanged { .. }) {
+                self.maintenance.look_again();
+            }
             self.refuse(proposal, error);
             if let Some(group) = group.filter(|_| current) {
                 self.proposal_lost(view, &group, error);

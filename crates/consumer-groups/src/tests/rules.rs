@@ -45,6 +45,32 @@ pub(super) fn owned(answer: &HeartbeatAnswer) -> Vec<PartitionId> {
         .to_vec()
 }
 
+/// Nobody waits for the command that says that topics have changed, so that no client would say it again.
+#[test]
+fn new_partitions_are_read_though_the_command_that_tells_of_them_was_lost() {
+    let mut world = World::new();
+    world.topics.put("t", 2);
+    let a = call(&mut world, beat("a", Epoch::JOIN, &[])).unwrap();
+    world.pass(Duration::from_secs(1));
+    world.topics.put("t", 5);
+    let tells = |p: &crate::Proposal| matches!(p.op, Op::TopicsChanged { .. });
+    let look = |world: &mut World| {
+        world.now = world.now + Duration::from_millis(250);
+        world.step(|c, view| c.tick(view));
+        world.take_batch()
+    };
+    let lost = look(&mut world);
+    assert!(lost.iter().any(tells));
+    world.lose(lost);
+    let again = look(&mut world);
+    assert!(again.iter().any(tells));
+    world.commit(again);
+    world.settle();
+    assert!(look(&mut world).is_empty(), "once is enough");
+    let told = call(&mut world, beat("a", a.epoch, &owned(&a))).unwrap();
+    assert_eq!(owned(&told).len(), 5);
+}
+
 #[test]
 fn a_partition_moves_only_after_its_owner_has_given_it_up() {
     let mut world = World::new();
