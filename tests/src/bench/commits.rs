@@ -311,11 +311,14 @@ fn pump(
     let mut free = load.in_flight;
     let mut order: VecDeque<usize> = (0..members.len()).collect();
     let mut several = Vec::new();
-    while schedule.started.elapsed() < load.time && !reader.is_finished() {
+    let wrote = loop {
+        if schedule.started.elapsed() >= load.time || reader.is_finished() {
+            break Ok(());
+        }
         if free == 0 {
             match room.recv() {
                 Ok(()) => free += 1,
-                Err(mpsc::RecvError) => break,
+                Err(mpsc::RecvError) => break Ok(()),
             }
         }
         free += room.try_iter().count();
@@ -325,12 +328,23 @@ fn pump(
             let member = order.front().and_then(|at| members.get_mut(*at));
             several.extend_from_slice(member.ok_or_else(gone)?.next());
             free -= 1;
-            sent.send(at).map_err(|_| gone())?;
+            // The reader has ended: what ended it is said below.
+            if sent.send(at).is_err() {
+                break;
+            }
         }
-        writing.write_all(&several)?;
-    }
+        if let Err(error) = writing.write_all(&several) {
+            break Err(error);
+        }
+    };
     drop(sent);
+    if wrote.is_err() {
+        // Nothing more is answered, and the reader is not to wait for it.
+        writing.shutdown(std::net::Shutdown::Both).or_else(closed)?;
+    }
+    // A refusal is said before the broken connection that follows from it.
     let latencies = reader.join().map_err(|_| gone())??;
+    wrote?;
     writing.shutdown(std::net::Shutdown::Both).or_else(closed)?;
     Ok(latencies)
 }
