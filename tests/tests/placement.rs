@@ -194,7 +194,7 @@ async fn partitions_are_added_moved_by_name_and_bad_commands_are_refused() {
         (&["add-partitions", TOPIC, "2"], "partitions"),
         (&["reassign", TOPIC, "9", "node-1"], "unknown partition"),
         (
-            &["reassign", TOPIC, "0", "node-1", "node-2"],
+            &["reassign", TOPIC, "0", "node-1", "node-1"],
             "no valid set",
         ),
     ] {
@@ -239,7 +239,6 @@ async fn the_kafka_port_grows_topics_moves_replicas_and_elects_preferred_leaders
         code(client.reassign(TOPIC, 0, Some(&[99, third])).await),
         39
     );
-    assert_eq!(code(client.reassign(TOPIC, 0, Some(&[third])).await), 38);
     assert_eq!(code(client.reassign(TOPIC, 0, Some(&target)).await), 0);
     let moved = topic_until(&cluster, &client, "the replica has moved", |t| {
         t.partitions[0].replicas == target && t.partitions[0].isr.len() == 2
