@@ -10,6 +10,7 @@ mod client;
 mod dial;
 #[cfg(feature = "quic")]
 mod early;
+mod flight;
 mod lifecycle;
 mod link;
 mod memory;
@@ -18,6 +19,7 @@ mod peers;
 #[cfg(feature = "quic")]
 mod quic;
 mod reader;
+mod replies;
 #[cfg(feature = "tls")]
 mod secure;
 mod server;

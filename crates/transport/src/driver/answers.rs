@@ -72,38 +72,42 @@ impl<'a> AnswerReader<'a> {
         let mut ticker = interval(limits.ping_interval / 2);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_ping = Instant::now();
-        let load = metrics::Load::of(self.peer.as_str(), self.lane);
+        let mut load = metrics::Load::of(self.peer.as_str(), self.lane);
         loop {
-            let frame = tokio::select! {
-                frame = reader.next(Some(pulse)) => frame,
-                _ = ticker.tick() => {
-                    if pulse.unanswered_for() > limits.dead_after - limits.ping_interval {
-                        return ("silent", "no sign of life".to_owned());
-                    }
-                    if let Some(took) = pulse.take_round_trip() {
-                        metrics::round_trip(self.peer.as_str(), took);
-                    }
-                    let due = last_ping.elapsed() >= limits.ping_interval;
-                    if due && pulse.unanswered_for().is_zero() {
-                        last_ping = Instant::now();
-                        // A full queue is itself something the peer must answer or the writer stalls on.
-                        if let Some(queue) = queue.upgrade() {
-                            let ping = Outgoing::bare(FrameType::Ping, 0);
-                            let _sent = queue.try_send(ping).is_ok();
+            let frame = match reader.buffered() {
+                Ok(Some(frame)) => Ok(frame),
+                Err(e) => Err(ReadError::Frame(e)),
+                Ok(None) => tokio::select! {
+                    frame = reader.next(Some(pulse)) => frame,
+                    _ = ticker.tick() => {
+                        if pulse.unanswered_for() > limits.dead_after - limits.ping_interval {
+                            return ("silent", "no sign of life".to_owned());
                         }
+                        if let Some(took) = pulse.take_round_trip() {
+                            metrics::round_trip(self.peer.as_str(), took);
+                        }
+                        let due = last_ping.elapsed() >= limits.ping_interval;
+                        if due && pulse.unanswered_for().is_zero() {
+                            last_ping = Instant::now();
+                            // A full queue is itself something the peer must answer or the writer stalls on.
+                            if let Some(queue) = queue.upgrade() {
+                                let ping = Outgoing::bare(FrameType::Ping, 0);
+                                let _sent = queue.try_send(ping).is_ok();
+                            }
+                        }
+                        self.release_unawaited();
+                        let queued = queue
+                            .upgrade()
+                            .map_or(0, |queue| queue.max_capacity() - queue.capacity());
+                        load.is(lock(self.pending).calls.len(), queued);
+                        self.shared.note_memory();
+                        reader.rest();
+                        if let Some(ended) = self.retire() {
+                            return ended;
+                        }
+                        continue;
                     }
-                    self.release_unawaited();
-                    let queued = queue
-                        .upgrade()
-                        .map_or(0, |queue| queue.max_capacity() - queue.capacity());
-                    load.is(lock(self.pending).calls.len(), queued);
-                    self.shared.note_memory();
-                    reader.rest();
-                    if let Some(ended) = self.retire() {
-                        return ended;
-                    }
-                    continue;
-                }
+                },
             };
             let taken = match frame {
                 Ok(frame) => self.take(frame, pulse).await,
@@ -155,13 +159,21 @@ impl<'a> AnswerReader<'a> {
                 self.announced(frame, pulse).await?;
                 return Ok(None);
             }
-            FrameType::Response => self.respond(frame, None).await?,
+            FrameType::Response if frame.header.compressed => {
+                Box::pin(self.respond(frame, None)).await?;
+            }
+            FrameType::Response => {
+                let (meta, body) = (frame.meta, frame.body);
+                return Ok(self.deliver(id, Ok(RpcResponse { meta, body })));
+            }
             FrameType::Part => {
                 if let Some((frame, held)) = self.bodies.part(&frame)? {
-                    self.respond(frame, Some(held)).await?;
+                    Box::pin(self.respond(frame, Some(held))).await?;
                 }
             }
-            FrameType::Failure => self.deliver(id, Err(decode_answer(self.peer, &frame.meta))),
+            FrameType::Failure => {
+                return Ok(self.deliver(id, Err(decode_answer(self.peer, &frame.meta))));
+            }
             FrameType::GoAway => self.went_away(id),
             other @ (FrameType::Handshake
             | FrameType::Request
@@ -170,9 +182,7 @@ impl<'a> AnswerReader<'a> {
                 return Ok(Some(("protocol", format!("unexpected {other:?} frame"))));
             }
         }
-        let pending = lock(self.pending);
-        let done = pending.next_id.is_none() && pending.calls.is_empty();
-        Ok(done.then(|| ("retired", "the peer goes away".to_owned())))
+        Ok(done(&lock(self.pending)))
     }
 
     /// Takes memory for a long answer that is to come.
@@ -214,12 +224,17 @@ impl<'a> AnswerReader<'a> {
         self.deliver(id, Err(failed));
     }
 
-    fn deliver(&self, id: u32, answer: Answer) {
-        let caller = lock(self.pending).calls.remove(&id);
+    /// Hands an answer to its caller; says why the connection is of no use any more, if it is not.
+    fn deliver(&self, id: u32, answer: Answer) -> Option<Ended> {
+        let mut pending = lock(self.pending);
+        let caller = pending.calls.remove(&id);
+        let done = done(&pending);
+        drop(pending);
         let delivered = caller.is_some_and(|caller| caller.send(answer).is_ok());
         if !delivered {
             metrics::late_response();
         }
+        done
     }
 
     /// The peer takes no more calls here, and has not run those after `last`.
@@ -239,4 +254,10 @@ impl<'a> AnswerReader<'a> {
             }));
         }
     }
+}
+
+/// Whether nobody waits for an answer, and nobody will.
+fn done(pending: &Pending) -> Option<Ended> {
+    (pending.next_id.is_none() && pending.calls.is_empty())
+        .then(|| ("retired", "the peer goes away".to_owned()))
 }

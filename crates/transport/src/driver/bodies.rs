@@ -21,6 +21,17 @@ impl Shared {
     }
 }
 
+/// Whether a body is worth the work of [`outgoing_body`].
+pub(super) const fn is_compressed_first(body: &Bytes, compress: bool) -> bool {
+    #[cfg(feature = "compression")]
+    return compress && body.len() >= crate::compression::COMPRESS_FROM_BYTES;
+    #[cfg(not(feature = "compression"))]
+    {
+        let _never = (body, compress);
+        false
+    }
+}
+
 /// A body as it is sent, and whether it is compressed.
 pub(super) async fn outgoing_body(body: Bytes, compress: bool) -> (Bytes, bool) {
     #[cfg(feature = "compression")]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use rivven_core_types::{Lane, PeerIdentity, RpcError, RpcRequest, RpcResponse, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::answers::AnswerReader;
-use super::bodies::outgoing_body;
+use super::bodies::{is_compressed_first, outgoing_body};
 use super::dial::Shaken;
 use super::lifecycle::{Phase, Shared, lock};
 use super::metrics::{self, ConnectionGauge};
@@ -58,10 +58,15 @@ pub(super) struct Connection {
 struct PendingCall<'a> {
     connection: &'a Connection,
     id: u32,
+    /// Whether it may be among the pending ones still.
+    is_out: bool,
 }
 
 impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
+        if !self.is_out {
+            return;
+        }
         let given_up = lock(&self.connection.pending).calls.remove(&self.id);
         if given_up.is_some() {
             // Best effort: without it the peer gives up at the deadline.
@@ -174,21 +179,31 @@ impl Connection {
     }
 
     /// Makes one call; gives up at `deadline`. `Unreachable` means that nothing was sent.
-    pub(super) async fn call(&self, request: RpcRequest, deadline: Instant) -> Answer {
+    pub(super) async fn call(&self, request: RpcRequest, deadline: Instant, span: &Span) -> Answer {
         let _admitted = self.admitted.try_acquire().map_err(|_| self.overloaded())?;
-        // The threads that compress may be busy: nothing has been sent then.
-        let (body, compressed) = timeout_at(deadline, outgoing_body(request.body, self.compress))
-            .await
-            .map_err(|_| self.overloaded())?;
+        let (body, compressed) = if is_compressed_first(&request.body, self.compress) {
+            // The threads that compress may be busy: nothing has been sent then.
+            let ready = timeout_at(deadline, outgoing_body(request.body, self.compress));
+            Box::pin(ready).await.map_err(|_| self.overloaded())?
+        } else {
+            (request.body, false)
+        };
         let length = request.meta.len() + body.len();
         let share = u32::try_from(length).map_err(|_| self.overloaded())?;
-        let (_slot, share, place) = self.enter(share, deadline).await?;
+        let (_slot, share, place) = match self.enter_now(share) {
+            // What waits is boxed: most calls need not carry its state.
+            Err(RpcError::Overloaded { .. }) if self.lane != Lane::Control => {
+                Box::pin(self.enter(share, deadline)).await?
+            }
+            entered => entered?,
+        };
         let (answered, answer) = oneshot::channel();
         let id = self.register(answered).ok_or_else(|| self.gone())?;
-        tracing::Span::current().record("correlation", id);
-        let _pending = PendingCall {
+        span.record("correlation", id);
+        let mut call = PendingCall {
             connection: self,
             id,
+            is_out: true,
         };
         let mut header = FrameHeader::new(0, FrameType::Request);
         header.kind = request.kind.0;
@@ -203,7 +218,10 @@ impl Connection {
         });
         let peer = || self.peer.name.clone();
         match timeout_at(deadline, answer).await {
-            Ok(Ok(answer)) => answer,
+            Ok(Ok(answer)) => {
+                call.is_out = false;
+                answer
+            }
             Ok(Err(_)) => Err(RpcError::ConnectionLost { peer: peer() }),
             Err(_) => Err(RpcError::Timeout {
                 peer: peer(),
@@ -212,21 +230,23 @@ impl Connection {
         }
     }
 
-    /// Waits for a place among the pending calls and in the send queue. On the control lane a call
-    /// that cannot go out now is of no use later (Raft sends a newer one instead), so it never waits.
+    /// A place among the pending calls and in the send queue, if there is one now. On the control lane a
+    /// call that cannot go out now is of no use later (Raft sends a newer one instead), so it never waits.
+    fn enter_now(&self, share: u32) -> Result<Entry<'_>, RpcError> {
+        let slot = self.slots.try_acquire().map_err(|_| self.overloaded())?;
+        let share = Arc::clone(&self.bytes)
+            .try_acquire_many_owned(share)
+            .map_err(|_| self.overloaded())?;
+        match self.queue.try_reserve() {
+            Ok(place) => Ok((slot, share, place)),
+            Err(mpsc::error::TrySendError::Full(())) => Err(self.overloaded()),
+            Err(mpsc::error::TrySendError::Closed(())) => Err(self.gone()),
+        }
+    }
+
+    /// Waits for such a place.
     async fn enter(&self, share: u32, deadline: Instant) -> Result<Entry<'_>, RpcError> {
         let bytes = Arc::clone(&self.bytes);
-        if self.lane == Lane::Control {
-            let slot = self.slots.try_acquire().map_err(|_| self.overloaded())?;
-            let share = bytes
-                .try_acquire_many_owned(share)
-                .map_err(|_| self.overloaded())?;
-            return match self.queue.try_reserve() {
-                Ok(place) => Ok((slot, share, place)),
-                Err(mpsc::error::TrySendError::Full(())) => Err(self.overloaded()),
-                Err(mpsc::error::TrySendError::Closed(())) => Err(self.gone()),
-            };
-        }
         let entry = async {
             let slot = self.slots.acquire().await;
             let share = bytes.acquire_many_owned(share).await;

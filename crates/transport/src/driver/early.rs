@@ -371,7 +371,7 @@ pub(super) async fn answer(
                 Err(_) => return metrics::request_expired(kind),
             },
         };
-        shared.served.answered(kind, lane, began.elapsed());
+        metrics::Served::of(kind, lane).answered(began.elapsed());
         Ok(result)
     } else {
         metrics::early_data(EarlyData::Refused);

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::admission::Door;
 use super::memory::CONTROL_BYTES;
-use super::metrics::{Calls, Served};
+use super::metrics::Calls;
 use super::peers::Peers;
 #[cfg(feature = "quic")]
 use super::quic::Quic;
@@ -72,7 +72,6 @@ pub(super) struct Shared {
     /// The same on the control lane.
     pub(super) control_memory: Arc<Semaphore>,
     pub(super) calls: Calls,
-    pub(super) served: Served,
     cluster: Mutex<Option<ClusterId>>,
     warned: Mutex<BTreeMap<&'static str, Instant>>,
     /// Every task holds a clone until it ends; the transport takes its own away at shutdown.
@@ -121,7 +120,6 @@ impl Shared {
             memory: Arc::new(Semaphore::new(config.limits.max_node_bytes)),
             control_memory: Arc::new(Semaphore::new(CONTROL_BYTES)),
             calls: Calls::default(),
-            served: Served::default(),
             cluster: Mutex::new(config.cluster_id),
             warned: Mutex::default(),
             alive: Mutex::new(Some(alive)),

@@ -1,7 +1,7 @@
 //! Metric names, and the few places that touch them.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metrics::{
@@ -78,12 +78,12 @@ pub fn describe_metrics() {
     describe_gauge!(
         IN_FLIGHT,
         Unit::Count,
-        "Calls that wait for their answers, by peer and lane, looked at twice per ping interval"
+        "Calls that wait for their answers, by peer and lane, over all connections to it; looked at twice per ping interval"
     );
     describe_gauge!(
         SEND_QUEUE,
         Unit::Count,
-        "Frames in the send queue of an outgoing connection, by peer and lane, looked at as often"
+        "Frames in the send queues of the connections to a peer, by peer and lane, looked at as often"
     );
     describe_counter!(
         CONNECTS,
@@ -234,25 +234,42 @@ pub(super) fn connected(lane: Lane, carrier: &'static str, outcome: &'static str
     counter!(CONNECTS, "lane" => lane, "carrier" => carrier, "outcome" => outcome).increment(1);
 }
 
-/// What one outgoing connection has to do; nothing any more once this is dropped.
+/// What one outgoing connection has to do; nothing any more once this is dropped. A peer may have two for a
+/// while, an old one that ends and the new one, so that each adds its part to a figure that is theirs together.
 pub(super) struct Load {
-    in_flight: metrics::Gauge,
-    queued: metrics::Gauge,
+    in_flight: Part,
+    queued: Part,
+}
+
+/// A part of a gauge.
+struct Part {
+    whole: metrics::Gauge,
+    now: f64,
+}
+
+impl Part {
+    fn is(&mut self, now: usize) {
+        let now = f64::from(u32::try_from(now).unwrap_or(u32::MAX));
+        self.whole.increment(now - self.now);
+        self.now = now;
+    }
 }
 
 impl Load {
     pub(super) fn of(peer: &str, lane: Lane) -> Self {
-        let gauge = |name| gauge!(name, "peer" => peer.to_owned(), "lane" => lane.name());
+        let part = |name| Part {
+            whole: gauge!(name, "peer" => peer.to_owned(), "lane" => lane.name()),
+            now: 0.0,
+        };
         Self {
-            in_flight: gauge(IN_FLIGHT),
-            queued: gauge(SEND_QUEUE),
+            in_flight: part(IN_FLIGHT),
+            queued: part(SEND_QUEUE),
         }
     }
 
-    pub(super) fn is(&self, in_flight: usize, queued: usize) {
-        let number = |n: usize| f64::from(u32::try_from(n).unwrap_or(u32::MAX));
-        self.in_flight.set(number(in_flight));
-        self.queued.set(number(queued));
+    pub(super) fn is(&mut self, in_flight: usize, queued: usize) {
+        self.in_flight.is(in_flight);
+        self.queued.is(queued);
     }
 }
 
@@ -286,43 +303,14 @@ pub(super) fn memory_held(bytes: usize) {
 /// Counts calls that ended. Handles are looked up once: a call costs microseconds in all, and the lookup
 /// would be a good part of that.
 #[derive(Debug, Default)]
-pub(super) struct Calls {
-    ended: Mutex<BTreeMap<(u16, &'static str), Counter>>,
-    took: Times,
-}
+pub(super) struct Calls(Mutex<BTreeMap<(u16, Lane), Ended>>);
 
-/// Histograms by kind and lane.
-type Times = Mutex<BTreeMap<(u16, Lane), Histogram>>;
-
-fn record(times: &Times, name: &'static str, (kind, lane): (RpcKind, Lane), took: Duration) {
-    lock(times)
-        .entry((known(kind), lane))
-        .or_insert_with(|| histogram!(name, "kind" => kind.name(), "lane" => lane.name()))
-        .record(took.as_secs_f64());
-}
-
-/// Unknown kinds share a name, and so they do an entry.
-fn known(kind: RpcKind) -> u16 {
-    if kind.name() == "unknown" { 0 } else { kind.0 }
-}
-
-/// Times of requests where they are served.
-#[derive(Debug, Default)]
-pub(super) struct Served {
-    queued: Times,
-    handled: Times,
-}
-
-impl Served {
-    /// A request has waited this long for its handler.
-    pub(super) fn begun(&self, kind: RpcKind, lane: Lane, waited: Duration) {
-        record(&self.queued, QUEUE_SECONDS, (kind, lane), waited);
-    }
-
-    /// Its handler has taken this long.
-    pub(super) fn answered(&self, kind: RpcKind, lane: Lane, took: Duration) {
-        record(&self.handled, HANDLER_SECONDS, (kind, lane), took);
-    }
+/// Calls of one kind on one lane.
+#[derive(Debug)]
+struct Ended {
+    took: Histogram,
+    ok: Counter,
+    failed: BTreeMap<&'static str, Counter>,
 }
 
 impl Calls {
@@ -332,15 +320,80 @@ impl Calls {
         result: &Result<T, RpcError>,
         took: Duration,
     ) {
-        record(&self.took, REQUEST_SECONDS, (kind, lane), took);
-        if matches!(result, Err(RpcError::Overloaded { .. })) {
+        let outcomes = |outcome| counter!(REQUESTS, "kind" => kind.name(), "outcome" => outcome);
+        let mut calls = lock(&self.0);
+        let calls = calls.entry((known(kind), lane)).or_insert_with(|| Ended {
+            took: times(REQUEST_SECONDS, kind, lane),
+            ok: outcomes("ok"),
+            failed: BTreeMap::new(),
+        });
+        calls.took.record(took.as_secs_f64());
+        let Err(error) = result else {
+            calls.ok.increment(1);
+            return;
+        };
+        if matches!(error, RpcError::Overloaded { .. }) {
             counter!(OVERLOAD, "lane" => lane.name()).increment(1);
         }
-        let outcome = result.as_ref().map_or_else(outcome, |_| "ok");
-        lock(&self.ended)
-            .entry((known(kind), outcome))
-            .or_insert_with(|| counter!(REQUESTS, "kind" => kind.name(), "outcome" => outcome))
-            .increment(1);
+        let outcome = outcome(error);
+        let failed = &mut calls.failed;
+        let failed = failed.entry(outcome).or_insert_with(|| outcomes(outcome));
+        failed.increment(1);
+    }
+}
+
+/// Unknown kinds share a name, and so they do an entry.
+fn known(kind: RpcKind) -> u16 {
+    if kind.name() == "unknown" { 0 } else { kind.0 }
+}
+
+fn times(name: &'static str, kind: RpcKind, lane: Lane) -> Histogram {
+    histogram!(name, "kind" => kind.name(), "lane" => lane.name())
+}
+
+/// Times of requests of one kind on one lane where they are served.
+#[derive(Debug)]
+pub(super) struct Served {
+    queued: Histogram,
+    handled: Histogram,
+}
+
+impl Served {
+    pub(super) fn of(kind: RpcKind, lane: Lane) -> Self {
+        Self {
+            queued: times(QUEUE_SECONDS, kind, lane),
+            handled: times(HANDLER_SECONDS, kind, lane),
+        }
+    }
+
+    /// A request has waited this long for its handler.
+    pub(super) fn begun(&self, waited: Duration) {
+        self.queued.record(waited.as_secs_f64());
+    }
+
+    /// Its handler has taken this long.
+    pub(super) fn answered(&self, took: Duration) {
+        self.handled.record(took.as_secs_f64());
+    }
+}
+
+/// The same of every kind on one connection, looked up once and without a lock.
+#[derive(Debug)]
+pub(super) struct ServedHere {
+    lane: Lane,
+    kinds: BTreeMap<u16, Arc<Served>>,
+}
+
+impl ServedHere {
+    pub(super) const fn on(lane: Lane) -> Self {
+        let kinds = BTreeMap::new();
+        Self { lane, kinds }
+    }
+
+    pub(super) fn of(&mut self, kind: RpcKind) -> &Arc<Served> {
+        let lane = self.lane;
+        let kinds = self.kinds.entry(known(kind));
+        kinds.or_insert_with(|| Arc::new(Served::of(kind, lane)))
     }
 }
 
@@ -382,4 +435,62 @@ impl Moved {
 
 pub(super) fn late_response() {
     counter!(LATE_RESPONSES).increment(1);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use metrics::{Gauge, Key, KeyName, Metadata, Recorder, SharedString};
+
+    use super::*;
+
+    /// Keeps one gauge for each name.
+    #[derive(Default)]
+    struct Gauges(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+    impl Gauges {
+        fn get(&self, name: &str) -> f64 {
+            f64::from_bits(lock(&self.0)[name].load(Ordering::Relaxed))
+        }
+    }
+
+    impl Recorder for Gauges {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            let mut gauges = lock(&self.0);
+            let gauge = gauges.entry(key.name().to_owned()).or_default();
+            Gauge::from_arc(Arc::clone(gauge))
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn two_connections_to_one_peer_are_counted_together() {
+        let gauges = Gauges::default();
+        metrics::with_local_recorder(&gauges, || {
+            let mut old = Load::of("b", Lane::Rpc);
+            old.is(7, 2);
+            // The peer has a new address, say; the calls on the old connection end there.
+            let mut new = Load::of("b", Lane::Rpc);
+            new.is(3, 1);
+            assert_eq!((gauges.get(IN_FLIGHT), gauges.get(SEND_QUEUE)), (10.0, 3.0));
+            old.is(1, 0);
+            assert_eq!((gauges.get(IN_FLIGHT), gauges.get(SEND_QUEUE)), (4.0, 1.0));
+            drop(old);
+            assert_eq!((gauges.get(IN_FLIGHT), gauges.get(SEND_QUEUE)), (3.0, 1.0));
+            drop(new);
+            assert_eq!((gauges.get(IN_FLIGHT), gauges.get(SEND_QUEUE)), (0.0, 0.0));
+        });
+    }
 }

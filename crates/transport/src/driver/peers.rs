@@ -114,6 +114,10 @@ impl Peers {
         lock(&self.0).get(name).map(|peer| peer.address.clone())
     }
 
+    fn slot(&self, name: &NodeName, lane: Lane) -> Option<Arc<Mutex<Slot>>> {
+        Some(lock(&self.0).get(name)?.slot(lane))
+    }
+
     fn find(&self, name: &NodeName, lane: Lane) -> Option<(Address, Arc<Mutex<Slot>>)> {
         let peers = lock(&self.0);
         let peer = peers.get(name)?;
@@ -132,6 +136,22 @@ pub(super) fn resting(shared: &Shared, name: &NodeName, lane: Lane) -> Option<Ad
         SlotState::Dialling(_) => false,
     };
     rests.then_some(address)
+}
+
+/// The pooled connection to `name`, if there is one in use.
+pub(super) fn open_connection(
+    shared: &Shared,
+    name: &NodeName,
+    lane: Lane,
+) -> Option<Arc<Connection>> {
+    let slot = shared.peers.slot(name, lane)?;
+    match &lock(&slot).state {
+        SlotState::Ready(connection) if connection.usable() => Some(Arc::clone(connection)),
+        SlotState::Ready(_)
+        | SlotState::Idle
+        | SlotState::Dialling(_)
+        | SlotState::Backoff { .. } => None,
+    }
 }
 
 /// The pooled connection to `name`, dialled if need be.

@@ -53,11 +53,16 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// A frame that has come in already.
+    pub(super) fn buffered(&mut self) -> Result<Option<Frame>, FrameError> {
+        self.decoder.decode(&mut self.buffer)
+    }
+
     /// The next frame. Cancel-safe: what has been read stays in the buffer. Bytes that arrive clear
     /// `pulse`.
     pub(super) async fn next(&mut self, pulse: Option<&Pulse>) -> Result<Frame, ReadError> {
         loop {
-            if let Some(frame) = self.decoder.decode(&mut self.buffer)? {
+            if let Some(frame) = self.buffered()? {
                 return Ok(frame);
             }
             self.buffer.reserve(self.decoder.room(&self.buffer));
@@ -67,7 +72,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
             self.last_read = Instant::now();
             if let Some(pulse) = pulse {
-                pulse.heard();
+                pulse.heard_at(self.last_read);
                 self.moved.by(read);
             }
         }
@@ -111,13 +116,23 @@ impl Pulse {
         }
     }
 
+    fn at(&self, moment: Instant) -> u64 {
+        let since = moment.duration_since(self.origin);
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
     fn now(&self) -> u64 {
-        u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX)
+        self.at(Instant::now())
     }
 
     /// Bytes arrived; or reading resumes after a pause of our own, which says nothing about the peer.
     pub(super) fn heard(&self) {
-        let now = self.mark();
+        self.heard_at(Instant::now());
+    }
+
+    /// The same at a moment that is known already, for those who look at the clock anyway.
+    pub(super) fn heard_at(&self, moment: Instant) {
+        let now = self.at(moment).max(1);
         self.heard_at.store(now, Ordering::Relaxed);
         let pinged = self.pinged_at.load(Ordering::Relaxed);
         if pinged != 0 {

@@ -1,27 +1,27 @@
 //! The accepting side: one task per connection that answers its requests.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use rivven_core_types::{
-    BoxFuture, PeerIdentity, Reply, RpcError, RpcHandler, RpcKind, RpcRequest, RpcResponse,
-};
+use rivven_core_types::{BoxFuture, Lane, PeerIdentity, Reply, RpcHandler, RpcKind, RpcRequest};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 use tracing::Instrument as _;
+use tracing::instrument::Instrumented;
 
-use super::bodies::{Received, outgoing_body, received_body};
+use super::bodies::{Received, received_body};
 #[cfg(feature = "tls")]
 use super::certificates::Judge;
+use super::client::Answer;
 use super::dial::Shaken;
+use super::flight::Flight;
 use super::lifecycle::{Phase, Shared};
 use super::link::ReadSide;
 use super::memory::{Held, Memory};
-use super::metrics::{self, ConnectionGauge};
+use super::metrics::{self, ConnectionGauge, Served, ServedHere};
 use super::reader::{FrameReader, Pulse, ReadError};
+use super::replies::Answers;
 use super::writer::{Outgoing, write_loop};
 use crate::answer::{FailedAnswer, encode_failure};
 use crate::error::FrameError;
@@ -29,6 +29,10 @@ use crate::frame::{
     Assembler, Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameType, lane_limit,
 };
 use crate::handshake::Established;
+
+/// Requests that are answered one after another before the answers are written and other connections have
+/// their turn.
+const REQUESTS_IN_A_ROW: usize = 64;
 
 /// Why a connection is no longer served.
 enum Ended {
@@ -88,12 +92,12 @@ impl Serve {
         let encoder = FrameEncoder::new(version, max, send);
         let writer = write_loop(write, encoder, frames, lane, &pulse, limits.write_stall);
         tokio::pin!(writer);
-        let answers = Answers {
+        let answers = Arc::new(Answers {
             queue,
             bytes: Arc::new(Semaphore::new(limits.send_queue_bytes)),
             max_payload: max,
             compress: self.shared.compresses(lane, abilities),
-        };
+        });
         // It lives until the last answer is out: on QUIC a dropped reader tells the peer to stop sending,
         // which would end its connection before it has read them.
         let mut reader = FrameReader::new(read, FrameDecoder::new(version, max, receive), buffer);
@@ -130,55 +134,71 @@ impl Serve {
     async fn serve_requests(
         &self,
         reader: &mut FrameReader<ReadSide>,
-        lane: rivven_core_types::Lane,
-        answers: &Answers,
+        lane: Lane,
+        answers: &Arc<Answers>,
         pulse: &Pulse,
         objection: &mut (dyn FnMut() -> Option<String> + Send),
     ) -> Ended {
         let limits = self.shared.limits();
         let mut flight = Flight::new(limits.max_in_flight_requests);
-        let memory = Memory::of(&self.shared, lane);
+        let mut here = Here {
+            lane,
+            memory: Memory::of(&self.shared, lane),
+            times: ServedHere::on(lane),
+            now: Instant::now(),
+            in_a_row: 0,
+        };
         let mut bodies = Bodies::default();
         let mut ticker = interval(limits.ping_interval);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let draining = self.shared.reached(Phase::Draining);
         tokio::pin!(draining);
         loop {
-            let frame = tokio::select! {
-                frame = reader.next(Some(pulse)) => frame,
-                _ = ticker.tick() => {
-                    // The caller pings far more often than this.
-                    if pulse.silent_for() > limits.dead_after {
-                        return Ended::Closed("silent", "no sign of life".to_owned());
-                    }
-                    if let Some(objection) = objection() {
-                        tracing::warn!(peer = %self.peer.name, "closed a connection: {objection}");
-                        return Ended::Closed("untrusted", objection);
-                    }
-                    // A member that announces bodies and sends no parts holds memory up to its own deadline.
-                    let now = Instant::now();
-                    bodies.release(|header, (_, received)| {
-                        let over = deadline_of(header, *received) <= now;
-                        if over {
-                            metrics::request_expired(RpcKind(header.kind));
+            if here.in_a_row >= REQUESTS_IN_A_ROW {
+                here.in_a_row = 0;
+                yield_now().await;
+                here.now = Instant::now();
+            }
+            // What has come in already needs no look at anything else.
+            let frame = match reader.buffered() {
+                Ok(Some(frame)) => Ok(frame),
+                Err(e) => Err(ReadError::Frame(e)),
+                Ok(None) => tokio::select! {
+                    frame = reader.next(Some(pulse)) => frame,
+                    _ = ticker.tick() => {
+                        // The caller pings far more often than this.
+                        if pulse.silent_for() > limits.dead_after {
+                            return Ended::Closed("silent", "no sign of life".to_owned());
                         }
-                        over
-                    });
-                    self.shared.note_memory();
-                    reader.rest();
-                    continue;
-                }
-                () = &mut draining => {
-                    // What has been read is answered; the caller is told that the rest was not run. A body
-                    // that is half-read and older than a request that has run needs to be told apart: by
-                    // its number alone the caller would wait for an answer that never comes.
-                    for id in bodies.half_read().filter(|id| *id <= flight.last) {
-                        answers.refuse(id, &FailedAnswer::Shutdown);
+                        if let Some(objection) = objection() {
+                            tracing::warn!(peer = %self.peer.name, "closed a connection: {objection}");
+                            return Ended::Closed("untrusted", objection);
+                        }
+                        // A member that announces bodies and sends no parts holds memory up to its own deadline.
+                        let now = Instant::now();
+                        bodies.release(|header, (_, received)| {
+                            let over = deadline_of(header, *received) <= now;
+                            if over {
+                                metrics::request_expired(RpcKind(header.kind));
+                            }
+                            over
+                        });
+                        self.shared.note_memory();
+                        reader.rest();
+                        continue;
                     }
-                    answers.go_away(flight.last);
-                    flight.land().await;
-                    return Ended::Drained;
-                }
+                    () = &mut draining => {
+                        // What has been read is answered; the caller is told that the rest was not run. A body
+                        // that is half-read and older than a request that has run needs to be told apart: by
+                        // its number alone the caller would wait for an answer that never comes.
+                        for id in bodies.half_read().filter(|id| *id <= flight.last) {
+                            answers.refuse(id, &FailedAnswer::Shutdown);
+                        }
+                        answers.go_away(flight.last);
+                        flight.land().await;
+                        return Ended::Drained;
+                    }
+                },
             };
             let frame = match frame {
                 Ok(frame) => frame,
@@ -190,9 +210,10 @@ impl Serve {
             let request = match self.assemble(frame, received, answers, &mut bodies, &mut flight) {
                 Ok(Heard::Nothing) => continue,
                 Ok(Heard::Announced(frame)) => {
-                    let announced = announce(frame, received, answers, &memory, &mut bodies);
+                    let announced = announce(frame, received, answers, &here.memory, &mut bodies);
                     let announced = announced.await;
-                    pulse.heard();
+                    here.now = Instant::now();
+                    pulse.heard_at(here.now);
                     self.shared.note_memory();
                     match announced {
                         Ok(()) => continue,
@@ -203,12 +224,14 @@ impl Serve {
                 Err(ended) => return ended,
             };
             let alone = bodies.is_empty();
-            let dispatched = self.dispatch(request, alone, lane, answers, &memory, &mut flight);
+            here.now = here.now.max(received);
+            here.in_a_row += 1;
+            let dispatched = self.dispatch(request, alone, answers, &mut here, &mut flight);
             if let Err(e) = dispatched.await {
                 return broken(&e);
             }
             // While we did not read, its silence was our doing.
-            pulse.heard();
+            pulse.heard_at(here.now);
         }
     }
 
@@ -275,9 +298,8 @@ impl Serve {
         &self,
         request: Incoming,
         alone: bool,
-        lane: rivven_core_types::Lane,
-        answers: &Answers,
-        memory: &Memory,
+        answers: &Arc<Answers>,
+        here: &mut Here,
         flight: &mut Flight,
     ) -> Result<(), FrameError> {
         let Incoming {
@@ -285,18 +307,27 @@ impl Serve {
             held,
             received,
         } = request;
+        let (lane, memory) = (here.lane, &here.memory);
         flight.last = flight.last.max(frame.header.correlation);
-        let (frame, more) = match received_body(frame, memory, lane_limit(lane)).await? {
-            Received::Plain(frame, more) => (frame, more),
-            Received::NoMemory(frame) => {
-                answers.refuse_overloaded(frame.header.correlation);
-                return Ok(());
+        let (frame, more) = if frame.header.compressed {
+            match Box::pin(received_body(frame, memory, lane_limit(lane))).await? {
+                Received::Plain(frame, more) => {
+                    here.now = Instant::now();
+                    (frame, more)
+                }
+                Received::NoMemory(frame) => {
+                    answers.refuse_overloaded(frame.header.correlation);
+                    return Ok(());
+                }
             }
+        } else {
+            (frame, None)
         };
         let kind = RpcKind(frame.header.kind);
         let correlation = frame.header.correlation;
         let deadline = deadline_of(&frame.header, received);
-        let left = deadline.saturating_duration_since(Instant::now());
+        let began = here.now;
+        let left = deadline.saturating_duration_since(began);
         if left.is_zero() {
             metrics::request_expired(kind);
             return Ok(());
@@ -324,33 +355,45 @@ impl Serve {
             body: frame.body,
             deadline: left,
         };
-        let began = Instant::now();
-        let served = &self.shared.served;
-        served.begun(kind, lane, began.duration_since(received));
+        let times = here.times.of(kind);
+        times.begun(began.duration_since(received));
         let span = tracing::debug_span!(
             "rpc.server", peer = %self.peer.name, kind = kind.name(), lane = lane.name(), correlation
         );
         match span.in_scope(|| self.handler.handle(&self.peer, request)) {
             Reply::Now(result) => {
-                served.answered(kind, lane, began.elapsed());
-                answers.send(correlation, result, deadline).await;
+                here.now = Instant::now();
+                times.answered(here.now.duration_since(began));
+                if answers.send(correlation, result, deadline).await {
+                    here.now = Instant::now();
+                }
             }
             Reply::Later(answer) => {
-                let permits = self.permits(length, deadline, answers, memory, flight);
-                let Some(permits) = permits.await else {
+                let times = Arc::clone(times);
+                let permits = match room(length, memory, flight) {
+                    None => {
+                        let permits = self.permits(length, deadline, answers, memory, flight);
+                        Box::pin(permits).await
+                    }
+                    there => there,
+                };
+                here.now = Instant::now();
+                let Some(permits) = permits else {
                     metrics::request_expired(kind);
                     return Ok(());
                 };
-                let shared = Arc::clone(&self.shared);
-                let answer: BoxFuture<'static, _> = Box::pin(async move {
-                    let result = answer.instrument(span).await;
-                    shared.served.answered(kind, lane, began.elapsed());
-                    result
-                });
-                let task = later(answer, kind, correlation, deadline, answers.clone());
+                let later = Later {
+                    answers: Arc::clone(answers),
+                    times,
+                    kind,
+                    correlation,
+                    began,
+                    deadline,
+                };
+                let holds = (permits, held, more, ahead);
                 flight.start(correlation, async move {
-                    task.await;
-                    drop((permits, held, more, ahead));
+                    later.answer(answer.instrument(span)).await;
+                    drop(holds);
                 });
             }
         }
@@ -389,33 +432,56 @@ impl Serve {
     }
 }
 
-/// Runs a handler's future to its answer, or to the deadline.
-async fn later(
-    answer: BoxFuture<'static, Result<RpcResponse, RpcError>>,
+/// A request whose answer a task waits for.
+struct Later {
+    answers: Arc<Answers>,
+    times: Arc<Served>,
     kind: RpcKind,
     correlation: u32,
+    began: Instant,
     deadline: Instant,
-    answers: Answers,
-) {
+}
+
+impl Later {
+    /// Runs a handler's future to its answer, or to the deadline.
+    async fn answer(self, answer: Instrumented<BoxFuture<'static, Answer>>) {
+        match timeout_at(self.deadline, answer).await {
+            Ok(result) => {
+                self.times.answered(self.began.elapsed());
+                let answers = &self.answers;
+                answers.send(self.correlation, result, self.deadline).await;
+            }
+            Err(_) => metrics::request_expired(self.kind),
+        }
+    }
+}
+
+impl Drop for Later {
     /// Tells the caller if the handler panics, so that it need not wait for its deadline.
-    struct OnPanic(u32, Answers);
-    impl Drop for OnPanic {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                let failed = FailedAnswer::Failed("the handler panicked".to_owned());
-                if let Ok(meta) = encode_failure(&failed) {
-                    let mut frame = Outgoing::bare(FrameType::Failure, self.0);
-                    frame.meta = meta;
-                    let _sent = self.1.queue.try_send(frame).is_ok();
-                }
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let failed = FailedAnswer::Failed("the handler panicked".to_owned());
+            if let Ok(meta) = encode_failure(&failed) {
+                let mut frame = Outgoing::bare(FrameType::Failure, self.correlation);
+                frame.meta = meta;
+                let _sent = self.answers.queue.try_send(frame).is_ok();
             }
         }
     }
-    let on_panic = OnPanic(correlation, answers);
-    match timeout_at(deadline, answer).await {
-        Ok(result) => on_panic.1.send(correlation, result, deadline).await,
-        Err(_) => metrics::request_expired(kind),
-    }
+}
+
+/// Room for one more request in flight, if it is there.
+fn room(
+    length: usize,
+    memory: &Memory,
+    flight: &Flight,
+) -> Option<(OwnedSemaphorePermit, Option<Held>)> {
+    let request = Arc::clone(&flight.requests).try_acquire_owned().ok()?;
+    let held = match length {
+        0 => None,
+        _ => Some(memory.try_hold(length)?),
+    };
+    Some((request, held))
 }
 
 /// When the caller of a request that began to come at `received` gives it up.
@@ -426,6 +492,18 @@ fn deadline_of(header: &FrameHeader, received: Instant) -> Instant {
 fn broken(error: &FrameError) -> Ended {
     metrics::frame_rejected(error.name());
     Ended::Closed("protocol", error.to_string())
+}
+
+/// What the requests of one connection share.
+struct Here {
+    lane: Lane,
+    memory: Memory,
+    times: ServedHere,
+    /// When the request at hand was looked at: when the bytes came that completed it, or when the one before
+    /// it was done with, so that a request costs one look at the clock.
+    now: Instant,
+    /// Requests since others had their turn.
+    in_a_row: usize,
 }
 
 /// A request that has come in whole.
@@ -464,128 +542,4 @@ async fn announce(
         answers.refuse_overloaded(frame.header.correlation);
     }
     bodies.begin(frame, held.map(|held| (held, received)))
-}
-
-/// The requests of one connection that are being answered.
-struct Flight {
-    requests: Arc<Semaphore>,
-    /// The greatest id of a request that has been run.
-    last: u32,
-    tasks: JoinSet<()>,
-    /// For cancelling; finished ones are swept out now and then.
-    running: BTreeMap<u32, AbortHandle>,
-    sweep_at: usize,
-}
-
-impl Flight {
-    fn new(max_requests: usize) -> Self {
-        Self {
-            requests: Arc::new(Semaphore::new(max_requests)),
-            last: 0,
-            tasks: JoinSet::new(),
-            running: BTreeMap::new(),
-            sweep_at: 2 * max_requests,
-        }
-    }
-
-    fn start(&mut self, correlation: u32, task: impl Future<Output = ()> + Send + 'static) {
-        while self.tasks.try_join_next().is_some() {}
-        if self.running.len() >= self.sweep_at {
-            self.running.retain(|_, task| !task.is_finished());
-        }
-        let handle = self.tasks.spawn(task);
-        self.running.insert(correlation, handle);
-    }
-
-    fn cancel(&mut self, correlation: u32) {
-        if let Some(task) = self.running.remove(&correlation) {
-            task.abort();
-        }
-    }
-
-    /// Waits for all of them.
-    async fn land(&mut self) {
-        while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-/// The way back to the caller.
-#[derive(Clone)]
-struct Answers {
-    queue: mpsc::Sender<Outgoing>,
-    bytes: Arc<Semaphore>,
-    max_payload: usize,
-    compress: bool,
-}
-
-impl Answers {
-    /// Queues an answer; drops it when the queue has no room before the caller's deadline.
-    async fn send(
-        &self,
-        correlation: u32,
-        result: Result<RpcResponse, RpcError>,
-        deadline: Instant,
-    ) {
-        let (frame_type, meta, body) = self.encode(result);
-        let ready = timeout_at(deadline, outgoing_body(body, self.compress));
-        let Ok((body, compressed)) = ready.await else {
-            return;
-        };
-        let mut frame = Outgoing::bare(frame_type, correlation);
-        frame.header.compressed = compressed;
-        let Ok(length) = u32::try_from(meta.len() + body.len()) else {
-            return;
-        };
-        (frame.meta, frame.body) = (meta, body);
-        let queued = async {
-            let bytes = Arc::clone(&self.bytes);
-            frame.share = bytes.acquire_many_owned(length).await.ok();
-            // A closed queue means that the connection is gone, and the caller knows.
-            let _sent = self.queue.send(frame).await.is_ok();
-        };
-        let _in_time = timeout_at(deadline, queued).await.is_ok();
-    }
-
-    fn encode(&self, result: Result<RpcResponse, RpcError>) -> (FrameType, Bytes, Bytes) {
-        let failure = match result {
-            Ok(RpcResponse { meta, body }) => {
-                let encoder = FrameEncoder::new(0, self.max_payload, None);
-                match encoder.check(&meta, &body) {
-                    Ok(()) => return (FrameType::Response, meta, body),
-                    Err(e) => FailedAnswer::Failed(format!("its answer: {e}")),
-                }
-            }
-            Err(error) => FailedAnswer::from_handler(&error),
-        };
-        let meta = encode_failure(&failure).unwrap_or_default();
-        (FrameType::Failure, meta, Bytes::new())
-    }
-
-    /// There is no memory for a request; it is not run.
-    fn refuse_overloaded(&self, correlation: u32) {
-        self.refuse(correlation, &FailedAnswer::Overloaded);
-    }
-
-    /// A request is not run.
-    fn refuse(&self, correlation: u32, why: &FailedAnswer) {
-        let mut frame = Outgoing::bare(FrameType::Failure, correlation);
-        frame.meta = encode_failure(why).unwrap_or_default();
-        // Without it the caller waits for its deadline.
-        let _sent = self.queue.try_send(frame).is_ok();
-    }
-
-    /// No request after `last` will be run.
-    fn go_away(&self, last: u32) {
-        let frame = Outgoing::bare(FrameType::GoAway, last);
-        // Without it the caller learns the same from the end of the connection, and cannot be sure.
-        let _sent = self.queue.try_send(frame).is_ok();
-    }
-
-    /// A sign of life. Not queued when the queue is full: then other frames are one.
-    fn pong(&self) {
-        let _sent = self
-            .queue
-            .try_send(Outgoing::bare(FrameType::Pong, 0))
-            .is_ok();
-    }
 }

@@ -12,13 +12,13 @@ use rivven_core_types::{
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use super::accept::accept_loop;
 use super::client::check_size;
 use super::dial::dial;
 use super::lifecycle::{Carrier, Phase, Shared, lock};
-use super::peers::connection;
+use super::peers::{connection, open_connection};
 use super::socket;
 use crate::config::TransportConfig;
 use crate::error::TransportError;
@@ -313,7 +313,8 @@ impl PeerRpc for Transport {
                 "rpc.client", peer = %peer, kind = kind.name(), lane = lane.name(),
                 correlation = tracing::field::Empty
             );
-            let result = call(&shared, peer, request).instrument(span).await;
+            let calling = call(&shared, peer, request, began, &span);
+            let result = calling.instrument(span.clone()).await;
             shared.calls.ended((kind, lane), &result, began.elapsed());
             result
         })
@@ -324,9 +325,11 @@ async fn call(
     shared: &Arc<Shared>,
     peer: NodeName,
     request: RpcRequest,
+    began: Instant,
+    span: &Span,
 ) -> Result<RpcResponse, RpcError> {
     check_size(&request)?;
-    let deadline = Instant::now() + request.deadline.min(LONGEST_WAIT);
+    let deadline = began + request.deadline.min(LONGEST_WAIT);
     #[cfg(feature = "quic")]
     if super::early::may_go(shared, &request) {
         // Boxed: its state must not be part of every call.
@@ -340,8 +343,11 @@ async fn call(
         if shared.phase_now() != Phase::Running {
             return Err(RpcError::Shutdown);
         }
-        let connection = connection(shared, &peer, request.lane, deadline).await?;
-        match connection.call(request.clone(), deadline).await {
+        let connection = match open_connection(shared, &peer, request.lane) {
+            Some(connection) => connection,
+            None => Box::pin(connection(shared, &peer, request.lane, deadline)).await?,
+        };
+        match connection.call(request.clone(), deadline, span).await {
             // The pooled connection closed under us before anything was sent on it.
             Err(RpcError::Unreachable { .. }) if !second_try => second_try = true,
             result => return result,
@@ -377,7 +383,7 @@ async fn call_address(
         Ok(Err(_)) => return Err(unreachable("the dial was abandoned")),
         Err(_) => return Err(unreachable("still connecting at the deadline")),
     };
-    let response = connection.call(request, deadline).await?;
+    let response = connection.call(request, deadline, &Span::none()).await?;
     Ok((connection.peer().clone(), response))
 }
 

@@ -3,7 +3,10 @@
 //! before the next parts; on the control lane a request waits for the earlier ones of its kind.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,8 +89,8 @@ struct Sending {
     /// Long bodies in turns, and frames whose turn has not begun.
     open: VecDeque<OpenBody>,
     waiting: VecDeque<Outgoing>,
-    /// Shares of the queue that are free once the batch is written.
-    shares: Vec<OwnedSemaphorePermit>,
+    /// The shares of the queue that are free once the batch is written, given back in one.
+    shares: Option<OwnedSemaphorePermit>,
     has_ping: bool,
 }
 
@@ -142,9 +145,18 @@ impl Sending {
         self.take_turns(now)
     }
 
+    /// Gives a share back with the batch. All of them are of the queue that this writer empties.
+    fn give_back(&mut self, share: Option<OwnedSemaphorePermit>) {
+        match (&mut self.shares, share) {
+            (Some(shares), Some(share)) => shares.merge(share),
+            (none @ None, share) => *none = share,
+            (Some(_), None) => {}
+        }
+    }
+
     /// A frame with its body.
     fn send_whole(&mut self, frame: Outgoing) -> Result<(), FrameError> {
-        self.shares.extend(frame.share);
+        self.give_back(frame.share);
         let batch = &mut self.batch;
         self.encoder
             .encode(frame.header, &frame.meta, frame.body, batch)
@@ -205,7 +217,7 @@ impl Sending {
             self.encoder
                 .encode(header, &Bytes::new(), part, &mut self.batch)?;
             if body.rest.is_empty() {
-                self.shares.extend(body.share);
+                self.give_back(body.share);
             } else {
                 self.open.push_back(body);
             }
@@ -232,7 +244,7 @@ pub(super) async fn write_loop<W: AsyncWrite + Unpin>(
         ordered: lane == Lane::Control,
         open: VecDeque::new(),
         waiting: VecDeque::new(),
-        shares: Vec::new(),
+        shares: None,
         has_ping: false,
     };
     loop {
@@ -254,10 +266,10 @@ pub(super) async fn write_loop<W: AsyncWrite + Unpin>(
         }
         sending.fill(&mut frames).map_err(io::Error::other)?;
         sending.batch.close_segment();
-        let mark = pulse.mark();
+        let mark = std::mem::take(&mut sending.has_ping).then(|| pulse.mark());
         write_batch(&mut io, &mut sending.batch, stall, &moved).await?;
-        sending.shares.clear();
-        if std::mem::take(&mut sending.has_ping) {
+        sending.shares = None;
+        if let Some(mark) = mark {
             pulse.pinged(mark);
         }
     }
@@ -272,10 +284,7 @@ async fn write_batch<W: AsyncWrite + Unpin>(
     while !batch.is_empty() {
         let mut room = [IoSlice::new(&[]); MAX_SLICES];
         let slices = batch.slices(&mut room);
-        let written = match timeout(stall, io.write_vectored(slices)).await {
-            Ok(result) => result?,
-            Err(_) => return stalled(),
-        };
+        let written = within(stall, io.write_vectored(slices)).await?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -283,12 +292,20 @@ async fn write_batch<W: AsyncWrite + Unpin>(
         batch.advance(written);
     }
     // TLS may hold back what the socket did not take.
-    timeout(stall, io.flush())
-        .await
-        .unwrap_or_else(|_| stalled())
+    within(stall, io.flush()).await
 }
 
-fn stalled() -> io::Result<()> {
+/// What `writing` comes to, if the peer takes data within `stall`. Mostly the kernel takes it at once, and no
+/// clock is looked at.
+async fn within<T>(stall: Duration, writing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let mut writing = pin!(writing);
+    match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+        Poll::Ready(written) => written,
+        Poll::Pending => timeout(stall, writing).await.unwrap_or_else(|_| stalled()),
+    }
+}
+
+fn stalled<T>() -> io::Result<T> {
     Err(io::Error::new(
         io::ErrorKind::TimedOut,
         "the peer takes no data",

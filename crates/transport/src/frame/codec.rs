@@ -68,14 +68,17 @@ impl FrameDecoder {
         let Some(header) = self.header(buffer)? else {
             return Ok(None);
         };
+        let Some(head) = buffer.first_chunk::<HEADER_BYTES>().copied() else {
+            return Ok(None);
+        };
         let (meta_len, body_len) = lengths_here(&header);
         let seal_len = if header.sealed { SEAL_BYTES } else { 0 };
         if buffer.len() < HEADER_BYTES + meta_len + body_len + seal_len {
             return Ok(None);
         }
-        let head = buffer.split_to(HEADER_BYTES);
-        let meta = buffer.split_to(meta_len).freeze();
-        let body = buffer.split_to(body_len).freeze();
+        buffer.advance(HEADER_BYTES);
+        let meta = cut(buffer, meta_len);
+        let body = cut(buffer, body_len);
         if let Some(seal) = &mut self.seal {
             let mut found = [0; SEAL_BYTES];
             buffer.copy_to_slice(&mut found);
@@ -122,6 +125,15 @@ impl FrameDecoder {
         check_lengths(meta_len, body_len, self.max_payload)?;
         check_part(lengths_here(&header).1)?;
         Ok(Some(header))
+    }
+}
+
+/// The first bytes of `buffer`. Each piece counts as a user of the buffer's memory, so that there are none
+/// of no length.
+fn cut(buffer: &mut BytesMut, length: usize) -> Bytes {
+    match length {
+        0 => Bytes::new(),
+        _ => buffer.split_to(length).freeze(),
     }
 }
 
