@@ -56,6 +56,41 @@ pub fn loopback_bytes_per_second(time: Duration) -> io::Result<f64> {
     Ok(f64::from(u32::try_from(total >> 10).unwrap_or(u32::MAX)) * 1024.0 / elapsed)
 }
 
+/// What a process of this machine holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Footprint {
+    /// Memory of its own, in bytes.
+    pub memory_bytes: u64,
+    /// Open files.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Processor time since it started, in ticks of a hundredth of a second.
+    pub ticks: u64,
+}
+
+/// What the process with this id holds now.
+pub fn footprint(pid: u32) -> io::Result<Footprint> {
+    let missing = || io::Error::new(io::ErrorKind::InvalidData, "an unknown form of /proc");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let own = status
+        .lines()
+        .find_map(|line| line.strip_prefix("RssAnon:"));
+    let kib: u64 = own
+        .and_then(|text| text.split_whitespace().next()?.parse().ok())
+        .ok_or_else(missing)?;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // Behind the name, which may hold anything.
+    let fields = stat.rsplit_once(") ").ok_or_else(missing)?.1;
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    Ok(Footprint {
+        memory_bytes: kib * 1024,
+        descriptors: std::fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+        threads: std::fs::read_dir(format!("/proc/{pid}/task"))?.count(),
+        ticks: ticks.filter_map(|t| t.parse::<u64>().ok()).sum(),
+    })
+}
+
 /// The processor time that this machine has spent, and how much of it was not idle, in ticks.
 pub fn processor_ticks() -> io::Result<(u64, u64)> {
     let text = std::fs::read_to_string("/proc/stat")?;

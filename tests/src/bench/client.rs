@@ -90,7 +90,7 @@ pub(super) fn frame(key: i16, version: i16, body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn produce_frame(load: &Load) -> Result<Vec<u8>, LoadError> {
+fn produce_frame(load: &Load, partition: i32) -> Result<Vec<u8>, LoadError> {
     let value = vec![b'x'; load.value_bytes];
     let mut batch = BatchBuilder::new(0);
     for _ in 0..load.batch_records {
@@ -106,7 +106,7 @@ fn produce_frame(load: &Load) -> Result<Vec<u8>, LoadError> {
     body.extend_from_slice(&1i32.to_be_bytes());
     put_string(&mut body, &load.topic);
     body.extend_from_slice(&1i32.to_be_bytes());
-    body.extend_from_slice(&0i32.to_be_bytes());
+    body.extend_from_slice(&partition.to_be_bytes());
     let length = i32::try_from(batch.bytes().len()).unwrap_or(i32::MAX);
     body.extend_from_slice(&length.to_be_bytes());
     body.extend_from_slice(batch.bytes());
@@ -141,11 +141,16 @@ pub(super) fn connect(broker: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Creates a topic of one partition with three replicas, min ISR 2.
-pub fn create_topic(broker: SocketAddr, name: &str, durability: &str) -> Result<(), LoadError> {
+/// Creates a topic with three replicas, min ISR 2.
+pub fn create_topic(
+    broker: SocketAddr,
+    name: &str,
+    partitions: u16,
+    durability: &str,
+) -> Result<(), LoadError> {
     let mut body = 1i32.to_be_bytes().to_vec();
     put_string(&mut body, name);
-    body.extend_from_slice(&1i32.to_be_bytes());
+    body.extend_from_slice(&i32::from(partitions).to_be_bytes());
     body.extend_from_slice(&3i16.to_be_bytes());
     body.extend_from_slice(&0i32.to_be_bytes());
     body.extend_from_slice(&2i32.to_be_bytes());
@@ -172,14 +177,38 @@ struct Window {
 
 /// Writes to the leader at `broker` for as long as `load` says, and waits for every answer.
 pub fn run_load(broker: SocketAddr, load: &Load) -> Result<Loaded, LoadError> {
-    let request = produce_frame(load)?;
+    let request = produce_frame(load, 0)?;
+    run_requests(broker, load, &request, request.len())
+}
+
+/// As [`run_load`], to these partitions in turn, which `broker` must lead; each is written at least
+/// once, whatever the time.
+pub fn run_spread_load(
+    broker: SocketAddr,
+    load: &Load,
+    partitions: &[i32],
+) -> Result<Loaded, LoadError> {
+    let mut requests = Vec::new();
+    for partition in partitions {
+        requests.extend(produce_frame(load, *partition)?);
+    }
+    let each = requests.len() / partitions.len().max(1);
+    run_requests(broker, load, &requests, each)
+}
+
+fn run_requests(
+    broker: SocketAddr,
+    load: &Load,
+    requests: &[u8],
+    each: usize,
+) -> Result<Loaded, LoadError> {
     let code_offset = 4 + 4 + 2 + load.topic.len() + 4 + 4;
     let mut answer = Vec::new();
     let pace = Pace {
         in_flight: load.in_flight,
         time: load.time,
     };
-    pump(connect(broker)?, &request, pace, move |reading| {
+    pump_round(connect(broker)?, (requests, each), pace, move |reading| {
         read_frame(reading, &mut answer)?;
         code_at(&answer, code_offset)
     })
@@ -195,8 +224,18 @@ pub(super) struct Pace {
 /// Sends `request` again and again. `read_answer` takes one answer off the connection and judges it; the
 /// end of the stream between two answers is the end.
 pub(super) fn pump(
-    mut writing: TcpStream,
+    writing: TcpStream,
     request: &[u8],
+    pace: Pace,
+    read_answer: impl FnMut(&mut BufReader<TcpStream>) -> Result<(), LoadError> + Send + 'static,
+) -> Result<Loaded, LoadError> {
+    pump_round(writing, (request, request.len()), pace, read_answer)
+}
+
+/// As [`pump`], with requests of one length in turn, each of them once at least.
+fn pump_round(
+    mut writing: TcpStream,
+    (requests, each): (&[u8], usize),
     pace: Pace,
     mut read_answer: impl FnMut(&mut BufReader<TcpStream>) -> Result<(), LoadError> + Send + 'static,
 ) -> Result<Loaded, LoadError> {
@@ -226,11 +265,12 @@ pub(super) fn pump(
             Ok(loaded)
         })
     };
-    let mut first = true;
-    let at_once = (WRITE_BYTES / request.len()).max(1);
-    let several = request.repeat(at_once.min(pace.in_flight));
-    while (first || started.elapsed() < pace.time) && !reader.is_finished() {
-        first = false;
+    let at_once = (WRITE_BYTES / each).max(1).min(pace.in_flight);
+    // Any number up to `at_once` can be taken in one piece wherever the last write ended.
+    let round = requests.len() / each;
+    let several = requests.repeat(at_once.div_ceil(round) + 1);
+    let (mut at, mut all_sent) = (0, false);
+    while (!all_sent || started.elapsed() < pace.time) && !reader.is_finished() {
         let mut sent = window.sent.lock().unwrap_or_else(PoisonError::into_inner);
         while sent.len() >= pace.in_flight && !reader.is_finished() {
             let waited = window.moved.wait_timeout(sent, Duration::from_millis(100));
@@ -241,8 +281,11 @@ pub(super) fn pump(
         let now = Instant::now();
         sent.extend(std::iter::repeat_n(now, count));
         drop(sent);
-        let bytes = several.get(..count * request.len()).unwrap_or(request);
-        writing.write_all(bytes)?;
+        let bytes = several.get(at * each..(at + count) * each);
+        writing.write_all(bytes.ok_or(LoadError::Broken("nothing to send"))?)?;
+        at += count;
+        all_sent |= at >= round;
+        at %= round;
     }
     // All answers, then the end of the stream.
     while !reader.is_finished() {

@@ -2,6 +2,8 @@
 //! acks=all, one partition. The client shares the machine with the nodes.
 #![allow(clippy::print_stderr, reason = "a program says how far it is")]
 
+mod many;
+
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,16 +14,18 @@ use rivven_tests::bench::{
     JetStream, Load, create_topic, loopback_bytes_per_second, percentile, processor_ticks,
     run_load, synced_appends_per_second,
 };
-use rivven_tests::kafka::KafkaClient;
+use rivven_tests::kafka::{KafkaClient, TopicInfo};
 use rivven_tests::process::{ClusterOptions, ProcessCluster};
 
 const HELP: &str = "\
 bench-isr - replication through the Kafka port
 
-Usage: bench-isr [--secs N] [--failovers N]
+Usage: bench-isr [--secs N] [--failovers N] [--only PART] [--compare]
 
   --secs N       Seconds of each load (default 30)
   --failovers N  How many leaders are killed for the failover gap (default 3)
+  --only PART    One part: replicated, fsync, failover, hot (1,000 partitions written at once) or
+                 idle (10,000 partitions)
   --compare      Also runs NATS JetStream with three replicas, if nats-server is installed
 ";
 const LIMIT: Duration = Duration::from_secs(90);
@@ -32,13 +36,18 @@ struct Options {
     secs: u64,
     failovers: usize,
     compare: bool,
+    only: Option<String>,
 }
+
+/// The parts of a run.
+const PARTS: [&str; 5] = ["replicated", "fsync", "failover", "hot", "idle"];
 
 fn options() -> Result<Option<Options>, String> {
     let mut options = Options {
         secs: 30,
         failovers: 3,
         compare: false,
+        only: None,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -51,6 +60,13 @@ fn options() -> Result<Option<Options>, String> {
             "--secs" => options.secs = number()?.max(1),
             "--failovers" => {
                 options.failovers = usize::try_from(number()?).unwrap_or(usize::MAX);
+            }
+            "--only" => {
+                let part = arguments.next().unwrap_or_default();
+                if !PARTS.contains(&part.as_str()) {
+                    return Err(format!("there is no part {part:?}"));
+                }
+                options.only = Some(part);
             }
             "--help" => return Ok(None),
             "--compare" => options.compare = true,
@@ -108,12 +124,24 @@ async fn run(options: &Options) -> Result<(), Failure> {
         }
         .print();
     }
+    let wanted = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
     for durability in ["replicated", "fsync"] {
+        if !wanted(durability) {
+            continue;
+        }
         let sequential = jetstream.unwrap_or(JETSTREAM_SEQUENTIAL_US);
         let baselines = [appends, loopback, sequential];
         measure(&mut cluster, durability, time, baselines).await?;
     }
-    failover(&mut cluster, options.failovers).await?;
+    if wanted("failover") && options.failovers > 0 {
+        failover(&mut cluster, options.failovers).await?;
+    }
+    if wanted("hot") {
+        many::hot(&mut cluster, time).await?;
+    }
+    if wanted("idle") {
+        many::idle(&mut cluster, time).await?;
+    }
     cluster.check_no_panic()
 }
 
@@ -159,21 +187,32 @@ fn compare(time: Duration) -> Result<Option<f64>, Failure> {
     Ok(sequential)
 }
 
+/// Makes a topic and returns it once all its replicas are in sync.
+async fn make_topic(
+    cluster: &mut ProcessCluster,
+    topic: &str,
+    partitions: u16,
+    durability: &str,
+) -> Result<TopicInfo, Failure> {
+    let broker = cluster.bootstrap().into_iter().next();
+    let broker = broker.ok_or_else(|| Failure::new("no node".to_owned()))?;
+    let (name, kind) = (topic.to_owned(), durability.to_owned());
+    let made =
+        tokio::task::spawn_blocking(move || create_topic(broker, &name, partitions, &kind)).await;
+    made.map_err(|e| Failure::new(e.to_string()))?
+        .map_err(|e| Failure::new(format!("cannot create {topic}: {e}")))?;
+    cluster.wait_in_sync(LIMIT).await?;
+    let client = KafkaClient::new(cluster.bootstrap());
+    client.led_topic(topic, LIMIT).await
+}
+
 /// Makes a topic and returns where its leader listens.
 async fn leader_of(
     cluster: &mut ProcessCluster,
     topic: &str,
     durability: &str,
 ) -> Result<SocketAddr, Failure> {
-    let broker = cluster.bootstrap().into_iter().next();
-    let broker = broker.ok_or_else(|| Failure::new("no node".to_owned()))?;
-    let (name, kind) = (topic.to_owned(), durability.to_owned());
-    let made = tokio::task::spawn_blocking(move || create_topic(broker, &name, &kind)).await;
-    made.map_err(|e| Failure::new(e.to_string()))?
-        .map_err(|e| Failure::new(format!("cannot create {topic}: {e}")))?;
-    cluster.wait_in_sync(LIMIT).await?;
-    let client = KafkaClient::new(cluster.bootstrap());
-    let info = client.led_topic(topic, LIMIT).await?;
+    let info = make_topic(cluster, topic, 1, durability).await?;
     let leader = info.partitions.first().and_then(|p| p.leader);
     let (_, address) = leader.ok_or_else(|| Failure::new("no leader".to_owned()))?;
     Ok(address)
