@@ -116,6 +116,8 @@ pub struct CoordinatorConfig {
     pub swim: SwimConfig,
     /// Replication.
     pub replication: ReplicationConfig,
+    /// Most files of partition logs that stay open; `None`: as many as the log store says.
+    pub max_open_log_files: Option<usize>,
     /// Broker sessions.
     pub session: SessionConfig,
     /// Consumer groups.

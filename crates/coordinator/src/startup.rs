@@ -41,8 +41,13 @@ pub(crate) async fn open_log_store(
     ports: &CoordinatorPorts,
 ) -> Result<Arc<dyn LogStore>, CoordinatorError> {
     let (vfs, dir) = (Arc::clone(&ports.vfs), config.data_dir.join("logs"));
+    let default = SegmentLogConfig::default();
+    let settings = SegmentLogConfig {
+        max_open_files: config.max_open_log_files.unwrap_or(default.max_open_files),
+        ..default
+    };
     let store = blocking::run(&ports.io, "rivven-recovery", move || {
-        SegmentLogStore::open(&dir, vfs, SegmentLogConfig::default())
+        SegmentLogStore::open(&dir, vfs, settings)
     });
     Ok(Arc::new(store.await??))
 }

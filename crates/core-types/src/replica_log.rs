@@ -204,7 +204,8 @@ pub trait ReplicaLog: Debug + Send {
     fn append_replicated_batch(&mut self, batch: &RecordBatch) -> Result<Appended, LogError>;
 
     /// Records durably that `epoch` starts at `start`, dropping every entry with an equal or greater
-    /// epoch or start (KIP-101; KAFKA-7415: also when no record follows).
+    /// epoch or start (KIP-101; KAFKA-7415: also when no record follows). Of a log that has never had a
+    /// record it need not be durable before its first one: nothing was written under it.
     fn assign_epoch(&mut self, epoch: LeaderEpoch, start: Offset) -> Result<(), LogError>;
 
     /// The end of the greatest epoch not above `epoch`: its successor's start, or the log end for
@@ -283,7 +284,8 @@ pub struct OpenedLog {
 
 /// Port: all partition logs of one node. Calls block.
 pub trait LogStore: Debug + Send + Sync + 'static {
-    /// Opens a partition's log, creating it if it does not exist.
+    /// Opens a partition's log, an empty one if there is none. Nothing need be stored of an empty one
+    /// before its first batch.
     fn open(&self, partition: PartitionId) -> Result<OpenedLog, LogError>;
     /// Forgets that the partition's log was cut, durably, once its broker has registered it as lossy.
     /// A store that cuts a tail records that durably *before* it cuts, and keeps reporting it until
@@ -304,7 +306,7 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     }
     /// Removes a partition's log.
     fn remove(&self, partition: PartitionId) -> Result<(), LogError>;
-    /// The partitions that have a log here.
+    /// The partitions of which something is stored here.
     fn list(&self) -> Result<Vec<PartitionId>, LogError>;
     /// The high-watermark checkpoint: a hint, never a reason to truncate (KIP-101).
     fn load_checkpoint(&self) -> Result<Vec<(PartitionId, Offset)>, LogError>;

@@ -6,6 +6,9 @@ use rivven_core_types::{HEADER_BYTES, LogError};
 const MAX_SEGMENT_BYTES: u64 = 16 << 30;
 /// Greatest allowed distance between index entries, in bytes.
 const MAX_INDEX_INTERVAL_BYTES: u64 = 64 << 20;
+/// Least and greatest allowed number of open files.
+const MIN_OPEN_FILES: u64 = 2;
+const MAX_OPEN_FILES: u64 = 1 << 20;
 
 /// Settings of a [`crate::SegmentLogStore`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +19,9 @@ pub struct SegmentLogConfig {
     /// One entry of the sparse in-memory index per so many bytes. Smaller costs memory (24 bytes per
     /// entry), larger costs read time. Default 64 KiB.
     pub index_interval_bytes: u64,
+    /// Most files that stay open, of all logs together; the one not used for longest is closed. A file
+    /// with writes that are not synced stays open above it. Default 512.
+    pub max_open_files: usize,
 }
 
 impl Default for SegmentLogConfig {
@@ -23,6 +29,7 @@ impl Default for SegmentLogConfig {
         Self {
             segment_bytes: 256 << 20,
             index_interval_bytes: 64 << 10,
+            max_open_files: 512,
         }
     }
 }
@@ -52,6 +59,12 @@ impl SegmentLogConfig {
             self.index_interval_bytes,
             1,
             MAX_INDEX_INTERVAL_BYTES,
+        )?;
+        check(
+            "max_open_files",
+            self.max_open_files as u64,
+            MIN_OPEN_FILES,
+            MAX_OPEN_FILES,
         )
     }
 }

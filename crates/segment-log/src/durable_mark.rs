@@ -12,21 +12,22 @@ use std::sync::Arc;
 use rivven_core_types::{Offset, OpenMode, Vfs, VfsFile};
 
 use crate::files::{self, Fields, FileKind};
+use crate::open_files::{OpenFiles, PooledFile};
 
 const DURABLE_MARK: &str = "durable-mark";
 
 #[derive(Debug)]
 pub(crate) struct DurableMark {
-    file: Arc<dyn VfsFile>,
+    file: Arc<PooledFile>,
     /// `None` if the file is new or unreadable: nothing is known then.
     value: Option<Offset>,
 }
 
 impl DurableMark {
-    pub(crate) fn open(vfs: &dyn Vfs, dir: &Path) -> io::Result<Self> {
+    pub(crate) fn open(vfs: &dyn Vfs, files: &OpenFiles, dir: &Path) -> io::Result<Self> {
         let path = dir.join(DURABLE_MARK);
         let known = vfs.exists(&path)?;
-        let file = vfs.open(&path, OpenMode::Create)?;
+        let file = files.open(&path, OpenMode::Create)?;
         let length = usize::try_from(file.len()?).unwrap_or(usize::MAX);
         let mut bytes = vec![0; length.min(files::MAX_SMALL_FILE_BYTES)];
         file.read_exact_at(&mut bytes, 0)?;
@@ -59,8 +60,7 @@ impl DurableMark {
         if self.value == Some(offset) {
             return Ok(());
         }
-        let bytes = files::seal(FileKind::DurableMark, &offset.get().to_be_bytes());
-        self.file.write_all_at(&bytes, 0)?;
+        self.file.write_hint_at(&sealed(offset), 0)?;
         self.value = Some(offset);
         Ok(())
     }
@@ -68,8 +68,12 @@ impl DurableMark {
     /// Sets the mark and makes that durable.
     pub(crate) fn set_durably(&mut self, offset: Offset) -> io::Result<()> {
         self.value = None;
-        self.note(offset)?;
-        self.file.sync_data()
+        // One open file for both: a sync tells those that it was open for.
+        let file = self.file.opened()?;
+        file.write_all_at(&sealed(offset), 0)?;
+        file.sync_data()?;
+        self.value = Some(offset);
+        Ok(())
     }
 
     /// Lowers the mark to `end`, durably, before the log itself is cut there.
@@ -79,4 +83,8 @@ impl DurableMark {
         }
         Ok(())
     }
+}
+
+fn sealed(offset: Offset) -> Vec<u8> {
+    files::seal(FileKind::DurableMark, &offset.get().to_be_bytes())
 }

@@ -53,6 +53,7 @@
 //! ```
 
 mod batch_reader;
+mod blank;
 mod config;
 mod cut_record;
 mod damage;
@@ -63,6 +64,7 @@ mod files;
 mod inspect;
 mod log;
 mod meta;
+mod open_files;
 mod reading;
 mod recovery;
 mod replica_log;

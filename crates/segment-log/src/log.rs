@@ -14,6 +14,7 @@ use crate::config::SegmentLogConfig;
 use crate::durable_mark::DurableMark;
 use crate::epoch_table::EpochTable;
 use crate::meta::{Meta, Pending};
+use crate::open_files::{OpenFiles, Unsynced};
 use crate::recovery::{self, Recovered};
 use crate::segment::{Boundary, Segment};
 use crate::sync_gate::{DiskFailures, SyncGate};
@@ -31,6 +32,7 @@ const READ_HINTS: usize = 4;
 /// every later change fails, reads still work where the stored bytes are certain.
 pub struct SegmentLog {
     pub(crate) vfs: Arc<dyn Vfs>,
+    pub(crate) open_files: OpenFiles,
     pub(crate) dir: PathBuf,
     pub(crate) config: SegmentLogConfig,
     pub(crate) meta: Meta,
@@ -83,7 +85,7 @@ impl SegmentLog {
     /// Opens the log of `partition` in its directory `dir`, creating it if there is none. Returns
     /// the log and the number of bytes that recovery cut off.
     pub(crate) fn open(
-        vfs: Arc<dyn Vfs>,
+        (vfs, open_files): (Arc<dyn Vfs>, OpenFiles),
         dir: PathBuf,
         partition: PartitionId,
         config: SegmentLogConfig,
@@ -99,9 +101,10 @@ impl SegmentLog {
             mark,
             segments,
             cut_bytes,
-        } = recovery::recover(vfs.as_ref(), &dir, meta, &config)?;
+        } = recovery::recover(vfs.as_ref(), &open_files, &dir, meta, &config)?;
         let mut log = Self {
             vfs,
+            open_files,
             dir,
             config,
             meta,
@@ -224,7 +227,7 @@ impl SegmentLog {
         let total = batch.bytes().len() as u64;
         let full = |s: &Segment| s.length > 0 && s.length + total > self.config.segment_bytes;
         if self.segments.last().is_none_or(full) {
-            let next = Segment::create(self.vfs.as_ref(), &self.dir, self.end())?;
+            let next = Segment::create(&self.open_files, &self.dir, self.end())?;
             self.begin_segment(next);
         }
         let Some(segment) = self.segments.last() else {
@@ -257,10 +260,10 @@ impl SegmentLog {
     }
 
     /// The files that hold what is not durable yet, and whether a name among them may not be.
-    pub(crate) fn unsynced(&self) -> (Vec<Arc<dyn VfsFile>>, bool) {
+    pub(crate) fn unsynced(&self) -> (io::Result<Vec<Unsynced>>, bool) {
         let dirty = self.segments.iter().filter(|s| s.end > self.durable_end);
         let names = self.segments.iter().any(|s| s.base >= self.durable_end);
-        (dirty.map(|s| Arc::clone(&s.file)).collect(), names)
+        (dirty.map(|s| s.file.unsynced()).collect(), names)
     }
 
     /// Notes that everything below `end` is durable.
@@ -294,7 +297,7 @@ impl SegmentLog {
         self.mark.lower(boundary.offset)?;
         let later = self.segments.get(i + 1..).unwrap_or_default();
         for segment in later.iter().rev() {
-            self.vfs.remove_file(&segment.path)?;
+            self.vfs.remove_file(segment.file.path())?;
         }
         if !later.is_empty() {
             self.vfs.sync_dir(&self.dir)?;
@@ -328,8 +331,13 @@ impl SegmentLog {
             ..self.meta
         };
         meta.save(self.vfs.as_ref(), &self.dir)?;
-        let segment =
-            recovery::start_afresh(self.vfs.as_ref(), &self.dir, &mut meta, &mut self.mark)?;
+        let segment = recovery::start_afresh(
+            self.vfs.as_ref(),
+            &self.open_files,
+            &self.dir,
+            &mut meta,
+            &mut self.mark,
+        )?;
         self.meta = meta;
         Ok(segment)
     }
@@ -359,7 +367,7 @@ impl SegmentLog {
         let gone = self.segments.iter().take(all_but_last);
         let gone = gone.take_while(|s| s.end <= start).count();
         for segment in self.segments.drain(..gone) {
-            self.vfs.remove_file(&segment.path)?;
+            self.vfs.remove_file(segment.file.path())?;
         }
         if gone > 0 {
             self.vfs.sync_dir(&self.dir)?;

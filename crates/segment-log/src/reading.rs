@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use rivven_core_types::{
     BatchHeader, Compression, LogError, LogSlice, Offset, RecordBatch, ReplicaLog,
-    TimestampedOffset,
+    TimestampedOffset, VfsFile,
 };
 
 use crate::batch_reader::{self, BODY_WINDOW_BYTES, BatchReader, HEADER_WINDOW_BYTES};

@@ -14,7 +14,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rivven_core_types::{BatchHeader, LogError, Offset, OpenMode, Vfs, planted};
+use rivven_core_types::{BatchHeader, LogError, Offset, OpenMode, Vfs, VfsFile, planted};
 
 use crate::batch_reader::{BODY_WINDOW_BYTES, BatchReader, HEADER_WINDOW_BYTES};
 use crate::config::SegmentLogConfig;
@@ -23,6 +23,7 @@ use crate::damage;
 use crate::durable_mark::DurableMark;
 use crate::epoch_table::EpochTable;
 use crate::meta::{Meta, Pending};
+use crate::open_files::OpenFiles;
 use crate::segment::Segment;
 
 /// What recovery hands to the log.
@@ -45,6 +46,7 @@ struct Cut {
 
 struct Walk<'a> {
     vfs: &'a dyn Vfs,
+    open_files: &'a OpenFiles,
     config: &'a SegmentLogConfig,
     files: Vec<(Offset, PathBuf)>,
     log_start: Offset,
@@ -58,19 +60,21 @@ struct Walk<'a> {
 /// Opens the directory of a log that exists. Everything that it returns is on stable storage.
 pub(crate) fn recover(
     vfs: &dyn Vfs,
+    open_files: &OpenFiles,
     dir: &Path,
     mut meta: Meta,
     config: &SegmentLogConfig,
 ) -> Result<Recovered, LogError> {
     remove_leftovers(vfs, dir)?;
-    let mut mark = DurableMark::open(vfs, dir)?;
+    let mut mark = DurableMark::open(vfs, open_files, dir)?;
     if meta.pending == Pending::Reset {
-        start_afresh(vfs, dir, &mut meta, &mut mark)?;
+        start_afresh(vfs, open_files, dir, &mut meta, &mut mark)?;
     }
     let log_start = meta.log_start;
     let files = kept_files(vfs, dir, log_start, mark.value())?;
     let mut walk = Walk {
         vfs,
+        open_files,
         config,
         expected: files.first().map_or(log_start, |(base, _)| *base),
         files,
@@ -102,7 +106,7 @@ pub(crate) fn recover(
     let epochs = settle_epochs(vfs, dir, walk.epochs, walk.rebuilt, log_start, end)?;
     let mut segments = walk.segments;
     if segments.is_empty() {
-        segments.push(Segment::create(vfs, dir, log_start)?);
+        segments.push(Segment::create(open_files, dir, log_start)?);
         vfs.sync_dir(dir)?;
     }
     make_durable(vfs, dir, &segments, &mut mark, end)?;
@@ -119,6 +123,7 @@ pub(crate) fn recover(
 /// repeated; a crash in between is finished by the next opening, since `meta` says so.
 pub(crate) fn start_afresh(
     vfs: &dyn Vfs,
+    open_files: &OpenFiles,
     dir: &Path,
     meta: &mut Meta,
     mark: &mut DurableMark,
@@ -129,7 +134,7 @@ pub(crate) fn start_afresh(
     vfs.sync_dir(dir)?;
     EpochTable::default().save(vfs, dir)?;
     mark.set_durably(meta.log_start)?;
-    let segment = Segment::create(vfs, dir, meta.log_start)?;
+    let segment = Segment::create(open_files, dir, meta.log_start)?;
     vfs.sync_dir(dir)?;
     meta.pending = Pending::Nothing;
     meta.save(vfs, dir)?;
@@ -185,8 +190,8 @@ impl Walk<'_> {
                     "records are missing before the next segment",
                 );
             }
-            let file = self.vfs.open(&path, OpenMode::ReadWrite)?;
-            self.segments.push(Segment::new(base, path, file));
+            let file = self.open_files.open(&path, OpenMode::ReadWrite)?;
+            self.segments.push(Segment::new(base, file));
             if let Some((position, what)) = self.walk_segment(i)? {
                 return self.judge(i, position, &what);
             }

@@ -12,6 +12,7 @@ use rivven_core_types::{
 
 use crate::cut_record;
 use crate::log::SegmentLog;
+use crate::open_files::Unsynced;
 
 impl ReplicaLog for SegmentLog {
     fn log_start(&self) -> Offset {
@@ -255,14 +256,17 @@ impl SegmentLog {
         let dir = self.dir.clone();
         Box::new(move |by| {
             gate.run_known(|cleared| {
+                let files = files?;
                 if by == SyncBy::WholeDisk && cleared == failures.count() {
+                    files.iter().for_each(Unsynced::confirm);
                     return Ok(None);
                 }
                 for file in &files {
                     if planted("segment-log.flush-does-not-sync") {
                         continue;
                     }
-                    file.sync_data()?;
+                    file.sync()?;
+                    file.confirm();
                 }
                 if names {
                     vfs.sync_dir(&dir)?;

@@ -83,7 +83,7 @@ impl SegmentLog {
 
     /// Closes the active segment and begins the next one. Its name is durable with the next flush.
     pub(crate) fn roll(&mut self) -> Result<(), LogError> {
-        let created = Segment::create(self.vfs.as_ref(), &self.dir, self.end());
+        let created = Segment::create(&self.open_files, &self.dir, self.end());
         let readable = self.end();
         let next = self.guard(created, readable)?;
         self.begin_segment(next);

@@ -65,9 +65,18 @@ impl SegmentLog {
             Some(to) if to.segment == next.base && to.position < next.length => to.position,
             _ => 0,
         };
+        let file = match next.file.opened() {
+            Ok(file) => file,
+            Err(error) => {
+                // No piece now; whoever reads the segment meets the same.
+                tracing::warn!(partition = %self.meta.partition, %error, "a segment cannot be opened");
+                return None;
+            }
+        };
         let piece = Piece {
             segment: next.base,
-            file: Arc::clone(&next.file),
+            // Kept open: retention may remove it before it is read.
+            file,
             length: next.length,
             position,
             max_bytes: max_bytes as u64,

@@ -4,7 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rivven_core_types::{BatchHeader, Offset, OpenMode, Vfs, VfsFile};
+use rivven_core_types::{BatchHeader, Offset, OpenMode, Vfs};
+
+use crate::open_files::{OpenFiles, PooledFile};
 
 const SUFFIX: &str = "log";
 const NAME_DIGITS: usize = 20;
@@ -31,8 +33,7 @@ pub(crate) struct Segment {
     /// The offset in its name. Its first batch starts there, or contains it after a reset into the
     /// middle of a batch.
     pub(crate) base: Offset,
-    pub(crate) path: PathBuf,
-    pub(crate) file: Arc<dyn VfsFile>,
+    pub(crate) file: Arc<PooledFile>,
     /// Bytes of whole batches.
     pub(crate) length: u64,
     /// Bytes of the segments before it, counted from one that may be gone.
@@ -48,10 +49,9 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    pub(crate) fn new(base: Offset, path: PathBuf, file: Arc<dyn VfsFile>) -> Self {
+    pub(crate) fn new(base: Offset, file: Arc<PooledFile>) -> Self {
         Self {
             base,
-            path,
             file,
             length: 0,
             before: 0,
@@ -64,10 +64,10 @@ impl Segment {
     }
 
     /// Creates the file of a new segment. Its name is durable once the directory is synced.
-    pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, base: Offset) -> io::Result<Self> {
+    pub(crate) fn create(files: &OpenFiles, dir: &Path, base: Offset) -> io::Result<Self> {
         let path = dir.join(format!("{:0NAME_DIGITS$}.{SUFFIX}", base.get()));
-        let file = vfs.open(&path, OpenMode::CreateNew)?;
-        Ok(Self::new(base, path, file))
+        let file = files.open(&path, OpenMode::CreateNew)?;
+        Ok(Self::new(base, file))
     }
 
     /// The base offset in a segment's file name; `None` if it is not one.

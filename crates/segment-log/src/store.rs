@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rivven_core_types::{LogError, LogStore, Offset, OpenedLog, PartitionId, Vfs, VfsDisk};
 
+use crate::blank::LogOnDemand;
 use crate::config::{SegmentLogConfig, SegmentLogError};
 use crate::cut_record;
 use crate::files::{self, Fields, FileKind};
 use crate::log::SegmentLog;
 use crate::meta::{Meta, Pending};
+use crate::open_files::OpenFiles;
 use crate::shutdown;
 use crate::sync_gate::DiskFailures;
 
@@ -22,7 +24,7 @@ const CHECKPOINT: &str = "high-watermarks";
 /// checkpoint. One process at a time may use a directory.
 #[derive(Debug, Clone)]
 pub struct SegmentLogStore {
-    dir: PathBuf,
+    dir: Arc<Path>,
     vfs: Arc<dyn Vfs>,
     config: SegmentLogConfig,
     /// The last user stopped without order under an operating system that no longer runs, and not
@@ -32,6 +34,7 @@ pub struct SegmentLogStore {
     /// The whole disk, if it can be synced at once.
     disk: Option<Arc<dyn VfsDisk>>,
     disk_failures: DiskFailures,
+    open_files: OpenFiles,
 }
 
 impl SegmentLogStore {
@@ -43,7 +46,8 @@ impl SegmentLogStore {
     ) -> Result<Self, SegmentLogError> {
         config.validate()?;
         let mut store = Self {
-            dir: dir.into(),
+            dir: dir.into().into(),
+            open_files: OpenFiles::new(Arc::clone(&vfs), config.max_open_files),
             vfs,
             config,
             after_unclean_stop: Arc::default(),
@@ -76,8 +80,13 @@ impl SegmentLogStore {
         let dir = partition_dir(&self.dir, partition);
         let vfs = Arc::clone(&self.vfs);
         let failures = self.disk_failures.clone();
-        let (log, mut cut_bytes) =
-            SegmentLog::open(vfs, dir.clone(), partition, self.config.clone(), failures)?;
+        let (log, mut cut_bytes) = SegmentLog::open(
+            (vfs, self.open_files.clone()),
+            dir.clone(),
+            partition,
+            self.config.clone(),
+            failures,
+        )?;
         let unclean = self.after_unclean_stop.load(Ordering::Acquire);
         if unclean && log.meta.lazy && cut_bytes == 0 {
             tracing::warn!(%partition, "an unclean stop may have lost records of the page cache");
@@ -122,6 +131,12 @@ impl SegmentLogStore {
 
 impl LogStore for SegmentLogStore {
     fn open(&self, partition: PartitionId) -> Result<OpenedLog, LogError> {
+        if !self.vfs.exists(&partition_dir(&self.dir, partition))? {
+            return Ok(OpenedLog {
+                log: Box::new(LogOnDemand::new(self.clone(), partition)),
+                cut_bytes: 0,
+            });
+        }
         let (log, cut_bytes) = self.open_log(partition)?;
         Ok(OpenedLog {
             log: Box::new(log),

@@ -11,12 +11,14 @@ use rivven_core_types::{
 
 use crate::{SegmentLog, SegmentLogConfig, SegmentLogStore};
 
+mod blank;
 mod damage;
 mod epochs;
 mod everyday;
 mod faults;
 mod keeping;
 mod model;
+mod open_files;
 mod planted;
 mod power_loss;
 
@@ -39,6 +41,8 @@ fn config() -> SegmentLogConfig {
     SegmentLogConfig {
         segment_bytes: 400,
         index_interval_bytes: 150,
+        // Fewer than one log has, so that files are closed all the time.
+        max_open_files: 2,
     }
 }
 

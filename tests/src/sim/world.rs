@@ -290,6 +290,8 @@ impl SimCluster {
                 ..RaftTiming::default()
             },
             swim,
+            // Few, so that logs lose their open files in every run.
+            max_open_log_files: Some(4),
             replication: ReplicationConfig {
                 replica_lag_max_time: self.settings.lag_max,
                 fetch_max_wait: self.settings.fetch_wait(),

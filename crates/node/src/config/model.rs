@@ -124,6 +124,7 @@ pub(super) struct Replication {
     pub(super) fetch_interval_ms: Option<Spanned<u64>>,
     pub(super) leader_throttled_bytes_per_second: Option<Spanned<u64>>,
     pub(super) follower_throttled_bytes_per_second: Option<Spanned<u64>>,
+    pub(super) max_open_log_files: Option<Spanned<u32>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -216,6 +216,7 @@ pub(super) fn validate(file: model::File, path: &Path) -> Result<NodeOptions, Co
         members,
         raft: raft(&place, cluster.raft)?,
         swim: swim(&place, cluster.swim, swim_security)?,
+        max_open_log_files: open_files(&place, cluster.replication.max_open_log_files.clone())?,
         replication: replication(&place, cluster.replication)?,
         groups: rivven_cluster::consumer_groups::GroupConfig::default(),
         session: session(&place, cluster.session)?,
@@ -404,6 +405,18 @@ fn swim(
         security,
         ..default
     })
+}
+
+fn open_files(
+    place: &Place<'_>,
+    limit: Option<Spanned<u32>>,
+) -> Result<Option<usize>, ConfigError> {
+    if limit.is_none() {
+        return Ok(None);
+    }
+    let key = "cluster.replication.max_open_log_files";
+    let limit = place.in_range(limit, key, 16..=1_000_000, 0)?;
+    Ok(Some(usize::try_from(limit).unwrap_or(usize::MAX)))
 }
 
 fn replication(

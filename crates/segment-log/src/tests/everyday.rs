@@ -286,8 +286,10 @@ fn a_store_lists_and_removes_logs_and_keeps_a_checkpoint() {
     let vfs = MemVfs::new();
     let logs = store(&vfs);
     let other = PartitionId::new(TopicId::from_bytes([1; 16]), 0);
-    assert_eq!(logs.open(partition()).unwrap().cut_bytes, 0);
-    logs.open(other).unwrap();
+    for id in [partition(), other] {
+        let _log = logs.open_log(id).unwrap();
+        assert_eq!(logs.open(id).unwrap().cut_bytes, 0);
+    }
     vfs.create_dir_all(Path::new("/data/logs/lost+found"))
         .unwrap();
     assert_eq!(logs.list().unwrap(), [other, partition()]);
@@ -351,6 +353,10 @@ fn settings_out_of_range_are_refused() {
         },
         SegmentLogConfig {
             index_interval_bytes: 0,
+            ..config()
+        },
+        SegmentLogConfig {
+            max_open_files: 1,
             ..config()
         },
     ];

@@ -81,6 +81,7 @@ pub(super) fn run(seed: u64) -> Losses {
     let config = SegmentLogConfig {
         segment_bytes: 4000,
         index_interval_bytes: 500,
+        max_open_files: 2,
     };
     let open = |vfs: &MemVfs| {
         let store = SegmentLogStore::open(DIR, Arc::new(vfs.clone()), config.clone());

@@ -1,0 +1,76 @@
+//! How many files are open, and which must be.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rivven_core_types::test_util::MemVfs;
+use rivven_core_types::{OpenMode, Vfs, VfsFile};
+
+use crate::open_files::{OpenFiles, PooledFile};
+
+const LIMIT: usize = 3;
+
+fn pool() -> OpenFiles {
+    let vfs = MemVfs::new();
+    vfs.create_dir_all(Path::new("/files")).unwrap();
+    OpenFiles::new(Arc::new(vfs) as Arc<dyn Vfs>, LIMIT)
+}
+
+fn several(pool: &OpenFiles, count: u32) -> Vec<Arc<PooledFile>> {
+    let path = |n| PathBuf::from(format!("/files/{n}"));
+    (0..count)
+        .map(|n| pool.open(&path(n), OpenMode::Create).unwrap())
+        .collect()
+}
+
+#[test]
+fn files_beyond_the_limit_are_closed_and_opened_again_when_they_are_used() {
+    let pool = pool();
+    let files = several(&pool, 20);
+    for (n, file) in files.iter().enumerate() {
+        file.write_all_at(&[u8::try_from(n).unwrap()], 0).unwrap();
+        file.sync_data().unwrap();
+        assert!(pool.count() <= LIMIT);
+    }
+    for (n, file) in files.iter().enumerate() {
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, 0).unwrap();
+        assert_eq!(usize::from(byte[0]), n);
+        assert!(pool.count() <= LIMIT);
+    }
+}
+
+#[test]
+fn a_file_with_writes_that_no_sync_has_confirmed_stays_open_above_the_limit() {
+    let pool = pool();
+    let dirty = several(&pool, 10);
+    for file in &dirty {
+        file.write_all_at(b"x", 0).unwrap();
+    }
+    assert_eq!(pool.count(), 10);
+    let flush: Vec<_> = dirty.iter().map(|f| f.unsynced().unwrap()).collect();
+    // Written after the flush began: its end says nothing of this.
+    dirty[0].write_all_at(b"y", 1).unwrap();
+    flush.iter().for_each(|f| f.confirm());
+    let _others = several(&pool, 20);
+    assert_eq!(pool.count(), LIMIT);
+    dirty[0].write_hint_at(b"z", 2).unwrap();
+    let before = pool.count();
+    dirty[0].sync_data().unwrap();
+    assert_eq!(pool.count(), before, "it had never been closed");
+}
+
+#[test]
+fn what_was_not_used_for_longest_goes_first() {
+    let pool = pool();
+    let files = several(&pool, 3);
+    let mut byte = [0];
+    for round in 3..40 {
+        // One is used between any two that are opened.
+        assert_eq!(files[0].read_at(&mut byte, 0).unwrap(), 0);
+        let path = PathBuf::from(format!("/files/{round}"));
+        let _other = pool.open(&path, OpenMode::Create).unwrap();
+    }
+    assert!(files[0].is_open());
+    assert!(!files[1].is_open());
+}
