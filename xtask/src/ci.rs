@@ -13,7 +13,7 @@ pub(crate) const COMMAND: Command = Command {
     name: "ci",
     about: "runs every check in a fixed order and prints how long each took",
     help: "Usage: cargo xtask ci [--json]\n\n\
-        tidy, fmt, clippy, deny, doc, test, sim (about 8 minutes), features, demo (5 runs), fuzz (a minute),\n\
+        tidy, fmt, clippy, deny, doc, test, sim (about 12 minutes), features, demo (5 runs), fuzz (a minute),\n\
         chaos (2 minutes). A failed step stops nothing; the last line counts the steps.\n\
         REQUIRE=kcat,confluent,kafka-python,deny makes a missing tool a failure.",
     passes_on: false,

@@ -16,9 +16,10 @@ pub(crate) const COMMAND: Command = Command {
     help: "Usage: cargo xtask sim [--meta | --planted] [arguments of the program]\n\n\
         Builds the program `sim` of rivven-tests and runs it with all arguments:\n\
         --seed S, --seeds N, --minutes M, --secs T, --jobs J, --replay S, --only A,B, --marks, --calm,\n\
-        --json; `cargo xtask sim -- --help` says more.\n\
+        --boundaries, --every E, --json; `cargo xtask sim -- --help` says more.\n\
         --meta     plays the seeds in two fresh processes and compares their traces\n\
-        --planted  plants each known bug and counts the seeds until the swarm finds it\n\
+        --planted  plants each known bug and counts the seeds until the swarm finds it; then runs the\n\
+                   tests of the crates that find the others\n\
         --bug NAME with --planted: this bug alone; with --replay: plays with it",
     passes_on: true,
     run,
@@ -27,23 +28,79 @@ pub(crate) const COMMAND: Command = Command {
 /// Seeds that every CI run plays, with simulated seconds of faults each.
 const CI_SEEDS: &str = "100";
 const CI_SECONDS: &str = "120";
+/// How many of them are played once more, in another process.
+const CI_COMPARED: u64 = 25;
 /// Wall time for seeds that no run has played before.
-const CI_FRESH_MINUTES: &str = "4";
+const CI_FRESH_MINUTES: &str = "5";
 /// Fresh seeds begin above this, a block of them per day.
 const FRESH: u64 = 1_000_000;
 const FRESH_PER_DAY: u64 = 100_000;
+/// The first syncs of a node; the power goes at each.
+const BOUNDARIES: &str = "500";
+const BOUNDARY_SECONDS: &str = "20";
+/// Within so many seeds of so many seconds the swarm finds each planted bug that is its to find.
+const PLANTED_SEEDS: &str = "40";
+const PLANTED_SECONDS: &str = "60";
+/// Histories of single parts that CI plays, 20,000 in all; each test plays fewer without being asked.
+const CORES: [(&str, &str, &str); 4] = [
+    (
+        "RIVVEN_ISR_SEEDS",
+        "9000",
+        "no_committed_record_is_lost_or_changed_under_any_faults",
+    ),
+    (
+        "RIVVEN_METADATA_SEEDS",
+        "1000",
+        "committed_records_stay_with_whoever_may_lead",
+    ),
+    (
+        "RIVVEN_SEGMENT_LOG_SEEDS",
+        "8000",
+        "no_durable_record_is_lost_and_nothing_invalid_is_served_after_power_losses",
+    ),
+    (
+        "RIVVEN_SWIM_SEEDS",
+        "2000",
+        "random_stories_break_no_rule_and_end_in_agreement",
+    ),
+];
+/// The crates whose tests plant bugs of their own.
+const PLANTING: [&str; 5] = [
+    "rivven-isr",
+    "rivven-metadata",
+    "rivven-raft-store",
+    "rivven-segment-log",
+    "rivven-swim",
+];
 
+/// Always with the bugs that can be planted, of which none is unless asked for: one build serves every use.
 fn program(rest: &[String]) -> Result<Process, Failure> {
     let mut sim = cargo(&root()?);
     sim.args(["run", "--quiet", "--package", "rivven-tests"]);
-    if rest
-        .iter()
-        .any(|word| word == "--planted" || word == "--bug")
-    {
-        sim.args(["--features", "planted"]);
-    }
-    sim.args(["--bin", "sim", "--"]).args(rest);
+    sim.args(["--features", "planted", "--bin", "sim", "--"]);
+    sim.args(rest);
     Ok(sim)
+}
+
+/// The tests that plant bugs in a single part.
+fn planting_tests() -> Result<bool, Failure> {
+    let mut tests = cargo(&root()?);
+    tests.args(["test", "--quiet", "--lib"]);
+    for package in PLANTING {
+        tests.args(["--package", package]);
+    }
+    run_process(tests.arg("planted"))
+}
+
+/// Many histories of single parts, each in a test of its crate.
+fn cores() -> Result<bool, Failure> {
+    // The build of `cargo test --workspace` serves here too.
+    let mut tests = cargo(&root()?);
+    tests.args(["test", "--quiet", "--workspace", "--lib", "--"]);
+    for (variable, seeds, test) in CORES {
+        tests.env(variable, seeds).arg(test);
+    }
+    run_process(&mut tests)
 }
 
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
@@ -53,6 +110,10 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     if meta.is_empty() {
         let ok = run_process(&mut program(&rest)?)?;
         report.check("sim", ok);
+        let has = |wanted: &str| rest.iter().any(|word| word == wanted);
+        if has("--planted") && !has("--bug") {
+            report.check("tests that plant bugs", planting_tests()?);
+        }
         return Ok(report);
     }
     let first = traces(&rest)?;
@@ -61,16 +122,18 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     Ok(report)
 }
 
-/// The step of `cargo xtask ci`: the same seeds each time and fresh ones by the date, then the same
-/// seeds in another process, whose traces must be equal.
+/// The step of `cargo xtask ci`: histories of single parts; the same seeds of whole clusters each time and
+/// fresh ones by the date; some of the same in another process, whose traces must be equal; a loss of power
+/// at each of the first syncs; and each planted bug, which must be found.
 pub(crate) fn ci() -> Result<Report, Failure> {
     let mut report = Report::new("sim");
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let base = words(&["--seed", "1", "--seeds", CI_SEEDS, "--secs", CI_SECONDS]);
+    report.check("single parts", cores()?);
+    let base = [
+        "--seed", "1", "--seeds", CI_SEEDS, "--secs", CI_SECONDS, "--marks",
+    ];
     let mut first = Traces::new();
-    let mut marked = base.clone();
-    marked.push("--marks".to_owned());
-    let ok = run_lines(&mut program(&marked)?, |line| {
+    let ok = run_lines(&mut program(&words(&base))?, |line| {
         first.extend(trace_of(line));
     })?;
     report.check("base seeds", ok);
@@ -90,8 +153,31 @@ pub(crate) fn ci() -> Result<Report, Failure> {
     ]);
     let ok = run_process(&mut program(&fresh)?)?;
     report.check("fresh seeds", ok);
-    let second = traces(&base)?;
+    let compared = CI_COMPARED.to_string();
+    let again = words(&["--seed", "1", "--seeds", &compared, "--secs", CI_SECONDS]);
+    let second = traces(&again)?;
+    first.retain(|seed, _| *seed <= CI_COMPARED);
     compare(&mut report, &first, &second);
+    let cuts = [
+        "--boundaries",
+        "--seeds",
+        BOUNDARIES,
+        "--secs",
+        BOUNDARY_SECONDS,
+        "--json",
+    ];
+    let ok = run_process(&mut program(&words(&cuts))?)?;
+    report.check("power lost at each sync", ok);
+    // The tests of single parts that plant bugs are run with all others.
+    let planted = [
+        "--planted",
+        "--seeds",
+        PLANTED_SEEDS,
+        "--secs",
+        PLANTED_SECONDS,
+    ];
+    let ok = run_process(&mut program(&words(&planted))?)?;
+    report.check("planted bugs", ok);
     Ok(report)
 }
 

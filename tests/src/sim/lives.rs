@@ -104,6 +104,35 @@ pub(super) async fn start(stage: &Stage, n: usize) {
     }
 }
 
+/// Cuts the power after so many syncs of one node, and brings who lost it back.
+pub(super) async fn lose_power_after_syncs(stage: Arc<Stage>, syncs: Option<u64>) {
+    let Some(syncs) = syncs else {
+        return;
+    };
+    let mut rng = stage.fork_rng();
+    let (victim, nodes) = {
+        let cluster = stage.cluster();
+        let nodes = cluster.nodes.len();
+        let victim = usize::try_from(syncs).unwrap_or(0) % nodes;
+        cluster.nodes[victim].disk.blow_after_syncs(syncs);
+        (victim, nodes)
+    };
+    let has_gone = || {
+        let cluster = stage.cluster();
+        let node = &cluster.nodes[victim];
+        node.lost_power_in_change || node.disk.is_blown()
+    };
+    while !has_gone() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    stage.mark(Mark::PowerLostInCommit);
+    let all = syncs.is_multiple_of(2);
+    for n in (0..nodes).filter(|n| all || *n == victim) {
+        crash(&stage, n, true);
+        restart_after(&stage, n, Duration::from_millis(rng.below(2_000)));
+    }
+}
+
 /// As a service manager does: starts again what has failed or was never started.
 pub(super) async fn supervise(stage: Arc<Stage>) {
     let mut rng = stage.fork_rng();

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rivven_coordinator::RaftState;
-use rivven_core_types::{BrokerId, Offset, PartitionId, Rng, RpcKind, Vfs};
+use rivven_coordinator::{NewTopic, RaftState};
+use rivven_core_types::{BrokerId, Durability, Offset, PartitionId, Rng, RpcKind, TopicId, Vfs};
 use rivven_isr::{Acks, ReplicaRole};
 use rivven_segment_log::dump_bytes_from;
 use tokio::task::JoinSet;
@@ -46,6 +46,9 @@ pub struct SwarmOptions {
     pub story: bool,
     /// The steps of the nemesis that are played; all of them if there is no list.
     pub only: Option<Vec<u64>>,
+    /// Instead of the faults of the seed: the power goes after so many syncs of one node's disk, be it
+    /// while the cluster forms; for the node alone if the number is odd, else for all.
+    pub power_lost_after_syncs: Option<u64>,
 }
 
 /// What must have happened in a run that counts as one.
@@ -60,6 +63,7 @@ impl Default for SwarmOptions {
             faults: true,
             story: false,
             only: None,
+            power_lost_after_syncs: None,
         }
     }
 }
@@ -155,8 +159,12 @@ pub fn run_swarm(seed: u64, options: &SwarmOptions) -> std::io::Result<SwarmRepo
 }
 
 async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
-    let plan = Plan::draw(seed, usize::from(NODES));
-    let cluster = SimCluster::configured(NODES, seed, plan.settings);
+    let mut plan = Plan::draw(seed, usize::from(NODES));
+    if options.power_lost_after_syncs.is_some() {
+        plan.durability = Durability::Fsync;
+    }
+    let mut cluster = SimCluster::configured(NODES, seed, plan.settings);
+    cluster.only_synced_counts = plan.durability == Durability::Fsync;
     for (node, ppm) in cluster.nodes.iter().zip(&plan.drift_ppm) {
         node.scope.set_clock_rate_ppm(*ppm);
     }
@@ -164,23 +172,24 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
     let mut actors = JoinSet::new();
     actors.spawn(observe(Arc::clone(&stage)));
     actors.spawn(watch_in_sync_sets(Arc::clone(&stage)));
+    let boundary = options.power_lost_after_syncs;
+    actors.spawn(lives::lose_power_after_syncs(Arc::clone(&stage), boundary));
+    actors.spawn(lives::supervise(Arc::clone(&stage)));
     for n in 0..usize::from(NODES) {
         lives::start(&stage, n).await;
     }
     let mut recovery_millis = 0;
     if let Some(partitions) = form(&stage, &plan).await {
-        let mut supervisor = JoinSet::new();
-        supervisor.spawn(lives::supervise(Arc::clone(&stage)));
         let mut producers = JoinSet::new();
         start_clients(&stage, &partitions, &mut producers, &mut actors);
         actors.spawn(Administrator::new(Arc::clone(&stage), plan.clone()).run());
-        let trouble = options.faults.then(|| {
+        let trouble = (options.faults && boundary.is_none()).then(|| {
             let nemesis = Nemesis::new(Arc::clone(&stage), plan, options.only.as_deref());
             tokio::spawn(nemesis.run())
         });
-        let over = |_: &Stage| false;
+        let over = |stage: &Stage| boundary.is_some() && has_lost_power(stage);
         stage.wait(Duration::from_secs(options.seconds), over).await;
-        let enough = |stage: &Stage| !options.faults || has_enough(stage);
+        let enough = |stage: &Stage| trouble.is_none() || has_enough(stage);
         stage
             .wait(Duration::from_secs(options.seconds), enough)
             .await;
@@ -211,6 +220,11 @@ fn has_enough(stage: &Stage) -> bool {
         && stage.counter("crashes") >= ENOUGH_CRASHES
 }
 
+fn has_lost_power(stage: &Stage) -> bool {
+    let cluster = stage.cluster();
+    cluster.nodes.iter().any(|node| node.lost_power_in_change)
+}
+
 /// Waits for the cluster and creates the topics.
 async fn form(stage: &Arc<Stage>, plan: &Plan) -> Option<Vec<PartitionId>> {
     if !stage.wait(RECOVERY_LIMIT, whole).await {
@@ -223,21 +237,34 @@ async fn form(stage: &Arc<Stage>, plan: &Plan) -> Option<Vec<PartitionId>> {
         let count = 1 + u32::try_from(rng.below(2)).unwrap_or(0);
         let mut topic = SimCluster::topic(&format!("topic-{n}"), count).ok()?;
         topic.durability = plan.durability;
-        let node = stage.living().into_iter().next()?;
-        let created = node
-            .coordinator
-            .create_topic(&topic, Duration::from_secs(10))
-            .await;
-        match created {
-            Ok(id) => partitions.extend((0..count).map(|index| PartitionId::new(id, index))),
-            Err(error) => {
-                stage.violate("a topic can be created", error.to_string());
-                return None;
-            }
-        }
+        let id = create(stage, &topic).await?;
+        partitions.extend((0..count).map(|index| PartitionId::new(id, index)));
     }
     stage.tell(format!("{} partitions", partitions.len()));
     Some(partitions)
+}
+
+/// Creates a topic as a patient administrator does: whom he has asked may die, before or after it is done.
+async fn create(stage: &Stage, topic: &NewTopic) -> Option<TopicId> {
+    let until = stage.millis() + u64::try_from(RECOVERY_LIMIT.as_millis()).unwrap_or(0);
+    let mut last = "no node lives".to_owned();
+    while stage.millis() < until && stage.violation().is_none() {
+        if let Some(node) = stage.living().into_iter().next() {
+            let state = node.coordinator.cluster_state();
+            if let Some(found) = state.topic(&topic.name) {
+                return Some(found.id);
+            }
+            let patience = Duration::from_secs(10);
+            match node.coordinator.create_topic(topic, patience).await {
+                Ok(id) if stage.is_alive(&node) => return Some(id),
+                Ok(_) => last = "the node that was asked has died".to_owned(),
+                Err(error) => last = error.to_string(),
+            }
+        }
+        tokio::time::sleep(OBSERVE).await;
+    }
+    stage.violate("a topic can be created", last);
+    None
 }
 
 fn start_clients(

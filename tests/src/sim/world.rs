@@ -46,6 +46,8 @@ pub struct SimNode {
     pub life: u64,
     /// Its clock, its randomness and its tasks.
     pub scope: NodeScope,
+    /// Whether its power has ever gone in the midst of a change of its disk.
+    pub lost_power_in_change: bool,
     starting: bool,
     pace: Arc<DiskPace>,
     threads: Arc<DiskThreads>,
@@ -86,6 +88,8 @@ pub struct SimCluster {
     pub nodes: Vec<SimNode>,
     /// The network between them.
     pub network: SimNetwork,
+    /// Whether all topics promise only what is synced, so that any power may go at any time.
+    pub only_synced_counts: bool,
     seed: u64,
     settings: Settings,
     lives: u64,
@@ -108,6 +112,7 @@ impl SimCluster {
                 coordinator: None,
                 life: 0,
                 scope: NodeScope::new(seed.wrapping_mul(31) + u64::from(n)),
+                lost_power_in_change: false,
                 starting: false,
                 threads: Arc::new(DiskThreads::new(Arc::clone(&pace))),
                 pace,
@@ -116,6 +121,7 @@ impl SimCluster {
         Self {
             nodes: nodes.collect(),
             network: SimNetwork::new(seed),
+            only_synced_counts: false,
             seed,
             settings,
             lives: 0,
@@ -190,14 +196,18 @@ impl SimCluster {
         }
     }
 
-    /// Kills node `n` as `kill -9` does: what it wrote stays in the page cache.
+    /// Kills node `n` as `kill -9` does: what it wrote stays in the page cache, unless its power has gone.
     pub fn kill(&mut self, n: usize) {
+        if self.only_synced_counts && self.nodes[n].disk.is_blown() {
+            return self.lose_power(n);
+        }
         self.nodes[n].disk = self.nodes[n].disk.restart_process();
         self.end_life(n);
     }
 
     /// Cuts the power of node `n`: unsynced writes are lost in part or whole.
     pub fn lose_power(&mut self, n: usize) {
+        self.nodes[n].lost_power_in_change |= self.nodes[n].disk.is_blown();
         self.nodes[n].disk = self.nodes[n].disk.lose_power(&mut self.rng);
         self.end_life(n);
     }

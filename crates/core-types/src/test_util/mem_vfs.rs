@@ -59,6 +59,8 @@ struct Disk {
     digest: u64,
     /// Writes and syncs that still succeed before the power goes.
     fuse: Option<u64>,
+    /// Syncs that still succeed before the power goes.
+    sync_fuse: Option<u64>,
 }
 
 /// The disk of one simulated node. Clones share it.
@@ -108,6 +110,7 @@ impl MemVfs {
         let mut disk = lock(&self.disk);
         disk.life += 1;
         disk.fuse = None;
+        disk.sync_fuse = None;
         Self {
             disk: Arc::clone(&self.disk),
             life: disk.life,
@@ -121,6 +124,7 @@ impl MemVfs {
         let mut disk = lock(&self.disk);
         disk.life += 1;
         disk.fuse = None;
+        disk.sync_fuse = None;
         disk.boots += 1;
         disk.names = disk.durable_names.clone();
         let live: std::collections::BTreeSet<u64> = disk.names.values().copied().collect();
@@ -160,7 +164,12 @@ impl MemVfs {
         lock(&self.disk).fuse = Some(operations);
     }
 
-    /// Whether [`MemVfs::blow_after`] has taken effect.
+    /// Lets `syncs` more syncs succeed, of files and of directories; the power goes at the next one.
+    pub fn blow_after_syncs(&self, syncs: u64) {
+        lock(&self.disk).sync_fuse = Some(syncs);
+    }
+
+    /// Whether [`MemVfs::blow_after`] or [`MemVfs::blow_after_syncs`] has taken effect.
     pub fn is_blown(&self) -> bool {
         lock(&self.disk).fuse == Some(0)
     }
@@ -170,6 +179,7 @@ impl MemVfs {
         let mut disk = lock(&self.disk);
         disk.faults.clear();
         disk.fuse = None;
+        disk.sync_fuse = None;
     }
 
     /// Flips one bit of a file's content, on the medium and in the cache.
@@ -249,6 +259,14 @@ impl Disk {
     }
 
     fn fault(&mut self, path: &Path, faults: &[DiskFault]) -> io::Result<()> {
+        if let Some(left) = self.sync_fuse
+            && faults.contains(&DiskFault::FailSync)
+        {
+            self.sync_fuse = left.checked_sub(1);
+            if left == 0 {
+                self.fuse = Some(0);
+            }
+        }
         if let Some(left) = &mut self.fuse {
             if *left == 0 {
                 return Err(dead());
@@ -518,139 +536,4 @@ impl VfsFile for MemFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn write(vfs: &MemVfs, path: &str, bytes: &[u8], sync: bool) {
-        let file = vfs.open(Path::new(path), OpenMode::Create).unwrap();
-        file.write_all_at(bytes, 0).unwrap();
-        if sync {
-            file.sync_data().unwrap();
-        }
-    }
-
-    #[test]
-    fn power_loss_keeps_exactly_what_was_synced() {
-        let (mut kept, mut lost) = (0, 0);
-        for seed in 0..50 {
-            let vfs = MemVfs::new();
-            vfs.create_dir_all(Path::new("/d")).unwrap();
-            write(&vfs, "/d/synced", b"durable", true);
-            write(&vfs, "/d/nameless", b"x", true);
-            vfs.sync_dir(Path::new("/d")).unwrap();
-            write(&vfs, "/d/late", b"x", true);
-            write(&vfs, "/d/synced", b"DURABLE", false);
-            let after = vfs.lose_power(&mut Rng::new(seed));
-            assert!(
-                vfs.exists(Path::new("/d/synced")).is_err(),
-                "old handles are dead"
-            );
-            assert!(after.exists(Path::new("/d/nameless")).unwrap());
-            assert!(
-                !after.exists(Path::new("/d/late")).unwrap(),
-                "its name was not synced"
-            );
-            match after
-                .read_file(Path::new("/d/synced"), 100)
-                .unwrap()
-                .as_slice()
-            {
-                b"durable" => lost += 1,
-                b"DURABLE" => kept += 1,
-                other => panic!("impossible content {other:?}"),
-            }
-        }
-        assert!(
-            kept > 0 && lost > 0,
-            "both outcomes must occur: {kept} kept, {lost} lost"
-        );
-    }
-
-    #[test]
-    fn a_blown_fuse_fails_everything_until_the_power_is_back() {
-        let vfs = MemVfs::new();
-        vfs.create_dir_all(Path::new("/d")).unwrap();
-        let file = vfs.open(Path::new("/d/f"), OpenMode::Create).unwrap();
-        vfs.blow_after(2);
-        file.write_all_at(b"abc", 0).unwrap();
-        assert!(!vfs.is_blown());
-        file.sync_data().unwrap();
-        assert!(vfs.is_blown());
-        assert!(file.write_all_at(b"d", 0).is_err());
-        assert!(file.read_at(&mut [0; 3], 0).is_err());
-        let after = vfs.lose_power(&mut Rng::new(1));
-        assert!(!after.is_blown() && after.open(Path::new("/d/g"), OpenMode::Create).is_ok());
-    }
-
-    #[test]
-    fn a_sync_of_the_whole_disk_fails_if_one_file_does_and_syncs_the_others() {
-        for seed in 0..20 {
-            let vfs = MemVfs::new();
-            vfs.create_dir_all(Path::new("/d")).unwrap();
-            let disk = vfs.disk(Path::new("/d")).unwrap().unwrap();
-            write(&vfs, "/d/a", b"abc", false);
-            disk.sync_all().unwrap();
-            write(&vfs, "/d/a", b"ABC", false);
-            write(&vfs, "/d/b", b"xyz", false);
-            vfs.inject("/d/a", DiskFault::FailSync);
-            assert!(disk.sync_all().is_err());
-            let after = vfs.lose_power(&mut Rng::new(seed));
-            after.heal();
-            assert_eq!(after.read_file(Path::new("/d/b"), 100).unwrap(), b"xyz");
-            assert!(after.exists(Path::new("/d/a")).unwrap());
-            assert!(disk.sync_all().is_err(), "old handles are dead");
-        }
-    }
-
-    #[test]
-    fn a_lost_write_is_reported_once_to_each_open_file_and_handle_of_the_disk() {
-        let vfs = MemVfs::new();
-        vfs.create_dir_all(Path::new("/d")).unwrap();
-        let handle = || vfs.disk(Path::new("/d")).unwrap().unwrap();
-        let disks = [handle(), handle()];
-        write(&vfs, "/d/a", b"abc", true);
-        vfs.sync_dir(Path::new("/d")).unwrap();
-        let open = || vfs.open(Path::new("/d/a"), OpenMode::ReadWrite).unwrap();
-        let files = [open(), open()];
-        files[0].write_all_at(b"ABC", 0).unwrap();
-        vfs.inject("/d/a", DiskFault::FailSync);
-        assert!(disks[0].sync_all().is_err());
-        vfs.heal();
-        assert!(disks[0].sync_all().is_ok(), "it has heard of it");
-        assert!(disks[1].sync_all().is_err());
-        assert!(handle().sync_all().is_ok(), "opened later");
-        for file in &files {
-            assert!(file.sync_data().is_err());
-            assert!(file.sync_data().is_ok());
-        }
-        let after = vfs.lose_power(&mut Rng::new(1));
-        assert_eq!(after.read_file(Path::new("/d/a"), 100).unwrap(), b"abc");
-    }
-
-    #[test]
-    fn a_process_restart_loses_nothing() {
-        let vfs = MemVfs::new();
-        vfs.create_dir_all(Path::new("/d")).unwrap();
-        write(&vfs, "/d/f", b"abc", false);
-        let after = vfs.restart_process();
-        assert_eq!(after.read_file(Path::new("/d/f"), 100).unwrap(), b"abc");
-    }
-
-    #[test]
-    fn an_atomic_write_is_all_or_nothing() {
-        for seed in 0..50 {
-            let vfs = MemVfs::new();
-            vfs.create_dir_all(Path::new("/d")).unwrap();
-            vfs.write_file_atomically(Path::new("/d/f"), b"old")
-                .unwrap();
-            vfs.inject("/d", DiskFault::FailSync);
-            assert!(
-                vfs.write_file_atomically(Path::new("/d/f"), b"new")
-                    .is_err()
-            );
-            let after = vfs.lose_power(&mut Rng::new(seed));
-            after.heal();
-            assert_eq!(after.read_file(Path::new("/d/f"), 100).unwrap(), b"old");
-        }
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! What the command line says.
 
-use rivven_tests::sim::SwarmOptions;
+use rivven_tests::sim::{SwarmOptions, SwarmReport, run_swarm};
 
 pub(crate) const USAGE: &str = "sim: plays seeds of a simulated cluster of three whole nodes
 
@@ -15,9 +15,13 @@ pub(crate) const USAGE: &str = "sim: plays seeds of a simulated cluster of three
   --marks      fails if something that must happen sometimes never did
   --traces     prints the trace of each seed alone, for comparing two processes
   --planted    plants each known bug and counts the seeds until it is found
-               (in builds with --features planted); fails if one is not found in --seeds seeds
+               (in builds with --features planted); fails if one is not found in --seeds seeds.
+               Those that the tests of a crate find are named with that crate
   --bug NAME   with --planted: this bug alone; with --replay: plays with this bug
   --calm       no faults
+  --boundaries a seed is the number of a sync instead: the power goes there, for one node (an odd
+               number) or for all, and the cluster must come back (try --secs 20)
+  --every E    plays every E-th seed alone
   --json       prints one JSON object as the last line
 
 Exit code 1: an invariant was broken; the seed and the invariant are printed.";
@@ -40,10 +44,30 @@ pub(crate) struct Arguments {
     pub(crate) bug: Option<String>,
     pub(crate) marks: bool,
     pub(crate) json: bool,
+    pub(crate) boundaries: bool,
+    pub(crate) every: u64,
     pub(crate) options: SwarmOptions,
 }
 
+/// The world whose syncs are counted with `--boundaries`.
+const BOUNDARIES_SEED: u64 = 1;
+
 impl Arguments {
+    /// Plays what this number stands for.
+    pub(crate) fn run(&self, seed: u64, options: &SwarmOptions) -> std::io::Result<SwarmReport> {
+        if !self.boundaries {
+            return run_swarm(seed, options);
+        }
+        let options = SwarmOptions {
+            power_lost_after_syncs: Some(seed),
+            ..options.clone()
+        };
+        Ok(SwarmReport {
+            seed,
+            ..run_swarm(BOUNDARIES_SEED, &options)?
+        })
+    }
+
     /// `None` if only help was asked for.
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut parsed = Self {
@@ -55,6 +79,8 @@ impl Arguments {
             bug: None,
             marks: false,
             json: false,
+            boundaries: false,
+            every: 1,
             options: SwarmOptions::default(),
         };
         while let Some(word) = words.next() {
@@ -90,6 +116,8 @@ impl Arguments {
                 "--marks" => parsed.marks = true,
                 "--calm" => parsed.options.faults = false,
                 "--json" => parsed.json = true,
+                "--boundaries" => parsed.boundaries = true,
+                "--every" => parsed.every = number(value()?)?.max(1),
                 "--help" | "-h" => return Ok(None),
                 other => return Err(format!("unknown argument {other:?}")),
             }

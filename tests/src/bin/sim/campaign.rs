@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use rivven_tests::sim::{SwarmReport, run_swarm};
+use rivven_tests::sim::SwarmReport;
 
 use crate::arguments::Arguments;
 
@@ -36,13 +36,13 @@ pub(crate) fn each_seed(
             scope.spawn(move || {
                 let running = || running.lock().unwrap_or_else(PoisonError::into_inner);
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let seed = next.fetch_add(arguments.every, Ordering::Relaxed);
                     if !more(seed) {
                         return;
                     }
                     let begun = Instant::now();
                     running().insert(seed, begun);
-                    let report = run_swarm(seed, &arguments.options);
+                    let report = arguments.run(seed, &arguments.options);
                     running().remove(&seed);
                     if sender.send(report.map(|r| (r, begun.elapsed()))).is_err() {
                         return;

@@ -8,6 +8,14 @@ use rivven_core_types::{PLANTED_BUGS, PlantedBug, plant};
 use rivven_tests::sim::run_swarm;
 
 use crate::arguments::Arguments;
+use crate::suites::suite_of;
+
+/// A network of failure detectors alone takes milliseconds.
+const SWIM_SEEDS: u64 = 300;
+
+fn is_swim(bug: PlantedBug) -> bool {
+    bug.name.starts_with("swim.")
+}
 
 struct Found {
     bug: PlantedBug,
@@ -28,6 +36,13 @@ pub(crate) fn hunt(arguments: &Arguments) -> Result<bool, String> {
         .collect();
     if bugs.is_empty() {
         return Err("no bug of this name is listed".to_owned());
+    }
+    let (elsewhere, bugs): (Vec<_>, Vec<_>) = bugs
+        .into_iter()
+        .partition(|bug| named.is_none() && suite_of(bug.name).is_some());
+    for bug in &elsewhere {
+        let suite = suite_of(bug.name).unwrap_or_default();
+        println!("planted {}: `cargo test -p {suite} planted`", bug.name);
     }
     let next = AtomicUsize::new(0);
     let (sender, results) = mpsc::channel();
@@ -66,11 +81,12 @@ pub(crate) fn hunt(arguments: &Arguments) -> Result<bool, String> {
     counts.sort_unstable();
     let median = counts.get(counts.len() / 2).copied();
     println!(
-        "sim: {} of {} planted bugs found, median {} seeds, most {}",
+        "sim: {} of {} planted bugs found, median {} seeds, most {}; {} more by the tests of their crates",
         counts.len(),
         found.len(),
         median.unwrap_or(0),
-        counts.last().copied().unwrap_or(0)
+        counts.last().copied().unwrap_or(0),
+        elsewhere.len()
     );
     let all = counts.len() == found.len();
     if arguments.json {
@@ -109,7 +125,12 @@ fn seek(bug: PlantedBug, arguments: &Arguments) -> Result<Found, String> {
         hits: 0,
         wall_millis: 0,
     };
-    for seed in arguments.first..arguments.first.saturating_add(arguments.count) {
+    let count = if is_swim(bug) {
+        arguments.count.max(SWIM_SEEDS)
+    } else {
+        arguments.count
+    };
+    for seed in arguments.first..arguments.first.saturating_add(count) {
         found.seeds += 1;
         if let Some(invariant) = play(bug, seed, arguments)? {
             found.invariant = Some(invariant);
@@ -125,7 +146,7 @@ fn seek(bug: PlantedBug, arguments: &Arguments) -> Result<Found, String> {
 fn play(bug: PlantedBug, seed: u64, arguments: &Arguments) -> Result<Option<String>, String> {
     // Whole clusters have three nodes and mend most of what their failure detector does wrong: its
     // mistakes are sought in a network of detectors alone.
-    if bug.name.starts_with("swim.") {
+    if is_swim(bug) {
         return Ok(rivven_swim::sim::swarm(seed).broken);
     }
     let report = run_swarm(seed, &arguments.options).map_err(|e| e.to_string())?;

@@ -9,13 +9,15 @@ mod arguments;
 mod campaign;
 #[cfg(feature = "planted")]
 mod hunt;
+#[cfg(any(test, feature = "planted"))]
+mod suites;
 mod totals;
 
 use std::process::ExitCode;
 use std::time::Instant;
 
 use arguments::{Arguments, Task, USAGE};
-use rivven_tests::sim::{SwarmReport, run_swarm, shrink};
+use rivven_tests::sim::{SwarmReport, shrink};
 use totals::Totals;
 
 fn main() -> ExitCode {
@@ -94,8 +96,13 @@ fn play(arguments: &Arguments) -> Result<bool, String> {
     }
     if let Some(seed) = totals.first_violation() {
         println!(
-            "sim: replay with `cargo xtask sim --replay {seed} --secs {}`",
-            arguments.options.seconds
+            "sim: replay with `cargo xtask sim --replay {seed} --secs {}{}`",
+            arguments.options.seconds,
+            if arguments.boundaries {
+                " --boundaries"
+            } else {
+                ""
+            }
         );
     }
     Ok(totals.is_good(arguments))
@@ -111,15 +118,19 @@ fn replay(arguments: &Arguments) -> Result<bool, String> {
         .transpose()
         .map_err(|e| e.to_string())?;
     let begun = Instant::now();
-    let run = |options| run_swarm(arguments.first, options).map_err(|e| e.to_string());
+    let run = |options| {
+        arguments
+            .run(arguments.first, options)
+            .map_err(|e| e.to_string())
+    };
     let report = run(&arguments.options)?;
     report.story.iter().for_each(|line| println!("{line}"));
     for (what, n) in &report.counters {
         println!("{n:>8} {what}");
     }
     tell(&report, begun.elapsed().as_millis());
-    if report.violation.is_none() {
-        return Ok(true);
+    if report.violation.is_none() || arguments.boundaries {
+        return Ok(report.violation.is_none());
     }
     let shrunk = shrink(&report, &arguments.options).map_err(|e| e.to_string())?;
     println!(
