@@ -26,12 +26,12 @@ pub(crate) const COMMAND: Command = Command {
 };
 
 /// Seeds that every CI run plays, with simulated seconds of faults each.
-const CI_SEEDS: &str = "100";
+const CI_SEEDS: &str = "50";
 const CI_SECONDS: &str = "120";
 /// How many of them are played once more, in another process.
 const CI_COMPARED: u64 = 25;
-/// Wall time for seeds that no run has played before.
-const CI_FRESH_MINUTES: &str = "5";
+/// Seeds that no run has played before.
+const CI_FRESH_SEEDS: &str = "500";
 /// Fresh seeds begin above this, a block of them per day.
 const FRESH: u64 = 1_000_000;
 const FRESH_PER_DAY: u64 = 100_000;
@@ -145,9 +145,7 @@ pub(crate) fn ci() -> Result<Report, Failure> {
         "--seed",
         &from,
         "--seeds",
-        "1",
-        "--minutes",
-        CI_FRESH_MINUTES,
+        CI_FRESH_SEEDS,
         "--secs",
         CI_SECONDS,
     ]);
