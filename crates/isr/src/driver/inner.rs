@@ -110,6 +110,7 @@ pub(super) async fn tick(manager: std::sync::Weak<Inner>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut next_checkpoint = None;
+    let mut first = 0;
     loop {
         let _at = interval.tick().await;
         let Some(inner) = manager.upgrade() else {
@@ -118,7 +119,10 @@ pub(super) async fn tick(manager: std::sync::Weak<Inner>) {
         if inner.closed.load(Ordering::Acquire) {
             return;
         }
-        for shard in &inner.shards {
+        // Another shard is the first each time: it finds what a quota has granted since.
+        let shards = inner.shards.iter().cycle().skip(first);
+        first = (first + 1) % inner.shards.len().max(1);
+        for shard in shards.take(inner.shards.len()) {
             // A full queue means that the shard is busy; the next tick will do.
             let _full = shard.try_send(Command::Tick);
         }
