@@ -17,9 +17,24 @@ impl PartitionReplica {
         }
     }
 
-    /// Whether this replica follows, and is not in the committed in-sync set.
-    pub fn catches_up(&self) -> bool {
-        self.follows().is_some() && !self.state.isr.contains(&self.me)
+    /// Whether this replica is known to follow from so far behind that nobody waits for it. One that
+    /// has reached the high watermark of the last answer may be proposed for the in-sync set by now
+    /// without knowing it, and the high watermark then waits for it.
+    pub fn catches_up(&self, log: &dyn ReplicaLog) -> bool {
+        match &self.role {
+            Role::Follower(f) => f
+                .leader_high_watermark
+                .is_some_and(|reached| self.lacks_committed(reached, log)),
+            Role::Idle | Role::Leader(_) | Role::Offline(_) => false,
+        }
+    }
+
+    /// Whether this replica is outside the committed in-sync set and its log ends below the leader's
+    /// high watermark.
+    pub fn lacks_committed(&self, leader_high_watermark: Offset, log: &dyn ReplicaLog) -> bool {
+        self.follows().is_some()
+            && !self.state.isr.contains(&self.me)
+            && log.log_end() < leader_high_watermark
     }
 
     /// When a refused fetch may be tried again, if that is still to come.
@@ -99,6 +114,9 @@ impl PartitionReplica {
         log: &mut dyn ReplicaLog,
         out: &mut Vec<Output>,
     ) -> Result<(), LogError> {
+        if let Role::Follower(follower) = &mut self.role {
+            follower.leader_high_watermark = Some(leader_high_watermark);
+        }
         // Damaged on the way: nothing of it is used, and it is fetched again.
         let Ok(batches) = split_batches(bytes) else {
             self.back_off(now);

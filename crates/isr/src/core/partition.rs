@@ -64,6 +64,8 @@ pub(crate) struct Follower {
     pub(crate) leader: BrokerId,
     /// No fetch before this, after one was refused.
     pub(crate) retry_at: MonoTime,
+    /// The leader's high watermark in its last answer.
+    pub(crate) leader_high_watermark: Option<Offset>,
 }
 
 #[derive(Debug)]
@@ -225,6 +227,7 @@ impl PartitionReplica {
                 self.role = Role::Follower(Follower {
                     leader,
                     retry_at: now,
+                    leader_high_watermark: None,
                 });
                 if self.state.durability == Durability::Fsync && log.durable_end() < log.log_end() {
                     out.push(Output::Flush);

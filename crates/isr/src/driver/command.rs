@@ -86,8 +86,15 @@ pub(super) struct Positions {
     pub(super) entries: Vec<FetchEntry>,
     /// When the first refused partition may be fetched again.
     pub(super) retry_at: Option<MonoTime>,
+    /// When the quota grants something for those that it holds back.
+    pub(super) held_until: Option<MonoTime>,
     /// More partitions have moved than the limit allows.
     pub(super) is_cut_short: bool,
+}
+
+/// The earlier of two times, if there is one.
+pub(super) fn earlier(a: Option<MonoTime>, b: Option<MonoTime>) -> Option<MonoTime> {
+    a.into_iter().chain(b).min()
 }
 
 /// Which positions a fetch names.

@@ -20,7 +20,7 @@ use rivven_core_types::{
 };
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::command::{Command, Positions, Wanted};
+use super::command::{Command, Positions, Wanted, earlier};
 use super::protocol::{self, Answer, FetchEntry, FetchHeader, NO_SESSION};
 use crate::config::ReplicationConfig;
 use crate::core::{FetchReply, ReplicaFetched};
@@ -131,9 +131,11 @@ impl Fetcher {
             return RoundEnd::Stopped;
         };
         let retry = positions.retry_at.map(|at| self.until(at));
+        let held = positions.held_until.map(|at| self.until(at));
         if open.is_none() {
             if positions.entries.is_empty() {
-                self.wait_for_change(retry).await;
+                let first = retry.into_iter().chain(held).min();
+                self.wait_for_change(first).await;
                 return RoundEnd::Again;
             }
             let Some(node_epoch) = node_epoch else {
@@ -144,7 +146,10 @@ impl Fetcher {
                 ..SessionState::default()
             };
         }
-        let wait = self.config.fetch_max_wait;
+        // Given up when the quota grants something, the poll might have data in sync on their way: it
+        // is asked to end by then instead.
+        let max_wait = self.config.fetch_max_wait;
+        let wait = held.map_or(max_wait, |held| held.min(max_wait));
         let sequence = session.next;
         session.next += 1;
         let mut poll = match self.send(positions.entries, Some((session, sequence)), wait) {
@@ -228,10 +233,8 @@ impl Fetcher {
             let positions = answer.await.ok()?;
             all.entries.extend(positions.entries);
             all.is_cut_short |= positions.is_cut_short;
-            all.retry_at = match (all.retry_at, positions.retry_at) {
-                (Some(a), Some(b)) => Some(a.min(b)),
-                (a, b) => a.or(b),
-            };
+            all.retry_at = earlier(all.retry_at, positions.retry_at);
+            all.held_until = earlier(all.held_until, positions.held_until);
         }
         Some(all)
     }
@@ -275,7 +278,7 @@ impl Fetcher {
             sequence,
             answered,
             session_epoch: self.next_epoch(),
-            max_wait_ms: u32::try_from(max_wait.as_millis()).unwrap_or(u32::MAX),
+            max_wait_ms: u32::try_from(max_wait.as_micros().div_ceil(1_000)).unwrap_or(u32::MAX),
             max_bytes: u32::try_from(max_bytes).unwrap_or(u32::MAX),
             partition_max_bytes: u32::try_from(self.config.fetch_partition_max_bytes)
                 .unwrap_or(u32::MAX),

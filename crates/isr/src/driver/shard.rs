@@ -90,6 +90,8 @@ struct Entry {
 struct Moved {
     for_session: BTreeSet<PartitionId>,
     for_report: BTreeSet<PartitionId>,
+    /// Those that the follower's quota holds back; the session hears of them once it grants something.
+    held: BTreeSet<PartitionId>,
 }
 
 /// Why a log could not be opened.

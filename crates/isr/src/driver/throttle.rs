@@ -46,16 +46,14 @@ impl Throttle {
         self.bucket.is_some()
     }
 
-    /// How many bytes may be asked for now. Nothing is counted as a wait.
+    /// How many bytes may be asked for now.
     pub(super) fn available(&self, now: MonoTime) -> usize {
         self.bucket().map_or(usize::MAX, |mut b| b.available(now))
     }
 
     /// When something is granted again, if not now.
     pub(super) fn not_before(&self, now: MonoTime) -> Option<MonoTime> {
-        let at = self.bucket()?.not_before(now)?;
-        self.count_wait();
-        Some(at)
+        self.bucket()?.not_before(now)
     }
 
     /// Notes that a replica has to wait.

@@ -179,8 +179,9 @@ impl Shard {
     /// The leader and epoch that a partition follows, and whether the quota may hold it back: a replica
     /// that joins the in-sync set is waited for, and fetches at once.
     fn following(&self, partition: PartitionId) -> Option<(BrokerId, LeaderEpoch, bool)> {
-        let core = &self.partitions.get(&partition)?.core;
-        let held = self.parts.throttles.follower.is_set() && core.catches_up();
+        let entry = self.partitions.get(&partition)?;
+        let core = &entry.core;
+        let held = self.parts.throttles.follower.is_set() && core.catches_up(&*entry.log);
         Some((core.follows()?, core.record().leader_epoch, held))
     }
 

@@ -9,12 +9,12 @@ use rivven_core_types::{
 };
 use tokio::sync::Notify;
 
-use super::Shard;
+use super::{Shard, signal};
 use crate::core::{
     Acks, DeleteIn, FetchPosition, FetchReply, OffsetSpec, ProduceIn, ReplicaFetch, ReplicaFetched,
 };
 use crate::driver::api::{Fetched, FetchedPartition, Produced};
-use crate::driver::command::{Answer, ConsumerFetch, Positions, ReplicaRead, Wanted};
+use crate::driver::command::{Answer, ConsumerFetch, Positions, ReplicaRead, Wanted, earlier};
 use crate::driver::protocol::FetchEntry;
 use crate::driver::session;
 use crate::error::ReplicationError;
@@ -190,17 +190,27 @@ impl Shard {
                 session::watch(&mut partition.watchers, session);
                 if more && entry.position.fetch_offset < partition.log.log_end() {
                     if throttled {
-                        self.parts.throttles.leader.count_wait();
-                        self.put_off.push(entry.partition, session);
+                        if self.put_off.push(entry.partition, session) {
+                            self.parts.throttles.leader.count_wait();
+                        }
                     } else {
                         // The answer is full; it is the next one's turn.
                         session.queue(entry.partition);
                     }
                 }
             }
+            self.release(entry.partition, read.broker, now);
             answers.push((entry, answer));
         }
         let _gone = read.reply.send(answers);
+    }
+
+    /// Has a replica wait for the quota no longer if what it has just told makes the high watermark
+    /// wait for it: it is proposed for the in-sync set, or keeps up.
+    fn release(&mut self, partition: PartitionId, broker: BrokerId, now: MonoTime) {
+        if self.put_off.has(partition, broker) && !self.is_throttled(partition, broker, now) {
+            self.put_off.release(partition, broker);
+        }
     }
 
     /// Whether what a follower is sent counts against the leader's quota.
@@ -252,6 +262,8 @@ impl Shard {
                 }),
             }
         });
+        let now = self.now();
+        self.release(partition, broker, now);
         let _gone = reply.send(answer.and_then(|answer| answer));
     }
 
@@ -289,9 +301,18 @@ impl Shard {
         }
         let report = matches!(wanted, Wanted::Moved);
         let throttle = &self.parts.throttles.follower;
+        // A report asks for no records.
+        let held_until = if report {
+            None
+        } else {
+            throttle.not_before(now)
+        };
         let later = if report {
             &mut moved.for_report
         } else {
+            if held_until.is_none() {
+                moved.for_session.append(&mut moved.held);
+            }
             &mut moved.for_session
         };
         for partition in std::mem::take(later) {
@@ -301,14 +322,17 @@ impl Shard {
             if entry.core.follows() != Some(leader) {
                 continue;
             }
-            // A report asks for no records, and what is in sync waits for nothing.
-            let held = if !report && entry.core.catches_up() {
-                throttle.not_before(now)
-            } else {
-                None
-            };
-            if let Some(at) = entry.core.fetch_not_before(now).max(held) {
-                positions.retry_at = Some(positions.retry_at.map_or(at, |r| r.min(at)));
+            if held_until.is_some() && entry.core.catches_up(&*entry.log) {
+                if moved.held.insert(partition) {
+                    throttle.count_wait();
+                }
+                continue;
+            }
+            if !report {
+                let _was = moved.held.remove(&partition);
+            }
+            if let Some(at) = entry.core.fetch_not_before(now) {
+                positions.retry_at = earlier(positions.retry_at, Some(at));
                 let _new = later.insert(partition);
                 continue;
             }
@@ -336,6 +360,7 @@ impl Shard {
                 high_watermark: entry.core.high_watermark(),
             });
         }
+        positions.held_until = held_until.filter(|_| !moved.held.is_empty());
         let _none = self.moved.insert(leader, moved);
         positions
     }
@@ -347,6 +372,7 @@ impl Shard {
         replies: Vec<(PartitionId, Option<FetchPosition>, FetchReply)>,
     ) {
         for (partition, asked, answer) in replies {
+            let is_session = asked.is_none();
             let told = self
                 .partitions
                 .get_mut(&partition)
@@ -363,24 +389,49 @@ impl Shard {
                 continue;
             };
             self.count_fetched(partition, &answer);
+            let may_ask = is_session && is_without_records(&answer);
             let _unknown = self.drive(partition, |core, log, _view, now, out| {
                 core.fetched(now, &asked, answer, log, out);
             });
+            if may_ask {
+                self.report_if_held(leader, partition);
+            }
         }
     }
 }
 
 impl Shard {
+    /// Says anew where a replica stands that the quota may hold back: the leader may have asked for it,
+    /// and a report costs no records.
+    fn report_if_held(&mut self, leader: BrokerId, partition: PartitionId) {
+        if self.parts.throttles.follower.is_set()
+            && let Some(entry) = self.partitions.get_mut(&partition)
+            && entry.core.catches_up(&*entry.log)
+        {
+            entry.told = None;
+            signal(&self.parts.signals, leader, |s| s.progress.notify_one());
+        }
+    }
+
     /// Counts what came for a replica outside the in-sync set against the follower's quota.
     fn count_fetched(&self, partition: PartitionId, answer: &FetchReply) {
-        if let FetchReply::Fetched(ReplicaFetched::Data { bytes, .. }) = answer
+        if let FetchReply::Fetched(ReplicaFetched::Data {
+            high_watermark,
+            bytes,
+            ..
+        }) = answer
             && let Some(entry) = self.partitions.get(&partition)
-            && entry.core.catches_up()
+            && entry.core.lacks_committed(*high_watermark, &*entry.log)
         {
             let now = self.now();
             self.parts.throttles.follower.spend(now, bytes.len());
         }
     }
+}
+
+/// Whether all that an answer may want is to hear where the follower stands.
+fn is_without_records(answer: &FetchReply) -> bool {
+    matches!(answer, FetchReply::Fetched(ReplicaFetched::Data { bytes, .. }) if bytes.is_empty())
 }
 
 /// Registers a long poll. At the bound the poll is not woken, and answers when its wait is over.

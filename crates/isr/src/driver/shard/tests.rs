@@ -18,6 +18,8 @@ use crate::driver::tests::support::{batch, epoch_of};
 use crate::driver::throttle::Throttles;
 use crate::mem_log::MemLogStore;
 
+mod throttle;
+
 const ME: BrokerId = BrokerId::new(3);
 const FIRST: BrokerId = BrokerId::new(1);
 const SECOND: BrokerId = BrokerId::new(2);
@@ -38,10 +40,13 @@ impl Clock for StoppedClock {
 }
 
 fn shard(store: &MemLogStore) -> Shard {
+    shard_with(store, &ReplicationConfig::default())
+}
+
+fn shard_with(store: &MemLogStore, config: &ReplicationConfig) -> Shard {
     // Nothing here waits for a flush or an answer of the controller.
     let (flusher, _) = mpsc::channel(1);
     let (alters, _) = mpsc::channel(1);
-    let config = ReplicationConfig::default();
     Shard::new(ShardParts {
         index: 0,
         count: 1,
@@ -55,7 +60,7 @@ fn shard(store: &MemLogStore) -> Shard {
         statuses: Arc::default(),
         signals: Arc::default(),
         contact_until: Arc::new(AtomicU64::new(u64::MAX)),
-        throttles: Arc::new(Throttles::new(&config)),
+        throttles: Arc::new(Throttles::new(config)),
     })
 }
 
@@ -65,13 +70,24 @@ fn partition(index: u32) -> PartitionId {
 
 /// Metadata says who leads.
 fn lead(shard: &mut Shard, partition: PartitionId, leader: BrokerId, epoch: i32) {
+    lead_with(shard, partition, leader, epoch, &[FIRST, SECOND, ME]);
+}
+
+/// Metadata says who leads, and who is in sync.
+fn lead_with(
+    shard: &mut Shard,
+    partition: PartitionId,
+    leader: BrokerId,
+    epoch: i32,
+    isr: &[BrokerId],
+) {
     let all = vec![FIRST, SECOND, ME];
     let record = PartitionState {
         id: partition,
         replicas: all.clone(),
-        isr: all.clone(),
+        isr: isr.to_vec(),
         elr: Vec::new(),
-        last_known_isr: all.clone(),
+        last_known_isr: isr.to_vec(),
         leader: Some(leader),
         leader_epoch: LeaderEpoch::new(epoch),
         partition_epoch: PartitionEpoch::new(epoch),

@@ -45,6 +45,8 @@ pub(super) struct World {
     pub(super) fetches: u64,
     /// Bytes of the fetches' tables of partitions.
     pub(super) fetch_bytes: usize,
+    /// Nobody reaches the controller.
+    pub(super) no_controller: bool,
     /// So many more answers are lost on their way, though the leader has given them.
     pub(super) lose_answers: u32,
 }
@@ -135,7 +137,7 @@ impl PartitionController for Side {
         let side = self.clone();
         Box::pin(async move {
             let mut world = side.net.0.lock().unwrap();
-            if world.cut.contains(&side.me) {
+            if world.no_controller || world.cut.contains(&side.me) {
                 return Err(ControllerError {
                     reason: "cut".to_owned(),
                 });
