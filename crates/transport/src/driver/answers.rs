@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rivven_core_types::{Lane, NodeName, Rng, RpcError, RpcResponse};
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::bodies::{Received, received_body};
@@ -13,7 +14,7 @@ use super::lifecycle::{Shared, lock};
 use super::link::ReadSide;
 use super::memory::{Held, Memory};
 use super::metrics;
-use super::reader::{FrameReader, Pulse, ReadError};
+use super::reader::{FRAMES_IN_A_ROW, FrameReader, Pulse, ReadError};
 use super::writer::Outgoing;
 use crate::answer::decode_answer;
 use crate::error::FrameError;
@@ -73,8 +74,17 @@ impl<'a> AnswerReader<'a> {
         ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last_ping = Instant::now();
         let mut load = metrics::Load::of(self.peer.as_str(), self.lane);
+        let mut in_a_row = 0;
         loop {
-            let frame = match reader.buffered() {
+            let come = if in_a_row >= FRAMES_IN_A_ROW {
+                in_a_row = 0;
+                yield_now().await;
+                Ok(None)
+            } else {
+                reader.buffered()
+            };
+            in_a_row += 1;
+            let frame = match come {
                 Ok(Some(frame)) => Ok(frame),
                 Err(e) => Err(ReadError::Frame(e)),
                 Ok(None) => tokio::select! {

@@ -59,13 +59,15 @@ impl Target<'_> {
         #[cfg(feature = "quic")]
         if let Some(quic) = &self.shared.quic {
             if quic.advertised.is_none() {
-                return self.over(Carried::Quic, address).await;
+                let shaken = self.over(Carried::Quic, address).await;
+                return shaken.map_err(|failed| failed.error);
             }
             if self.expected.is_some() {
                 return self.over_the_better(quic, address).await;
             }
         }
-        self.over(Carried::Tcp, address).await
+        let shaken = self.over(Carried::Tcp, address).await;
+        shaken.map_err(|failed| failed.error)
     }
 
     #[cfg(feature = "quic")]
@@ -74,13 +76,17 @@ impl Target<'_> {
         quic: &super::quic::Quic,
         address: &Address,
     ) -> Result<Shaken, RpcError> {
-        if let Some(better) = quic.alternative(address)
-            && let Ok(shaken) = self.over(Carried::Quic, &better).await
-        {
-            return Ok(shaken);
+        // An address that was silent for all the time there was.
+        let mut silent = None;
+        if let Some(better) = quic.alternative(address) {
+            match self.over(Carried::Quic, &better).await {
+                Ok(shaken) => return Ok(shaken),
+                Err(failed) => silent = failed.silent.then_some((better, failed.error)),
+            }
         }
-        // Either the peer was away, or QUIC does not get through: if TCP does, one more try tells.
-        let shaken = self.over(Carried::Tcp, address).await?;
+        // Either the peer was away, or QUIC does not get through: if TCP does, that tells.
+        let shaken = self.over(Carried::Tcp, address).await;
+        let shaken = shaken.map_err(|failed| failed.error)?;
         let Some(better) = shaken.established.quic.clone() else {
             // It is back without QUIC: whoever still sought it there would wait in vain at every dial.
             quic.unlearn(address);
@@ -88,18 +94,22 @@ impl Target<'_> {
         };
         let most = self.shared.limits().max_peers;
         if quic.learn(address, better.clone(), most) {
-            match self.over(Carried::Quic, &better).await {
-                Ok(shaken) => return Ok(shaken),
-                Err(error) => {
-                    quic.broken(address);
-                    tracing::info!(peer = %self.label, "not over QUIC, using TCP for now: {error}");
-                }
-            }
+            // Where UDP is dropped now, a second try would be as long a wait for nothing. After one that was
+            // answered with a failure, such as the reset of a connection to the peer's last life, it is not.
+            let error = match silent {
+                Some((same, error)) if same == better => error,
+                _ => match self.over(Carried::Quic, &better).await {
+                    Ok(shaken) => return Ok(shaken),
+                    Err(failed) => failed.error,
+                },
+            };
+            quic.broken(address);
+            tracing::info!(peer = %self.label, "not over QUIC, using TCP for now: {error}");
         }
         Ok(shaken)
     }
 
-    async fn over(&self, carried: Carried, address: &Address) -> Result<Shaken, RpcError> {
+    async fn over(&self, carried: Carried, address: &Address) -> Result<Shaken, Failed> {
         let Self {
             shared,
             expected,
@@ -117,7 +127,12 @@ impl Target<'_> {
         let (way, remote) = found
             .map_err(|_| unreachable(format!("no connection within {:?}", limits.connect_timeout)))
             .and_then(|found| found.map_err(|e| unreachable(e.to_string())))
-            .inspect_err(|_| failed("unreachable"))?;
+            .inspect_err(|_| failed("unreachable"))
+            .map_err(|error| Failed {
+                error,
+                #[cfg(feature = "quic")]
+                silent: false,
+            })?;
         let shaken = timeout(limits.handshake_timeout, async {
             let secured = match way {
                 Way::Tcp(stream) => secure_outgoing(shared, stream).await?,
@@ -144,7 +159,9 @@ impl Target<'_> {
         }
         failed(error.name());
         shared.handshake_failed("dialled", &format!("{label} at {remote}"), &error);
-        Err(match error {
+        #[cfg(feature = "quic")]
+        let silent = error == HandshakeError::Timeout;
+        let error = match error {
             HandshakeError::Refused(reason) => RpcError::Handshake {
                 peer: label.clone(),
                 reason,
@@ -154,8 +171,21 @@ impl Target<'_> {
             | HandshakeError::Frame(_)
             | HandshakeError::Io(_)
             | HandshakeError::Timeout) => unreachable(other.to_string()),
+        };
+        Err(Failed {
+            error,
+            #[cfg(feature = "quic")]
+            silent,
         })
     }
+}
+
+/// A dial that led to no connection.
+struct Failed {
+    error: RpcError,
+    /// The handshake was not over in its time.
+    #[cfg(feature = "quic")]
+    silent: bool,
 }
 
 /// What to connect over.

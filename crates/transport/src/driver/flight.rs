@@ -12,8 +12,9 @@ pub(super) struct Flight {
     most: usize,
     /// The greatest id of a request that has been run.
     pub(super) last: u32,
-    /// By correlation id, which the peer may have used twice. A task that has ended keeps its memory until
-    /// its entry goes, so that those at the front go first thing.
+    /// By correlation id, which the peer may have used twice. A task that has ended keeps the memory of its
+    /// future until its entry goes, so that those at the front go with the next start. Those behind one that
+    /// runs long stay, until there are twice as many entries as there may be requests.
     running: VecDeque<(u32, AbortHandle)>,
     sweep_at: usize,
 }

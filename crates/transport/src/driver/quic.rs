@@ -393,6 +393,7 @@ pub(super) fn peer_of(
 /// as error 0x100 plus the alert.
 fn ended(error: &ConnectionError) -> HandshakeError {
     let code = match error {
+        ConnectionError::TimedOut => return HandshakeError::Timeout,
         ConnectionError::TransportError(e) => u64::from(e.code),
         ConnectionError::ConnectionClosed(close) => u64::from(close.error_code),
         _ => 0,

@@ -32,6 +32,10 @@ pub(super) struct FrameReader<R> {
     moved: Moved,
 }
 
+/// Frames that are taken one after another before other connections have their turn, and the owner of this
+/// one looks at what else it has to do. Of every type: a cancellation costs a look at all that is in flight.
+pub(super) const FRAMES_IN_A_ROW: usize = 64;
+
 /// A buffer with more room than this is given back when the connection rests.
 const RESTING_BYTES: usize = 32 * 1024;
 

@@ -1,5 +1,6 @@
 //! The accepting side: one task per connection that answers its requests.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::lifecycle::{Phase, Shared};
 use super::link::ReadSide;
 use super::memory::{Held, Memory};
 use super::metrics::{self, ConnectionGauge, Served, ServedHere};
-use super::reader::{FrameReader, Pulse, ReadError};
+use super::reader::{FRAMES_IN_A_ROW, FrameReader, Pulse, ReadError};
 use super::replies::Answers;
 use super::writer::{Outgoing, write_loop};
 use crate::answer::{FailedAnswer, encode_failure};
@@ -29,10 +30,6 @@ use crate::frame::{
     Assembler, Frame, FrameDecoder, FrameEncoder, FrameHeader, FrameType, lane_limit,
 };
 use crate::handshake::Established;
-
-/// Requests that are answered one after another before the answers are written and other connections have
-/// their turn.
-const REQUESTS_IN_A_ROW: usize = 64;
 
 /// Why a connection is no longer served.
 enum Ended {
@@ -154,17 +151,35 @@ impl Serve {
         let draining = self.shared.reached(Phase::Draining);
         tokio::pin!(draining);
         loop {
-            if here.in_a_row >= REQUESTS_IN_A_ROW {
+            // What has come in already needs no look at anything else, until it is the others' turn: a peer
+            // that sends on and on would put off a shutdown for ever.
+            let come = if here.in_a_row >= FRAMES_IN_A_ROW {
                 here.in_a_row = 0;
                 yield_now().await;
                 here.now = Instant::now();
-            }
-            // What has come in already needs no look at anything else.
-            let frame = match reader.buffered() {
+                Ok(None)
+            } else {
+                reader.buffered()
+            };
+            here.in_a_row += 1;
+            let frame = match come {
                 Ok(Some(frame)) => Ok(frame),
                 Err(e) => Err(ReadError::Frame(e)),
                 Ok(None) => tokio::select! {
-                    frame = reader.next(Some(pulse)) => frame,
+                    // The frames come last, as they may be there always; and once the peer has been told that
+                    // no more requests are run, none may be.
+                    biased;
+                    () = &mut draining => {
+                        // What has been read is answered; the caller is told that the rest was not run. A body
+                        // that is half-read and older than a request that has run needs to be told apart: by
+                        // its number alone the caller would wait for an answer that never comes.
+                        for id in bodies.half_read().filter(|id| *id <= flight.last) {
+                            answers.refuse(id, &FailedAnswer::Shutdown);
+                        }
+                        answers.go_away(flight.last);
+                        flight.land().await;
+                        return Ended::Drained;
+                    }
                     _ = ticker.tick() => {
                         // The caller pings far more often than this.
                         if pulse.silent_for() > limits.dead_after {
@@ -187,17 +202,7 @@ impl Serve {
                         reader.rest();
                         continue;
                     }
-                    () = &mut draining => {
-                        // What has been read is answered; the caller is told that the rest was not run. A body
-                        // that is half-read and older than a request that has run needs to be told apart: by
-                        // its number alone the caller would wait for an answer that never comes.
-                        for id in bodies.half_read().filter(|id| *id <= flight.last) {
-                            answers.refuse(id, &FailedAnswer::Shutdown);
-                        }
-                        answers.go_away(flight.last);
-                        flight.land().await;
-                        return Ended::Drained;
-                    }
+                    frame = reader.next(Some(pulse)) => frame,
                 },
             };
             let frame = match frame {
@@ -225,7 +230,6 @@ impl Serve {
             };
             let alone = bodies.is_empty();
             here.now = here.now.max(received);
-            here.in_a_row += 1;
             let dispatched = self.dispatch(request, alone, answers, &mut here, &mut flight);
             if let Err(e) = dispatched.await {
                 return broken(&e);
@@ -372,6 +376,7 @@ impl Serve {
                 let times = Arc::clone(times);
                 let permits = match room(length, memory, flight) {
                     None => {
+                        here.in_a_row = FRAMES_IN_A_ROW;
                         let permits = self.permits(length, deadline, answers, memory, flight);
                         Box::pin(permits).await
                     }
@@ -401,7 +406,9 @@ impl Serve {
     }
 
     /// Room for one more request in flight; nothing is read meanwhile, so that TCP holds the peer
-    /// back. The peer is told that we are alive.
+    /// back. The peer is told that we are alive; at shutdown, that this request is the last. The room may
+    /// come too late to tell it then, and the peer would not know which of the others were run. The caller
+    /// must not run another before it has looked for a shutdown.
     async fn permits(
         &self,
         length: usize,
@@ -410,13 +417,24 @@ impl Serve {
         memory: &Memory,
         flight: &Flight,
     ) -> Option<(OwnedSemaphorePermit, Option<Held>)> {
-        let wait = async {
+        let room = async {
             let request = Arc::clone(&flight.requests).acquire_owned().await.ok()?;
             let held = match length {
                 0 => None,
                 _ => Some(memory.hold(length).await?),
             };
             Some((request, held))
+        };
+        let told = async {
+            self.shared.reached(Phase::Draining).await;
+            answers.go_away(flight.last);
+            pending().await
+        };
+        let wait = async {
+            tokio::select! {
+                room = room => room,
+                never = told => never,
+            }
         };
         tokio::pin!(wait);
         loop {
@@ -502,7 +520,7 @@ struct Here {
     /// When the request at hand was looked at: when the bytes came that completed it, or when the one before
     /// it was done with, so that a request costs one look at the clock.
     now: Instant,
-    /// Requests since others had their turn.
+    /// Frames since others had their turn. Once a request had to wait, it is theirs.
     in_a_row: usize,
 }
 

@@ -238,10 +238,9 @@ impl Transport {
         self.shared.quic.as_ref()?.alternative(&address)
     }
 
-    /// How many QUIC connections to peers are in use.
     #[cfg(all(test, feature = "quic"))]
-    pub(super) fn quic_connections(&self) -> usize {
-        self.shared.quic.as_ref().map_or(0, |quic| quic.in_use())
+    pub(super) fn quic(&self) -> Option<&super::quic::Quic> {
+        self.shared.quic.as_ref()
     }
 
     /// This node has become a member of `cluster`. Outgoing connections are made anew, so that peers

@@ -130,7 +130,7 @@ fn probes(node: &Node) -> usize {
 async fn meet_and_part(a: &Node, path: &Path) {
     a.transport.add_peer(name("b"), Address::from(path.address));
     a.call("b", request(ECHO, Lane::Rpc, b"")).await.unwrap();
-    let in_use = async || a.transport.quic_connections();
+    let in_use = async || a.transport.quic().unwrap().in_use();
     eventually(in_use, |connections| *connections == 0).await;
     path.forget();
 }
@@ -369,7 +369,7 @@ async fn without_the_setting_quic_resumes_nothing() {
     a.knows(&b, "b");
     for _ in 0..3 {
         a.call("b", request(PROBE, Lane::Rpc, b"")).await.unwrap();
-        eventually(async || a.transport.quic_connections(), |n| *n == 0).await;
+        eventually(async || a.transport.quic().unwrap().in_use(), |n| *n == 0).await;
     }
     let outcome = a.call("b", request(RpcKind(0x7fff), Lane::Rpc, b"")).await;
     assert!(matches!(outcome, Err(RpcError::UnknownKind { .. })));

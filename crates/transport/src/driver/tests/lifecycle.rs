@@ -1,11 +1,17 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rivven_core_types::{Address, Lane, OsEntropy, PeerRpc, RpcError};
+use rivven_core_types::{
+    Address, Lane, OsEntropy, PeerIdentity, PeerRpc, Reply, RpcError, RpcHandler, RpcKind,
+    RpcRequest, RpcResponse,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 use super::support::*;
+use crate::driver::client::Answer;
 use crate::driver::{Transport, TransportRuntimes};
 use crate::error::TransportError;
 
@@ -222,4 +228,83 @@ async fn the_bulk_lane_runs_on_the_data_runtime_and_the_others_do_not() {
     within(a.transport.shutdown()).await;
     within(b.transport.shutdown()).await;
     data.shutdown_background();
+}
+
+/// Calls that leave together, on a connection that is there already.
+async fn all_at_once(a: &Node, kind: RpcKind, calls: usize) -> Vec<JoinHandle<Answer>> {
+    a.call("b", request(ECHO, Lane::Rpc, b"")).await.unwrap();
+    (0..calls)
+        .map(|_| tokio::spawn(a.transport.call(&name("b"), request(kind, Lane::Rpc, b""))))
+        .collect()
+}
+
+/// The caller knows that it may ask again.
+fn was_not_run(outcome: &Answer) -> bool {
+    matches!(outcome, Err(RpcError::Unreachable { .. }))
+}
+
+/// Begins to shut its transport down with the first request.
+struct Stopping {
+    transport: Transport,
+    run: AtomicUsize,
+}
+
+impl RpcHandler for Stopping {
+    fn handle(&self, _: &PeerIdentity, _: RpcRequest) -> Reply {
+        if self.run.fetch_add(1, Ordering::SeqCst) == 1 {
+            let transport = self.transport.clone();
+            tokio::spawn(async move { transport.shutdown().await });
+        }
+        Reply::Now(Ok(RpcResponse::default()))
+    }
+}
+
+#[tokio::test]
+async fn shutdown_is_seen_in_the_midst_of_requests_that_have_come_in() {
+    let a = node("a").await;
+    let runtimes = TransportRuntimes::current();
+    let transport = Transport::bind(config("b", shared("s")), runtimes, Arc::new(OsEntropy));
+    let transport = transport.await.unwrap();
+    let handler = Arc::new(Stopping {
+        transport: transport.clone(),
+        run: AtomicUsize::new(0),
+    });
+    transport.serve(Arc::<Stopping>::clone(&handler));
+    a.transport
+        .add_peer(name("b"), Address::from(transport.local_addr()));
+    let mut answered = 0;
+    for call in all_at_once(&a, ECHO, 200).await {
+        let outcome = within(call).await.unwrap();
+        assert!(outcome.is_ok() || was_not_run(&outcome), "{outcome:?}");
+        answered += usize::from(outcome.is_ok());
+    }
+    assert!(answered < 200, "the last had no turn before all were run");
+    // The first one made the connection.
+    assert_eq!(handler.run.load(Ordering::SeqCst), answered + 1);
+}
+
+#[tokio::test]
+async fn those_behind_a_request_that_finds_no_room_are_told_at_once_that_they_were_not_run() {
+    let mut settings = config("b", shared("s"));
+    settings.limits.max_in_flight_requests = 1;
+    let (a, b) = (node("a").await, start(settings).await);
+    a.knows(&b, "b");
+    let mut calls = all_at_once(&a, GATED, 100).await;
+    let behind = calls.split_off(2);
+    within(b.handler.arrived.acquire_many(2))
+        .await
+        .unwrap()
+        .forget();
+    let serving = b.transport.clone();
+    let shutdown = tokio::spawn(async move { serving.shutdown().await });
+    for call in behind {
+        let outcome = within(call).await.unwrap();
+        assert!(was_not_run(&outcome), "{outcome:?}");
+    }
+    b.handler.gate.add_permits(2);
+    for call in calls {
+        within(call).await.unwrap().unwrap();
+    }
+    within(shutdown).await.unwrap();
+    assert_eq!(b.handler.arrived.available_permits(), 0);
 }

@@ -241,6 +241,31 @@ async fn a_peer_that_is_back_without_quic_is_no_longer_sought_there() {
 }
 
 #[tokio::test]
+async fn an_address_that_was_silent_is_not_tried_again_in_the_same_dial() {
+    let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
+    let nobody = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let advertised = Address::from(nobody.local_addr().unwrap());
+    let a = both("a", &tls, None).await;
+    let b = both("b", &tls, Some(advertised.clone())).await;
+    a.knows(&b, "b");
+    let quic = a.transport.quic().unwrap();
+    // As if packets had come through so far.
+    let address = Address::from(b.transport.local_addr());
+    assert!(quic.learn(&address, advertised, 16));
+    a.call("b", request(ECHO, Lane::Rpc, b"")).await.unwrap();
+    // RFC 9000, section 17.2: in a first packet the length of the destination's id and the id come after
+    // 5 bytes. Every attempt has an id of its own, and repeats keep it.
+    let mut attempts = std::collections::BTreeSet::new();
+    let mut packet = [0; 2048];
+    while let Ok(length) = nobody.try_recv(&mut packet) {
+        let id = packet[..length].get(6..6 + usize::from(packet[5])).unwrap();
+        attempts.insert(id.to_vec());
+    }
+    assert_eq!(attempts.len(), 1);
+    assert_eq!(quic.alternative(&address), None, "TCP for a while");
+}
+
+#[tokio::test]
 async fn connections_over_tcp_and_quic_count_together() {
     let tls = TlsConfig::self_signed("rivven-cluster").unwrap();
     let a = both("a", &tls, None).await;
