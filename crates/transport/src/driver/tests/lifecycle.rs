@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rivven_core_types::{
     Address, Lane, OsEntropy, PeerIdentity, PeerRpc, Reply, RpcError, RpcHandler, RpcKind,
     RpcRequest, RpcResponse,
@@ -307,4 +308,60 @@ async fn those_behind_a_request_that_finds_no_room_are_told_at_once_that_they_we
     }
     within(shutdown).await.unwrap();
     assert_eq!(b.handler.arrived.available_permits(), 0);
+}
+
+/// Tells how many of the requests that it never answers are over.
+#[derive(Default)]
+struct Counting {
+    arrived: AtomicUsize,
+    over: Arc<AtomicUsize>,
+}
+
+struct Over(Arc<AtomicUsize>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl RpcHandler for Counting {
+    fn handle(&self, _: &PeerIdentity, request: RpcRequest) -> Reply {
+        if request.kind == ECHO {
+            let over = self.over.load(Ordering::SeqCst);
+            return Reply::Now(Ok(RpcResponse {
+                meta: over.to_string().into(),
+                body: Bytes::new(),
+            }));
+        }
+        self.arrived.fetch_add(1, Ordering::SeqCst);
+        let over = Over(Arc::clone(&self.over));
+        Reply::Later(Box::pin(async move {
+            let _over = over;
+            std::future::pending().await
+        }))
+    }
+}
+
+#[tokio::test]
+async fn others_have_their_turn_among_cancellations() {
+    let a = node("a").await;
+    let runtimes = TransportRuntimes::current();
+    let transport = Transport::bind(config("b", shared("s")), runtimes, Arc::new(OsEntropy));
+    let transport = transport.await.unwrap();
+    let handler = Arc::new(Counting::default());
+    transport.serve(Arc::<Counting>::clone(&handler));
+    a.transport
+        .add_peer(name("b"), Address::from(transport.local_addr()));
+    let calls = all_at_once(&a, GATED, 200).await;
+    let arrived = async || handler.arrived.load(Ordering::SeqCst);
+    eventually(arrived, |n| *n == 200).await;
+    for call in calls {
+        call.abort();
+    }
+    // It leaves with the cancellations and after them. The tasks that they end are such others.
+    let answer = tokio::spawn(a.transport.call(&name("b"), request(ECHO, Lane::Rpc, b"")));
+    let over = within(answer).await.unwrap().unwrap().meta;
+    let over: usize = std::str::from_utf8(&over).unwrap().parse().unwrap();
+    assert!(over >= 100, "{over} of 200 were over");
 }
