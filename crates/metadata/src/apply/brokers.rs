@@ -6,6 +6,7 @@ use rivven_core_types::{
     BrokerId, FencedState, LogIndex, NodeEpoch, PartitionId, PartitionState, limits, planted,
 };
 
+use super::placement::complete;
 use super::{clamp, current_life};
 use crate::election::{IsrChange, change_isr};
 use crate::levels::Registration;
@@ -243,7 +244,9 @@ fn retire(
     let changed: Vec<PartitionState> = state.partitions_of(broker).filter_map(without).collect();
     let count = clamp(changed.len());
     for new in changed {
+        let id = new.id;
         state.put_partition(new, index);
+        complete(state, index, &id);
     }
     count
 }
@@ -262,6 +265,7 @@ fn elect_each(state: &mut ClusterState, index: LogIndex, partitions: &[Partition
         };
         if let Some(new) = change_isr(old, &change, |b| state.is_active(b)) {
             state.put_partition(new, index);
+            complete(state, index, id);
             count = count.saturating_add(1);
         }
     }

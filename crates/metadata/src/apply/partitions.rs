@@ -5,6 +5,7 @@ use rivven_core_types::{
     NodeEpoch, PartitionEpoch, PartitionId, PartitionState, RecoveryState, limits, planted,
 };
 
+use super::placement::complete;
 use super::{clamp, current_life};
 use crate::command::ReplicaClaim;
 use crate::election::{IsrChange, change_isr, install_leader};
@@ -59,7 +60,7 @@ fn alter_one(
         new
     });
     state.put_partition(new.clone(), index);
-    Ok(super::placement::complete(state, index, new))
+    Ok(complete(state, index, &proposal.partition).unwrap_or(new))
 }
 
 /// The checks of KIP-497, KIP-841 and KIP-903, in the order of Kafka's controller: what the sender
@@ -143,7 +144,8 @@ pub(super) fn recover(
     let winner = longest_log(state, old, claims)?;
     let new = install_leader(old, winner, RecoveryState::Recovered);
     state.put_partition(new.clone(), index);
-    Ok(CommandResult::PartitionElected { partition: new })
+    let partition = complete(state, index, &id).unwrap_or(new);
+    Ok(CommandResult::PartitionElected { partition })
 }
 
 /// The replica with the greatest (last epoch, end offset), as in Raft's vote; among equals the first

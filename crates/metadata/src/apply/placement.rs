@@ -1,6 +1,8 @@
 //! Reassignment, preferred leaders, draining, more partitions.
 
-use rivven_core_types::{BrokerId, LogIndex, PartitionId, PartitionState, TopicName, limits};
+use rivven_core_types::{
+    BrokerId, LogIndex, PartitionId, PartitionState, RecoveryState, TopicName, limits,
+};
 
 use super::{clamp, topics};
 use crate::election::{prefer, replace_replicas};
@@ -74,12 +76,13 @@ fn reassign(
     for change in checked? {
         let id = change.partition.id;
         state.set_reassignment(id, change.reassignment);
-        if state.partition(&id) != Some(&change.partition) {
-            state.put_partition(change.partition.clone(), index);
-            count = count.saturating_add(1);
+        let differs = state.partition(&id) != Some(&change.partition);
+        if differs {
+            state.put_partition(change.partition, index);
         }
         // All of the target may be in sync already.
-        complete(state, index, change.partition);
+        let completed = complete(state, index, &id).is_some();
+        count = count.saturating_add(u32::from(differs || completed));
     }
     Ok(count)
 }
@@ -143,26 +146,28 @@ fn check_safety(old: &PartitionState, replicas: &[BrokerId]) -> Result<(), Rejec
     Ok(())
 }
 
-/// Ends a reassignment in the step in which all of the target is in sync (KIP-455). Returns the
-/// partition as it is then.
+/// Ends a reassignment in the step in which all of the target is in sync (KIP-455), whatever brought the
+/// last of it there: its leader's proposal, or an election. Returns the partition if that changed it. One
+/// that recovers from an unclean election waits until that is over, as its in-sync set says nothing yet.
 pub(super) fn complete(
     state: &mut ClusterState,
     index: LogIndex,
-    partition: PartitionState,
-) -> PartitionState {
-    let id = partition.id;
-    let in_sync = |r: &&Reassignment| r.target.iter().all(|b| partition.isr.contains(b));
-    let Some(done) = state.reassignment(&id).filter(in_sync).cloned() else {
-        return partition;
-    };
-    let mut new = replace_replicas(&partition, &done.target, |b| state.is_active(b));
+    id: &PartitionId,
+) -> Option<PartitionState> {
+    let under_way = state.reassignment(id)?;
+    let partition = state.partition(id)?;
+    let in_sync = under_way.target.iter().all(|b| partition.isr.contains(b));
+    if !in_sync || partition.recovery == RecoveryState::Recovering {
+        return None;
+    }
+    let mut new = replace_replicas(partition, &under_way.target, |b| state.is_active(b));
     // The change that brought the last one into sync and this one are one change of the record.
-    if state.partition_changed_at(&id) == Some(index) {
+    if state.partition_changed_at(id) == Some(index) {
         new.partition_epoch = partition.partition_epoch;
     }
-    state.set_reassignment(id, None);
+    state.set_reassignment(*id, None);
     state.put_partition(new.clone(), index);
-    new
+    Some(new)
 }
 
 fn elect_preferred(

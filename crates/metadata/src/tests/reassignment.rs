@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use rivven_core_types::{PartitionId, StateMachine};
+use rivven_core_types::{LeaderEpoch, Offset, PartitionId, RecoveryState, StateMachine};
 
 use super::support::{Cluster, b, ids, machine, topic_name};
 use crate::{
-    ClusterState, Command, CommandResult, PlacementCommand, Rejection, ReplicaTarget, TopicChange,
+    ClusterState, Command, CommandResult, PlacementCommand, Rejection, ReplicaClaim, ReplicaTarget,
+    TopicChange,
 };
 
 fn place(command: PlacementCommand) -> Command {
@@ -192,6 +193,62 @@ fn a_cancelled_change_of_the_number_of_replicas_leaves_what_was() {
     assert_eq!(c.state().reassignment(&p), None);
     assert_eq!(c.partition(p).replicas, ids(&[1, 2, 3]));
     c.expect(p, Some(1), &[1, 2], &[], &[1, 2]);
+}
+
+/// An election may bring all of the target into sync as well as a proposal does: of an eligible leader
+/// when the only member fails or when it comes back, and of the longest log.
+#[test]
+fn an_election_that_makes_the_target_the_in_sync_set_ends_the_reassignment() {
+    let lagging = || {
+        let mut c = Cluster::with_brokers(3);
+        let p = c.topic(1, &[1, 2, 3], 2);
+        c.fence(3);
+        c.alter(p, &[1]);
+        c.expect(p, Some(1), &[1], &[2], &[1, 2]);
+        reassign(&mut c, p, &[2]);
+        assert!(c.state().reassignment(&p).is_some());
+        (c, p)
+    };
+    let ended = |c: &Cluster, p| {
+        assert_eq!(c.state().reassignment(&p), None);
+        assert_eq!(c.partition(p).replicas, ids(&[2]));
+        c.expect(p, Some(2), &[2], &[], &[2]);
+        assert!(!c.partition(p).is_under_min_isr());
+    };
+    let (mut c, p) = lagging();
+    c.fence(1);
+    ended(&c, p);
+
+    let (mut c, p) = lagging();
+    c.fence(2);
+    c.fence(1);
+    c.expect(p, None, &[], &[1, 2], &[1, 2]);
+    c.unfence(2);
+    ended(&c, p);
+
+    let (mut c, p) = lagging();
+    c.fence(2);
+    c.register(1, 1, &[p]);
+    c.register(2, 1, &[p]);
+    c.expect(p, None, &[], &[], &[1, 2]);
+    c.unfence(1);
+    c.unfence(2);
+    let claim = |n, log_end| ReplicaClaim {
+        broker: b(n),
+        node_epoch: c.epoch(n),
+        last_epoch: Some(LeaderEpoch::new(0)),
+        log_end: Offset::new(log_end).unwrap(),
+    };
+    let recover = Command::RecoverPartition {
+        partition: p,
+        partition_epoch: c.partition(p).partition_epoch,
+        claims: vec![claim(1, 4), claim(2, 5)],
+    };
+    let CommandResult::PartitionElected { partition } = c.ok(&recover) else {
+        panic!("no leader was elected");
+    };
+    assert_eq!(partition, c.partition(p));
+    ended(&c, p);
 }
 
 /// As in Kafka, new partitions have as many replicas as the first one is to have, and min ISR is at most
@@ -404,6 +461,8 @@ fn random_histories_of_reassignment_keep_the_invariants() {
                     .any(|m| after.isr.contains(m) || after.elr.contains(m));
             assert!(held, "{before:?} -> {after:?}");
             if let Some(under_way) = c.state().reassignment(&p) {
+                let is_done = under_way.target.iter().all(|r| after.isr.contains(r));
+                assert!(!is_done || after.recovery == RecoveryState::Recovering);
                 assert!(
                     under_way
                         .target
