@@ -24,6 +24,8 @@ pub(super) struct Maintenance {
     /// Of the topics at the last look; `None` before the first one, and to have all groups looked at.
     shapes_hash: Option<u64>,
     topics: BTreeSet<TopicId>,
+    /// How many groups are being told of changed topics: of each, one command is queued or on its way.
+    telling: usize,
     next_topics: MonoTime,
     next_offsets: MonoTime,
     next_forget: MonoTime,
@@ -42,9 +44,18 @@ impl Maintenance {
         };
     }
 
-    /// What was proposed after a look at the topics was lost: the next look finds it again.
-    pub(super) const fn look_again(&mut self) {
-        self.shapes_hash = None;
+    /// A group is told that its topics have changed.
+    pub(super) const fn tells(&mut self) {
+        self.telling = self.telling.saturating_add(1);
+    }
+
+    /// A group has been told, or not, for the command was lost or refused: nobody waits for it, so that
+    /// nobody would say it again. The next look finds it.
+    pub(super) const fn told(&mut self, heard: bool) {
+        self.telling = self.telling.saturating_sub(1);
+        if !heard {
+            self.shapes_hash = None;
+        }
     }
 
     pub(super) fn next(&self) -> MonoTime {
@@ -59,8 +70,11 @@ impl GroupCoordinator {
         if self.maintenance.next_topics <= view.now {
             self.maintenance.next_topics = view.now + TOPICS_INTERVAL;
             let version = view.topics.version();
-            if version != self.maintenance.topics_version || self.maintenance.shapes_hash.is_none()
-            {
+            let is_new = version != self.maintenance.topics_version
+                || self.maintenance.shapes_hash.is_none();
+            // A group that has not heard of the last change yet would be told once more with each look,
+            // and the queue grow as long as nothing is committed.
+            if is_new && self.maintenance.telling == 0 {
                 self.maintenance.topics_version = version;
                 let shapes: Vec<(TopicId, u32)> = view
                     .topics

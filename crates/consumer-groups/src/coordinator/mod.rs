@@ -312,9 +312,8 @@ impl GroupCoordinator {
                 _ => None,
             };
             let current = self.leading && proposal.office == self.office;
-            // Nobody waits for it, so that nobody would say it again.
             if current && matches!(proposal.op, Op::TopicsChanged { .. }) {
-                self.maintenance.look_again();
+                self.maintenance.told(false);
             }
             self.refuse(proposal, error);
             if let Some(group) = group.filter(|_| current) {
@@ -351,6 +350,9 @@ impl GroupCoordinator {
                     _ => self.refuse(proposal, &GroupError::NotCoordinator),
                 }
                 continue;
+            }
+            if matches!(proposal.op, Op::TopicsChanged { .. }) {
+                self.maintenance.told(result.is_ok());
             }
             let group = proposal.op.group().cloned();
             self.settle(view, proposal.waiter, result);

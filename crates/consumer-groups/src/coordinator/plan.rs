@@ -156,6 +156,7 @@ impl GroupCoordinator {
                     epoch: group.epoch,
                     fingerprint,
                 };
+                self.maintenance.tells();
                 self.push(op, Waiter::Nobody);
             }
         }

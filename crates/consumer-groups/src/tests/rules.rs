@@ -71,6 +71,56 @@ fn new_partitions_are_read_though_the_command_that_tells_of_them_was_lost() {
     assert_eq!(owned(&told).len(), 5);
 }
 
+/// A look at the topics tells no group that has not heard of the last one: else the queue would grow for as
+/// long as topics change and nothing is committed. One that was not told, whatever the reason, is told later.
+#[test]
+fn a_group_is_told_of_its_topics_once_at_a_time() {
+    let mut world = World::new();
+    let (first, second) = (world.topics.put("t", 2), world.topics.put("u", 2));
+    assert_ne!(first, second);
+    for (name, topic) in [("g", "t"), ("h", "u")] {
+        let join = Heartbeat {
+            group: group(name),
+            topics: Some(vec![TopicName::new(topic).unwrap()]),
+            ..beat("a", Epoch::JOIN, &[])
+        };
+        call(&mut world, join).unwrap();
+    }
+    world.pass(Duration::from_secs(1));
+    let look = |world: &mut World| {
+        world.now = world.now + Duration::from_millis(250);
+        world.step(|c, view| c.tick(view));
+        let batch = world.take_batch();
+        let tells = |p: &&crate::Proposal| matches!(p.op, Op::TopicsChanged { .. });
+        assert_eq!(batch.iter().filter(tells).count(), batch.len());
+        batch
+    };
+    world.topics.put("t", 3);
+    world.topics.put("u", 3);
+    let mut told = look(&mut world);
+    assert_eq!(told.len(), 2);
+    let other = told.split_off(1);
+    world.topics.put("t", 4);
+    assert!(look(&mut world).is_empty(), "both are on their way");
+    world.lose(told);
+    assert!(look(&mut world).is_empty(), "one is on its way still");
+    // No word of this one in the answer: the state machine did not understand it.
+    world.step(|c, view| c.applied(view, other, Vec::new()));
+    let again = look(&mut world);
+    assert_eq!(again.len(), 2);
+    world.commit(again);
+    world.settle();
+    assert!(look(&mut world).is_empty());
+    // What is on its way when the office ends is nobody's any more, and the next one tells anew.
+    world.topics.put("t", 5);
+    let old = look(&mut world);
+    assert_eq!(old.len(), 1);
+    world.lead();
+    world.lose(old);
+    let anew = look(&mut world);
+    assert_eq!(anew.len(), 1);
+}
+
 #[test]
 fn a_partition_moves_only_after_its_owner_has_given_it_up() {
     let mut world = World::new();
