@@ -124,7 +124,8 @@ pub struct PartitionState {
     pub partition_epoch: PartitionEpoch,
     /// State of recovery from an unclean election.
     pub recovery: RecoveryState,
-    /// `min.insync.replicas` of the topic.
+    /// `min.insync.replicas` of the topic; while a reassignment is under way at most the number of replicas
+    /// that the partition had before.
     pub min_isr: u32,
     /// When a record counts as stored.
     pub durability: Durability,

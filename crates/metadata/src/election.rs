@@ -77,15 +77,18 @@ pub(crate) fn change_settings(
     new
 }
 
-/// The partition with other replicas. Whoever is in sync and stays, stays in sync; a leader that goes is
-/// replaced by the first member of the ISR. The caller has made sure that enough members stay.
+/// The partition with other replicas and min ISR. Whoever is in sync and stays, stays in sync; a leader that
+/// goes is replaced by the first member of the ISR. The caller has made sure that enough members stay, and
+/// that the ISR is no more or less too small than it was, or all of the replicas.
 pub(crate) fn replace_replicas(
     old: &PartitionState,
     replicas: &[BrokerId],
+    min_isr: u32,
     is_active: impl Fn(BrokerId) -> bool,
 ) -> PartitionState {
     let mut new = old.clone();
     new.replicas = replicas.to_vec();
+    new.min_isr = min_isr;
     let keep = |list: &[BrokerId]| -> Vec<BrokerId> {
         let stays = |broker: &&BrokerId| list.contains(broker);
         replicas.iter().filter(stays).copied().collect()

@@ -124,13 +124,30 @@ fn check(state: &ClusterState, change: ReplicaTarget) -> Result<Change, Rejectio
         return Err(invalid);
     }
     check_safety(old, &replicas)?;
-    let partition = replace_replicas(old, &replicas, |broker| state.is_active(broker));
     // Those that are added are awaited, also where nobody goes.
     let done = cancels || reorders;
+    let reassignment = (!done).then_some(Reassignment { target, original });
+    let min_isr = state
+        .topic_by_id(&id.topic)
+        .map_or(old.min_isr, |t| t.min_isr);
+    let min_isr = min_isr_during(min_isr, reassignment.as_ref());
+    let partition = replace_replicas(old, &replicas, min_isr, |b| state.is_active(b));
     Ok(Change {
         partition,
-        reassignment: (!done).then_some(Reassignment { target, original }),
+        reassignment,
     })
+}
+
+/// Min ISR of a partition of a topic with the given one: while a reassignment is under way at most as many as
+/// the partition had replicas before, so that what it needs is the same from its first step to its last.
+///
+/// Kafka counts the replicas that are being added (`effectiveMinIsr`): a partition with one replica under a
+/// greater min ISR then refuses acks=all from the moment in which it is to move until the copy is made. Not
+/// counting them puts no acknowledged record at risk: each is in every member of the ISR, of which no fewer
+/// are needed than before the reassignment; nobody leads who was not in it; and the target takes over only
+/// once all of it is in sync. For that reason a smaller target does not lower what is needed either.
+pub(super) fn min_isr_during(min_isr: u32, under_way: Option<&Reassignment>) -> u32 {
+    under_way.map_or(min_isr, |r| min_isr.min(clamp(r.original.len())))
 }
 
 /// Whoever holds committed records may go only if enough others in sync stay: nothing could be
@@ -160,7 +177,10 @@ pub(super) fn complete(
     if !in_sync || partition.recovery == RecoveryState::Recovering {
         return None;
     }
-    let mut new = replace_replicas(partition, &under_way.target, |b| state.is_active(b));
+    let topic = state.topic_by_id(&id.topic);
+    let min_isr = topic.map_or(partition.min_isr, |topic| topic.min_isr);
+    let target = &under_way.target;
+    let mut new = replace_replicas(partition, target, min_isr, |b| state.is_active(b));
     // The change that brought the last one into sync and this one are one change of the record.
     if state.partition_changed_at(id) == Some(index) {
         new.partition_epoch = partition.partition_epoch;

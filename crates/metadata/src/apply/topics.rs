@@ -6,6 +6,7 @@ use rivven_core_types::{
 };
 
 use super::clamp;
+use super::placement::min_isr_during;
 use crate::command::TopicChange;
 use crate::election::change_settings;
 use crate::placement::{MAX_STRATEGY_BYTES, TopicPlacement};
@@ -126,8 +127,9 @@ pub(super) fn alter(
         log: change.apply_to(old.log),
         ..old.clone()
     };
-    // One that was set before partitions got fewer replicas stays, and counts as their number.
-    if let Some(min_isr) = change.min_isr {
+    // One that was set before partitions got fewer replicas stays, and counts as their number. It may be said
+    // again with the other settings, as tools do that state the whole configuration.
+    if let Some(min_isr) = change.min_isr.filter(|min_isr| *min_isr != old.min_isr) {
         validate_min_isr(min_isr, state.replication_factor(&old))?;
     }
     validate_settings(&new)?;
@@ -137,7 +139,8 @@ pub(super) fn alter(
             let Some(before) = state.partition(&partition) else {
                 continue;
             };
-            let after = change_settings(before, new.min_isr, new.durability);
+            let min_isr = min_isr_during(new.min_isr, state.reassignment(&partition));
+            let after = change_settings(before, min_isr, new.durability);
             state.put_partition(after, index);
         }
         state.replace_topic(&old, new);

@@ -251,6 +251,60 @@ fn an_election_that_makes_the_target_the_in_sync_set_ends_the_reassignment() {
     ended(&c, p);
 }
 
+fn alter_min_isr(min_isr: Option<u32>) -> Command {
+    Command::AlterTopic {
+        name: topic_name("topic-1"),
+        change: TopicChange {
+            min_isr,
+            ..TopicChange::default()
+        },
+    }
+}
+
+/// A partition with fewer replicas than min ISR moves, grows and shrinks without refusing a write: what it
+/// needs rises only once the data is there.
+#[test]
+fn min_isr_does_not_rise_before_the_data_is_copied() {
+    let mut c = Cluster::with_brokers(4);
+    let p = c.topic(1, &[1, 2, 3], 2);
+    let needs = |c: &Cluster, wanted| {
+        let partition = c.partition(p);
+        assert!(!partition.is_under_min_isr());
+        assert_eq!(partition.effective_min_isr(), wanted);
+    };
+    let shrink = target(&c, p, Some(&[1]));
+    let one = CommandResult::Placed {
+        partitions_changed: 1,
+    };
+    assert_eq!(c.ok(&shrink), one, "also in the step in which it ends");
+    needs(&c, 1);
+    reassign(&mut c, p, &[2]);
+    needs(&c, 1);
+    c.ok(&alter_min_isr(Some(1)));
+    c.ok(&alter_min_isr(None));
+    needs(&c, 1);
+    c.alter(p, &[1, 2]);
+    c.expect(p, Some(2), &[2], &[], &[2]);
+    needs(&c, 1);
+    reassign(&mut c, p, &[2, 3, 4]);
+    needs(&c, 1);
+    c.ok(&alter_min_isr(Some(3)));
+    c.alter(p, &[2, 3]);
+    needs(&c, 1);
+    c.alter(p, &[2, 3, 4]);
+    needs(&c, 3);
+    // One that is taken back leaves what was needed before, also if it was redirected.
+    c.ok(&alter_min_isr(Some(2)));
+    reassign(&mut c, p, &[1]);
+    needs(&c, 2);
+    reassign(&mut c, p, &[1, 2]);
+    needs(&c, 2);
+    let cancel = target(&c, p, None);
+    c.ok(&cancel);
+    needs(&c, 2);
+    assert_eq!(c.partition(p).min_isr, 2);
+}
+
 /// As in Kafka, new partitions have as many replicas as the first one is to have, and min ISR is at most
 /// that.
 #[test]
@@ -274,27 +328,21 @@ fn new_partitions_have_as_many_replicas_as_the_first() {
         }
     ));
     c.ok(&add(1, &[2, 3, 1]));
-    let alter = |min_isr| Command::AlterTopic {
-        name: topic_name("topic-1"),
-        change: TopicChange {
-            min_isr,
-            ..TopicChange::default()
-        },
-    };
-    c.ok(&alter(Some(3)));
+    c.ok(&alter_min_isr(Some(3)));
     reassign(&mut c, p, &[1]);
     c.expect(p, Some(1), &[1], &[], &[1]);
     c.ok(&add(2, &[2]));
     assert!(matches!(
-        c.refused(&alter(Some(2))),
+        c.refused(&alter_min_isr(Some(2))),
         Rejection::InvalidMinIsr {
             found: 2,
             replication_factor: 1
         }
     ));
-    // What it was set to before is no reason to refuse other settings.
-    c.ok(&alter(None));
-    c.ok(&alter(Some(1)));
+    // What it was set to before is no reason to refuse other settings, nor to refuse it said again.
+    c.ok(&alter_min_isr(None));
+    c.ok(&alter_min_isr(Some(3)));
+    c.ok(&alter_min_isr(Some(1)));
 }
 
 #[test]
@@ -463,6 +511,7 @@ fn random_histories_of_reassignment_keep_the_invariants() {
             if let Some(under_way) = c.state().reassignment(&p) {
                 let is_done = under_way.target.iter().all(|r| after.isr.contains(r));
                 assert!(!is_done || after.recovery == RecoveryState::Recovering);
+                assert_eq!(after.effective_min_isr(), under_way.original.len().min(2));
                 assert!(
                     under_way
                         .target
