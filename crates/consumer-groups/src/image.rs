@@ -110,8 +110,7 @@ fn read_record(image: &mut dyn Read) -> Result<ImageRecord, RestoreError> {
     if bytes.len() < length {
         return Err(malformed("the image ends within a record".to_owned()));
     }
-    wire::decode(IMAGE_VERSION, &bytes, MAX_IMAGE_RECORD_BYTES)
-        .map_err(|error| malformed(error.to_string()))
+    Ok(wire::decode(IMAGE_VERSION, &bytes, MAX_IMAGE_RECORD_BYTES)?)
 }
 
 const fn malformed(what: String) -> RestoreError {

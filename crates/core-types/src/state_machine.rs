@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::epochs::{LogIndex, Term};
 use crate::ids::{NodeName, RaftGroupId};
 use crate::rpc::BoxFuture;
+use crate::wire::WireError;
 
 /// One committed command.
 #[derive(Debug, Clone)]
@@ -88,6 +89,18 @@ pub enum RestoreError {
     /// The image is not valid.
     #[error("malformed image: {0}")]
     Malformed(String),
+    /// The image is sound, but one of another version: a build that understands it is needed.
+    #[error("this build does not understand the image: {0}")]
+    Unsupported(String),
+}
+
+impl From<WireError> for RestoreError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Version { .. } => Self::Unsupported(error.to_string()),
+            _ => Self::Malformed(error.to_string()),
+        }
+    }
 }
 
 /// A committed and applied proposal.

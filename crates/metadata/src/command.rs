@@ -8,8 +8,8 @@ use crate::placement::{PlacementCommand, TopicPlacement};
 use rivven_core_types::wire::{self, WireError};
 use rivven_core_types::{
     AlterPartitionProposal, BrokerId, ClusterId, Durability, Incarnation, LeaderEpoch, LogConfig,
-    LogDirId, NodeEpoch, NodeInfo, Offset, PartitionEpoch, PartitionId, RaftNodeId, TopicId,
-    TopicName, limits,
+    LogDirId, NodeEpoch, NodeInfo, Offset, PartitionEpoch, PartitionId, RaftNodeId, RecoveryState,
+    TopicId, TopicName, limits,
 };
 
 /// Version of the encoding of [`Command`]. Variants are only ever added at the end; any other change
@@ -195,25 +195,34 @@ pub enum Command {
 }
 
 impl Command {
-    /// The least active level at which the command may be proposed and is applied. Exhaustive on purpose: a
-    /// new command is one of a new level.
-    pub const fn level(&self) -> MetadataLevel {
+    /// The least active level at which the command may be proposed and is applied. Exhaustive on purpose,
+    /// down to the enums within: a new command, or a new variant in one, is of a new level.
+    pub fn level(&self) -> MetadataLevel {
         match self {
+            #[cfg(any(test, feature = "test-util"))]
+            Self::DeleteTopic { name } if name.as_str() == crate::levels::TOPIC_OF_LEVEL_2 => {
+                MetadataLevel::new(2)
+            }
             Self::FormCluster { .. }
             | Self::RegisterBroker { .. }
             | Self::UnfenceBroker { .. }
             | Self::FenceBroker { .. }
             | Self::BeginControlledShutdown { .. }
-            | Self::CreateTopic { .. }
             | Self::DeleteTopic { .. }
-            | Self::AlterPartitions { .. }
             | Self::AllocateProducerIds { .. }
             | Self::RecoverPartition { .. }
             | Self::ElectUnclean { .. }
-            | Self::RemoveBroker { .. }
-            | Self::AlterTopic { .. }
-            | Self::Place(_)
-            | Self::Level(_) => MetadataLevel::FIRST,
+            | Self::RemoveBroker { .. } => MetadataLevel::FIRST,
+            Self::CreateTopic { durability, .. } => level_of_durability(*durability),
+            Self::AlterTopic { change, .. } => change
+                .durability
+                .map_or(MetadataLevel::FIRST, level_of_durability),
+            Self::AlterPartitions { proposals, .. } => proposals
+                .iter()
+                .map(|proposal| level_of_recovery(proposal.recovery))
+                .fold(MetadataLevel::FIRST, MetadataLevel::max),
+            Self::Place(command) => command.level(),
+            Self::Level(command) => command.level(),
         }
     }
 
@@ -225,5 +234,17 @@ impl Command {
     /// Decodes a command. Never panics, whatever the bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
         wire::decode(COMMAND_VERSION, bytes, limits::MAX_COMMAND_BYTES)
+    }
+}
+
+const fn level_of_durability(durability: Durability) -> MetadataLevel {
+    match durability {
+        Durability::Fsync | Durability::Replicated => MetadataLevel::FIRST,
+    }
+}
+
+const fn level_of_recovery(recovery: RecoveryState) -> MetadataLevel {
+    match recovery {
+        RecoveryState::Recovered | RecoveryState::Recovering => MetadataLevel::FIRST,
     }
 }

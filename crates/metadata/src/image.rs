@@ -69,6 +69,10 @@ impl FrozenState for FrozenMetadata {
             next_producer_id: state.next_producer_id(),
         };
         write_record(sink, &header)?;
+        // In front of every record that only builds of this level know.
+        if state.level() != MetadataLevel::FIRST {
+            write_record(sink, &ImageRecord::Level(state.level()))?;
+        }
         for broker in state.brokers() {
             write_record(sink, &ImageRecord::Broker(broker.clone()))?;
         }
@@ -87,9 +91,6 @@ impl FrozenState for FrozenMetadata {
         }
         if state.is_rebalancing() {
             write_record(sink, &ImageRecord::Rebalancing)?;
-        }
-        if state.level() != MetadataLevel::FIRST {
-            write_record(sink, &ImageRecord::Level(state.level()))?;
         }
         for (broker, levels) in state.levels() {
             write_record(sink, &ImageRecord::Levels(*broker, *levels))?;
@@ -124,8 +125,7 @@ fn read_record(image: &mut dyn Read) -> Result<ImageRecord, RestoreError> {
     }
     let mut bytes = vec![0u8; length];
     image.read_exact(&mut bytes)?;
-    wire::decode(IMAGE_VERSION, &bytes, MAX_IMAGE_RECORD_BYTES)
-        .map_err(|error| malformed(error.to_string()))
+    Ok(wire::decode(IMAGE_VERSION, &bytes, MAX_IMAGE_RECORD_BYTES)?)
 }
 
 const fn malformed(what: String) -> RestoreError {
@@ -133,8 +133,12 @@ const fn malformed(what: String) -> RestoreError {
 }
 
 /// Reads an image. Whatever the bytes, the result is a state that satisfies the references between
-/// its records and has the hash that was written, or an error.
-pub(crate) fn read(image: &mut dyn Read) -> Result<ClusterState, RestoreError> {
+/// its records and has the hash that was written, or an error. One of a level that is not among those
+/// `supported` is [`RestoreError::Unsupported`].
+pub(crate) fn read(
+    image: &mut dyn Read,
+    supported: LevelRange,
+) -> Result<ClusterState, RestoreError> {
     let mut state = ClusterState::default();
     let ImageRecord::Header {
         cluster_id,
@@ -172,6 +176,9 @@ pub(crate) fn read(image: &mut dyn Read) -> Result<ClusterState, RestoreError> {
                 if level < MetadataLevel::FIRST {
                     return Err(malformed(format!("metadata level {level}")));
                 }
+                supported
+                    .check_not_above(level)
+                    .map_err(RestoreError::Unsupported)?;
                 state.set_level(level);
             }
             ImageRecord::Levels(broker, levels) => {

@@ -10,6 +10,7 @@ use std::fmt;
 use rivven_core_types::{Incarnation, LogDirId, NodeInfo, PartitionId, RaftNodeId};
 use serde::{Deserialize, Serialize};
 
+use crate::command::Command;
 use crate::rejection::Rejection;
 
 /// A metadata level. A build that adds a command or a record raises the greatest level that it
@@ -65,6 +66,18 @@ impl LevelRange {
         (self.min..=self.max).contains(&level)
     }
 
+    /// What the cluster does from here on is not for this build, if the level is above the greatest. One
+    /// below the least is no reason to stop: every log begins at the first level, and its node goes
+    /// through what was raised since.
+    pub(crate) fn check_not_above(&self, level: MetadataLevel) -> Result<(), String> {
+        if level <= self.max {
+            return Ok(());
+        }
+        Err(format!(
+            "metadata level {level} is active; this build understands {self}"
+        ))
+    }
+
     /// Whether it is a range of levels at all.
     pub(crate) fn is_valid(&self) -> bool {
         MetadataLevel::FIRST <= self.min && self.min <= self.max
@@ -94,6 +107,31 @@ pub struct Registration {
     pub levels: LevelRange,
 }
 
+impl Registration {
+    /// The command that announces it. A build that has no more to say than [`LevelRange::UNSAID`] says
+    /// nothing, so that builds which do not know [`LevelCommand`] go on.
+    pub fn into_command(self) -> Command {
+        if self.levels != LevelRange::UNSAID {
+            return Command::Level(LevelCommand::Register(self));
+        }
+        let Self {
+            info,
+            incarnation,
+            raft_id,
+            log_dir,
+            lossy,
+            levels: _,
+        } = self;
+        Command::RegisterBroker {
+            info,
+            incarnation,
+            raft_id,
+            log_dir,
+            lossy,
+        }
+    }
+}
+
 /// A command about levels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -109,6 +147,20 @@ pub enum LevelCommand {
         to: MetadataLevel,
     },
 }
+
+impl LevelCommand {
+    /// As [`Command::level`].
+    pub(crate) const fn level(&self) -> MetadataLevel {
+        match self {
+            Self::Register(_) | Self::Raise { .. } => MetadataLevel::FIRST,
+        }
+    }
+}
+
+/// A name of which the deletion of a topic counts as a command of the second level: there is none yet by
+/// which the gate could be tried.
+#[cfg(any(test, feature = "test-util"))]
+pub const TOPIC_OF_LEVEL_2: &str = "rivven.test.level-2";
 
 /// Refuses what needs a level that is not active yet.
 pub(crate) fn check(needed: MetadataLevel, active: MetadataLevel) -> Result<(), Rejection> {

@@ -53,6 +53,8 @@ mod state;
 mod tests;
 
 pub use command::{Command, ReplicaClaim, TopicChange};
+#[cfg(any(test, feature = "test-util"))]
+pub use levels::TOPIC_OF_LEVEL_2;
 pub use levels::{LevelCommand, LevelRange, MetadataLevel, Registration};
 pub use machine::{MetadataStateMachine, Publisher};
 pub use placement::{

@@ -52,20 +52,10 @@ impl MetadataStateMachine {
     }
 
     /// The state machine of a build that understands other levels.
-    #[cfg(test)]
-    pub(crate) fn supporting(self, supported: LevelRange) -> Self {
+    #[cfg(any(test, feature = "test-util"))]
+    #[must_use]
+    pub fn supporting(self, supported: LevelRange) -> Self {
         Self { supported, ..self }
-    }
-
-    /// What the cluster does from here on is not for this build, if the active level is not.
-    fn check_level(&self, state: &ClusterState) -> Result<(), String> {
-        let (level, supported) = (state.level(), self.supported);
-        if supported.contains(level) {
-            return Ok(());
-        }
-        Err(format!(
-            "metadata level {level} is active; this build understands {supported}"
-        ))
     }
 
     /// The current state.
@@ -89,10 +79,13 @@ impl StateMachine for MetadataStateMachine {
             let result = apply::apply(&mut self.state, entry.index, command)
                 .unwrap_or_else(CommandResult::Rejected);
             self.state.applied = entry.index;
-            self.check_level(&self.state).map_err(|reason| ApplyStop {
-                index: entry.index,
-                reason,
-            })?;
+            let level = self.state.level();
+            self.supported
+                .check_not_above(level)
+                .map_err(|reason| ApplyStop {
+                    index: entry.index,
+                    reason,
+                })?;
             // Every list in a result is bounded well below the limit of an encoded one. Were it not
             // to fit, the proposer would find an empty result, which is a decoding error.
             results.push(result.encode().unwrap_or_default());
@@ -116,8 +109,7 @@ impl StateMachine for MetadataStateMachine {
     }
 
     fn restore(&self, image: &mut dyn io::Read) -> Result<Box<dyn StateMachine>, RestoreError> {
-        let state = image::read(image)?;
-        self.check_level(&state).map_err(RestoreError::Malformed)?;
+        let state = image::read(image, self.supported)?;
         Ok(Box::new(Self {
             state,
             publisher: Arc::clone(&self.publisher),

@@ -3,6 +3,8 @@
 use rivven_core_types::{BrokerId, PartitionEpoch, PartitionId, TopicName};
 use serde::{Deserialize, Serialize};
 
+use crate::levels::MetadataLevel;
+
 /// Longest name of a strategy in a [`TopicPlacement`], in bytes.
 pub const MAX_STRATEGY_BYTES: usize = 64;
 
@@ -73,4 +75,17 @@ pub enum PlacementCommand {
         /// The replicas of each new partition.
         replicas: Vec<Vec<BrokerId>>,
     },
+}
+
+impl PlacementCommand {
+    /// As [`crate::Command::level`].
+    pub(crate) const fn level(&self) -> MetadataLevel {
+        match self {
+            Self::Reassign { .. }
+            | Self::ElectPreferred { .. }
+            | Self::SetDraining { .. }
+            | Self::SetRebalancing { .. }
+            | Self::AddPartitions { .. } => MetadataLevel::FIRST,
+        }
+    }
 }

@@ -244,7 +244,6 @@ pub enum Rejection {
         active: MetadataLevel,
     },
     /// A build does not understand the metadata level: run one there that does, or remove the broker.
-    /// (UNSUPPORTED_VERSION)
     #[error("metadata level {level} is not among those that {}'s build understands, {levels}",
         broker.map_or_else(|| "the node".to_owned(), |b| format!("broker {b}")))]
     LevelUnsupported {
@@ -255,7 +254,7 @@ pub enum Rejection {
         /// What the build understands.
         levels: LevelRange,
     },
-    /// The metadata level is another one by now, or would fall. (INVALID_UPDATE_VERSION)
+    /// The metadata level is another one by now, or would fall.
     #[error("metadata level {active} is active, not {found}; it never falls")]
     StaleLevel {
         /// The level on which the command builds.

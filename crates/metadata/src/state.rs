@@ -317,6 +317,21 @@ impl ClusterState {
         levels::check(command.level(), self.level)
     }
 
+    /// Whether a broker whose build understands `levels` may be registered at the active level.
+    ///
+    /// # Errors
+    /// [`Rejection::LevelUnsupported`].
+    pub fn check_build(&self, name: &NodeName, levels: LevelRange) -> Result<(), Rejection> {
+        if levels.is_valid() && levels.contains(self.level) {
+            return Ok(());
+        }
+        Err(Rejection::LevelUnsupported {
+            broker: self.broker_by_name(name).map(|b| b.id),
+            level: self.level,
+            levels,
+        })
+    }
+
     pub(crate) fn set_level(&mut self, level: MetadataLevel) {
         let first = MetadataLevel::FIRST;
         let old = (self.level != first).then_some(self.level);

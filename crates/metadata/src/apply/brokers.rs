@@ -28,13 +28,7 @@ pub(super) fn register(
         lossy,
         levels,
     } = registration;
-    if !levels.is_valid() || !levels.contains(state.level()) {
-        return Err(Rejection::LevelUnsupported {
-            broker: state.broker_by_name(&info.name).map(|b| b.id),
-            level: state.level(),
-            levels,
-        });
-    }
+    state.check_build(&info.name, levels)?;
     let node_epoch = i64::try_from(index.get())
         .map(NodeEpoch::new)
         .map_err(|_| Rejection::EpochsExhausted)?;

@@ -8,7 +8,7 @@ use rivven_core_types::{CommittedEntry, LogIndex, StateMachine, Term};
 
 use super::support::{Cluster, machine, registration};
 use crate::image;
-use crate::{Command, CommandResult};
+use crate::{Command, CommandResult, LevelRange};
 
 fn busy_cluster() -> Cluster {
     let mut c = Cluster::with_brokers(3);
@@ -103,7 +103,7 @@ fn a_cut_or_flipped_image_is_never_taken_for_a_whole_one() {
     let bytes = image_of(&c);
     for length in 0..bytes.len() {
         assert!(
-            image::read(&mut &bytes[..length]).is_err(),
+            image::read(&mut &bytes[..length], LevelRange::SUPPORTED).is_err(),
             "cut at {length}"
         );
     }
@@ -112,7 +112,8 @@ fn a_cut_or_flipped_image_is_never_taken_for_a_whole_one() {
     for place in 0..bytes.len() {
         let mut flipped = bytes.clone();
         flipped[place] ^= 0x10;
-        refused += usize::from(image::read(&mut flipped.as_slice()).is_err());
+        refused +=
+            usize::from(image::read(&mut flipped.as_slice(), LevelRange::SUPPORTED).is_err());
     }
     assert!(refused + 4 >= bytes.len(), "{refused} of {}", bytes.len());
 }
@@ -163,6 +164,6 @@ proptest! {
 
     #[test]
     fn an_arbitrary_image_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        prop_assert!(image::read(&mut bytes.as_slice()).is_err());
+        prop_assert!(image::read(&mut bytes.as_slice(), LevelRange::SUPPORTED).is_err());
     }
 }

@@ -7,11 +7,11 @@
 use rivven_core_types::StateMachine;
 use rivven_core_types::test_util::golden::{self, hex, unhex};
 
-use super::levels::{raise, upgrade};
-use super::support::{Cluster, b, ids, topic_name};
+use super::levels::{blank, later_command, raise, upgrade};
+use super::support::{Cluster, b, ids, registration, topic_name};
 use crate::placement::{PlacementCommand, ReplicaTarget};
 use crate::{Command, CommandResult, LevelCommand, ReplicaClaim, TopicChange};
-use rivven_core_types::{LeaderEpoch, Offset};
+use rivven_core_types::{ClusterId, LeaderEpoch, Offset};
 
 const GOLDEN: &str = include_str!("golden.txt");
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/tests/golden.txt");
@@ -46,7 +46,14 @@ const COMMANDS: usize = 20;
 
 /// A history in which every command occurs, accepted or refused.
 fn history() -> Cluster {
-    let mut c = Cluster::with_brokers(4);
+    let mut c = blank(1, 2);
+    c.ok(&Command::FormCluster {
+        cluster_id: ClusterId::from_bytes([1; 16]),
+    });
+    for broker in 1..=4 {
+        c.register(broker, 1, &[]);
+        c.unfence(broker);
+    }
     let p = c.topic(1, &[1, 2, 3], 2);
     let q = c.topic(2, &[2, 1], 1);
     c.topic(3, &[3], 1);
@@ -118,6 +125,21 @@ fn later(c: &mut Cluster) {
     c.run(&raise(1, 2));
 }
 
+/// And then the level: what is refused before it and after it, and who.
+fn raised(c: &mut Cluster) {
+    c.run(&later_command());
+    for broker in 2..=4 {
+        c.ok(&upgrade(broker, 1, 1, 2));
+    }
+    c.ok(&raise(1, 2));
+    c.run(&later_command());
+    c.run(&raise(1, 2));
+    c.run(&raise(1, 3));
+    c.run(&raise(2, 3));
+    c.run(&registration(4, 1, &[]));
+    c.run(&upgrade(6, 1, 3, 4));
+}
+
 fn image(c: &Cluster) -> Vec<u8> {
     let mut bytes = Vec::new();
     c.machine.freeze().write_to(&mut bytes).unwrap();
@@ -129,8 +151,9 @@ fn golden_bytes_of_commands_results_and_images_never_change() {
     let mut c = history();
     let (mut lines, mut told) = (Vec::new(), 0);
     let mut names = std::collections::BTreeSet::new();
-    for more in [None, Some(later)] {
-        more.into_iter().for_each(|more| more(&mut c));
+    let more: [fn(&mut Cluster); 3] = [|_| (), later, raised];
+    for more in more {
+        more(&mut c);
         for (entry, result) in c.history.iter().zip(&c.results).skip(told) {
             let name = name(&Command::decode(&entry.command).unwrap());
             names.insert(name);
@@ -148,7 +171,7 @@ fn golden_bytes_of_commands_results_and_images_never_change() {
 /// Reading is the other half: the golden bytes, applied and restored, give the golden state.
 #[test]
 fn golden_bytes_are_understood() {
-    let mut c = Cluster::blank();
+    let mut c = blank(1, 2);
     let mut restored = None;
     for line in GOLDEN.lines() {
         let words: Vec<&str> = line.split(' ').collect();

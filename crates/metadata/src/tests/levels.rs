@@ -1,11 +1,11 @@
 //! Nodes of several builds in one cluster: which level is active, and who may be in it.
 
-use rivven_core_types::{ApplyStop, StateMachine};
+use rivven_core_types::{ApplyStop, RestoreError, StateMachine};
 
-use super::support::{Cluster, b, entry, machine, registration};
+use super::support::{Cluster, b, entry, machine, registration, topic_name};
 use crate::{
     Command, CommandResult, LevelCommand, LevelRange, MetadataLevel, Registration, Rejection,
-    levels,
+    TOPIC_OF_LEVEL_2,
 };
 
 fn range(min: u16, max: u16) -> LevelRange {
@@ -40,12 +40,25 @@ pub(super) fn raise(from: u16, to: u16) -> Command {
     Command::Level(LevelCommand::Raise { from, to })
 }
 
-/// A formed cluster whose every node runs a build that understands these levels.
-fn cluster(min: u16, max: u16) -> Cluster {
+/// A cluster whose every node runs a build that understands these levels.
+pub(super) fn blank(min: u16, max: u16) -> Cluster {
     let mut c = Cluster::blank();
     let (fresh, published) = machine();
     c.machine = Box::new(fresh.supporting(range(min, max)));
     c.published = published;
+    c
+}
+
+/// A command of the second level.
+pub(super) fn later_command() -> Command {
+    Command::DeleteTopic {
+        name: topic_name(TOPIC_OF_LEVEL_2),
+    }
+}
+
+/// Such a cluster, formed.
+fn cluster(min: u16, max: u16) -> Cluster {
+    let mut c = blank(min, max);
     c.ok(&Command::FormCluster {
         cluster_id: rivven_core_types::ClusterId::from_bytes([1; 16]),
     });
@@ -148,14 +161,49 @@ fn a_removed_broker_holds_no_level_back() {
     c.ok(&raise(1, 2));
 }
 
+/// Applied any earlier, it would stop the nodes that do not know it.
 #[test]
 fn commands_of_a_later_level_are_refused_until_it_is_active() {
-    let (needed, active) = (MetadataLevel::new(3), MetadataLevel::new(2));
-    let early = levels::check(needed, active).unwrap_err();
+    let mut c = cluster(1, 2);
+    c.ok(&upgrade(1, 1, 1, 2));
+    let (needed, active) = (MetadataLevel::new(2), MetadataLevel::FIRST);
+    assert_eq!(later_command().level(), needed);
+    let early = c.refused(&later_command());
     assert_eq!(early, Rejection::LevelTooLow { needed, active });
     assert!(early.is_retriable(), "once the nodes are upgraded");
-    levels::check(needed, needed).unwrap();
-    levels::check(active, needed).unwrap();
+    c.ok(&raise(1, 2));
+    let name = topic_name(TOPIC_OF_LEVEL_2);
+    let unknown = Rejection::UnknownTopic { name };
+    assert_eq!(c.refused(&later_command()), unknown, "it is executed");
+}
+
+/// A build of the first level alone has nothing to say: it must not say it by a command that the builds
+/// without levels do not know, and which would stop them.
+#[test]
+fn a_build_of_the_first_level_registers_as_those_without_levels_do() {
+    let said = |levels| {
+        let Command::Level(LevelCommand::Register(registration)) = upgrade(1, 1, 1, 1) else {
+            unreachable!("it is a registration");
+        };
+        Registration {
+            levels,
+            ..registration
+        }
+    };
+    let silent = said(LevelRange::UNSAID).into_command();
+    assert_eq!(silent, registration(1, 1, &[]));
+    let told = said(range(1, 2)).into_command();
+    assert_eq!(told, upgrade(1, 1, 1, 2));
+
+    let (mut one, mut other) = (cluster(1, 2), cluster(1, 2));
+    assert_eq!(one.ok(&silent), other.ok(&upgrade(1, 1, 1, 1)));
+    assert_eq!(one.state().hash(), other.state().hash());
+}
+
+fn image(c: &Cluster) -> Vec<u8> {
+    let mut image = Vec::new();
+    c.machine.freeze().write_to(&mut image).unwrap();
+    image
 }
 
 /// The builds of a cluster differ: the older one meets the level in the log or in a snapshot.
@@ -172,14 +220,54 @@ fn a_build_stops_where_a_level_begins_that_it_does_not_understand() {
     assert_eq!(stop.index.get(), c.index);
     assert!(stop.reason.contains("level 2 is active"), "{stop}");
 
-    let mut image = Vec::new();
-    c.machine.freeze().write_to(&mut image).unwrap();
+    let image = image(&c);
     let refused = machine().0.restore(&mut image.as_slice()).err().unwrap();
     assert!(
-        refused.to_string().contains("level 2 is active"),
+        matches!(&refused, RestoreError::Unsupported(reason) if reason.contains("level 2 is active")),
         "{refused}"
     );
     let same = machine().0.supporting(range(2, 3));
     let restored = same.restore(&mut image.as_slice()).unwrap();
+    assert_eq!(restored.hash(), c.machine.hash());
+}
+
+/// What such a level has added would otherwise be met first and be taken for damage.
+#[test]
+fn an_image_of_a_later_level_is_told_from_a_damaged_one_before_its_other_records() {
+    let mut c = cluster(1, 2);
+    c.ok(&upgrade(1, 1, 1, 2));
+    c.ok(&raise(1, 2));
+    let mut image = image(&c);
+    let record = |from: usize| {
+        let length = u32::from_le_bytes(image[from..from + 4].try_into().unwrap());
+        from + 4 + usize::try_from(length).unwrap()
+    };
+    let after_level = record(record(0));
+    image[after_level + 4..].fill(0xff);
+    let older = machine().0.restore(&mut image.as_slice()).err().unwrap();
+    assert!(matches!(older, RestoreError::Unsupported(_)), "{older}");
+    // To a build of the level it is damaged.
+    image[after_level + 4] = 3;
+    let same = machine().0.supporting(range(1, 2));
+    let damaged = same.restore(&mut image.as_slice()).err().unwrap();
+    assert!(matches!(damaged, RestoreError::Malformed(_)), "{damaged}");
+}
+
+/// Every node begins with the first level, in its first image as in its log: a build that is beyond it
+/// goes through what was raised since.
+#[test]
+fn a_build_beyond_the_first_level_reads_the_log_and_the_images_of_before() {
+    let mut c = cluster(1, 3);
+    let genesis = image(&blank(1, 3));
+    c.ok(&upgrade(1, 1, 1, 3));
+    let early = image(&c);
+    c.ok(&raise(1, 2));
+
+    let later = machine().0.supporting(range(2, 3));
+    let mut replayed = later.restore(&mut genesis.as_slice()).unwrap();
+    replayed.apply(&c.history).unwrap();
+    assert_eq!(replayed.hash(), c.machine.hash());
+    let mut restored = later.restore(&mut early.as_slice()).unwrap();
+    restored.apply(&c.history[c.history.len() - 1..]).unwrap();
     assert_eq!(restored.hash(), c.machine.hash());
 }

@@ -295,7 +295,7 @@ fn how_a_topic_was_placed_is_kept_and_survives_a_snapshot() {
     c.ok(&create("b", 2, &[&[2, 1]], 1));
     let mut image = Vec::new();
     c.machine.freeze().write_to(&mut image).unwrap();
-    let restored = crate::image::read(&mut image.as_slice()).unwrap();
+    let restored = crate::image::read(&mut image.as_slice(), crate::LevelRange::SUPPORTED).unwrap();
     for state in [c.state(), &restored] {
         let placement = |name| &state.topic(&topic_name(name)).unwrap().placement;
         assert_eq!(*placement("a"), Some(kept.clone()));
