@@ -193,6 +193,33 @@ async fn power_loss_of_every_node_loses_no_acknowledged_record() {
     assert!(agreed, "the metadata of all nodes must agree: {hashes:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn partitions_that_were_never_written_are_led_as_soon_as_two_of_three_are_back() {
+    let (mut cluster, partitions) = formed(5).await;
+    write(&cluster, partitions[0], 0, "value").await;
+    // A second start, too, must know what was written before the first.
+    for _ in 0..2 {
+        for n in 0..3 {
+            cluster.lose_power(n);
+        }
+        cluster.boot(0).await.unwrap();
+        cluster.boot(1).await.unwrap();
+        let led = cluster
+            .wait(LIMIT, |c| {
+                let state = c.living().next().unwrap().cluster_state();
+                let leader = |id| state.partition(id).and_then(|p| p.leader);
+                all_active(c) && partitions.iter().all(|id| leader(id).is_some())
+            })
+            .await;
+        assert!(led, "what was never written cannot have been lost");
+        cluster.boot(2).await.unwrap();
+        assert!(cluster.wait(LIMIT, all_active).await);
+    }
+    write(&cluster, partitions[1], 0, "first").await;
+    assert_eq!(read(&cluster, partitions[1]).await, ["first"]);
+    assert_eq!(read(&cluster, partitions[0]).await, ["value"]);
+}
+
 /// Seeds of the swarm that always run; each is a cluster under its own mix of faults.
 const SWARM_SEEDS: std::ops::Range<u64> = 1..16;
 

@@ -39,12 +39,15 @@ pub(crate) struct DiskInventory {
     pub(crate) partitions: Vec<PartitionId>,
     /// Those whose logs lost bytes, or cannot be read.
     pub(crate) lossy: Vec<PartitionId>,
+    /// Every partition that should have a log here; `None` if the disk does not say.
+    pub(crate) remembered: Option<BTreeSet<PartitionId>>,
 }
 
 impl DiskInventory {
     /// The partitions whose records `broker` should hold by the metadata, but of which there is not
-    /// even a directory: somebody has removed it while the node was down. A log that is gone has cut
-    /// nothing, so that only the metadata can tell.
+    /// even a directory though the disk remembers that they were written: somebody has removed it
+    /// while the node was down. A log that is gone has cut nothing, so that only the metadata can tell.
+    /// One that was never written lacks nothing: its partition may be led at once.
     pub(crate) fn missing(&self, broker: BrokerId, state: &ClusterState) -> Vec<PartitionId> {
         let holds = |p: &&PartitionState| {
             [&p.isr, &p.elr, &p.last_known_isr]
@@ -53,7 +56,9 @@ impl DiskInventory {
         };
         let here: BTreeSet<_> = self.partitions.iter().collect();
         let held = state.partitions_of(broker).filter(holds).map(|p| p.id);
-        held.filter(|id| !here.contains(id)).collect()
+        let written = |id: &PartitionId| self.remembered.as_ref().is_none_or(|r| r.contains(id));
+        held.filter(|id| !here.contains(id) && written(id))
+            .collect()
     }
 }
 
@@ -79,9 +84,14 @@ pub(crate) async fn take_inventory(
                 }
             }
         }
+        let remembered = logs.remembered()?;
         // What was lost is on record now, log by log.
         logs.mark_running()?;
-        Ok::<_, CoordinatorError>(DiskInventory { partitions, lossy })
+        Ok::<_, CoordinatorError>(DiskInventory {
+            partitions,
+            lossy,
+            remembered,
+        })
     });
     inventory.await?
 }

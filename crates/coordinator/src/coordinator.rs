@@ -357,6 +357,8 @@ impl ClusterCoordinator {
         blocking::run(&inner.ports.io, "rivven-recovery", {
             let (logs, lossy) = (Arc::clone(&logs), inventory.lossy.clone());
             move || {
+                // What was missing has been told.
+                logs.remember_stored()?;
                 lossy
                     .iter()
                     .try_for_each(|partition| logs.acknowledge_cut(*partition))

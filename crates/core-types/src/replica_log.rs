@@ -8,6 +8,7 @@
 //! - batch epochs never decrease with the offset, and agree with the epoch table;
 //! - `durable_end` falls only with truncation or reopening.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::io;
 use std::ops::ControlFlow;
@@ -308,6 +309,17 @@ pub trait LogStore: Debug + Send + Sync + 'static {
     fn remove(&self, partition: PartitionId) -> Result<(), LogError>;
     /// The partitions of which something is stored here.
     fn list(&self) -> Result<Vec<PartitionId>, LogError>;
+    /// The partitions of which something should be stored here: those that were at the last
+    /// [`LogStore::remember_stored`], and those stored since and not removed. One that is not listed any
+    /// more has been lost. `None` if it is not known: any log that is not listed may have been lost.
+    fn remembered(&self) -> Result<Option<BTreeSet<PartitionId>>, LogError> {
+        Ok(None)
+    }
+    /// Takes what is stored now for all that should be, durably, once it is on record elsewhere which
+    /// logs are lost.
+    fn remember_stored(&self) -> Result<(), LogError> {
+        Ok(())
+    }
     /// The high-watermark checkpoint: a hint, never a reason to truncate (KIP-101).
     fn load_checkpoint(&self) -> Result<Vec<(PartitionId, Offset)>, LogError>;
     /// Replaces the high-watermark checkpoint atomically.

@@ -18,6 +18,7 @@ use rivven_core_types::{
 use crate::epoch_table::EpochTable;
 use crate::log::SegmentLog;
 use crate::store::SegmentLogStore;
+use crate::stored_logs::Entry;
 
 /// A log that is made on disk by its first write.
 #[derive(Debug)]
@@ -51,6 +52,7 @@ impl LogOnDemand {
     }
 
     fn make(&self) -> Result<SegmentLog, LogError> {
+        self.store.note_stored(Entry::Stored, self.partition)?;
         let (mut log, _nothing_cut) = self.store.open_log(self.partition)?;
         if let Some((config, durability)) = &self.settings {
             log.configure(config, *durability)?;

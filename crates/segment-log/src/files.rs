@@ -5,7 +5,8 @@ use rivven_core_types::{Offset, PartitionId, PartitionIndex, TopicId};
 
 const MAGIC: [u8; 4] = *b"RVNL";
 const FORMAT_VERSION: u8 = 1;
-const FRAME_BYTES: usize = 4 + 1 + 1 + 4 + 4;
+/// What the frame adds to a body, in bytes.
+pub(crate) const FRAME_BYTES: usize = 4 + 1 + 1 + 4 + 4;
 
 /// Longest partition metadata file, in bytes.
 pub(crate) const MAX_SMALL_FILE_BYTES: usize = 4096;
@@ -23,6 +24,7 @@ pub(crate) enum FileKind {
     Checkpoint = 4,
     Cut = 5,
     Shutdown = 6,
+    StoredLogs = 7,
 }
 
 /// Frames `body`. The callers bound its length by the constants above.
@@ -72,6 +74,15 @@ pub(crate) fn unseal(kind: FileKind, bytes: &[u8]) -> Result<&[u8], String> {
         return Err("the checksum does not match".to_owned());
     }
     Ok(body)
+}
+
+/// Says so if the bytes begin with a frame of this kind in another format version.
+pub(crate) fn other_version(kind: FileKind, bytes: &[u8]) -> Option<String> {
+    let mut fields = Fields(bytes);
+    let ours = fields.array() == Some(MAGIC) && fields.array() == Some([kind as u8]);
+    let [version] = fields.array().filter(|_| ours)?;
+    (version != FORMAT_VERSION)
+        .then(|| format!("format version {version}; this build reads {FORMAT_VERSION}"))
 }
 
 /// A bounded reader of fixed-width fields.

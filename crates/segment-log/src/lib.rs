@@ -6,6 +6,7 @@
 //!
 //! # Files
 //! ```text
+//! <dir>/../STORED-LOGS                        which logs have been stored
 //! <dir>/high-watermarks                       checkpoint: a hint
 //! <dir>/shutdown                              whether the last user stopped in order
 //! <dir>/<topic uuid>-<index>/meta             whose directory this is, log start, pending reset
@@ -73,6 +74,7 @@ mod scrub;
 mod segment;
 mod shutdown;
 mod store;
+mod stored_logs;
 mod sync_gate;
 #[cfg(test)]
 mod tests;

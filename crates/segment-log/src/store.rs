@@ -1,10 +1,10 @@
 //! [`SegmentLogStore`]: all partition logs of one node, in one directory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rivven_core_types::{LogError, LogStore, Offset, OpenedLog, PartitionId, Vfs, VfsDisk};
 
@@ -16,6 +16,7 @@ use crate::log::SegmentLog;
 use crate::meta::{Meta, Pending};
 use crate::open_files::OpenFiles;
 use crate::shutdown;
+use crate::stored_logs::{Entry, STORED_LOGS, StoredLogs};
 use crate::sync_gate::DiskFailures;
 
 const CHECKPOINT: &str = "high-watermarks";
@@ -35,6 +36,8 @@ pub struct SegmentLogStore {
     disk: Option<Arc<dyn VfsDisk>>,
     disk_failures: DiskFailures,
     open_files: OpenFiles,
+    /// From [`LogStore::remember_stored`] on.
+    stored_logs: Arc<Mutex<Option<StoredLogs>>>,
 }
 
 impl SegmentLogStore {
@@ -53,6 +56,7 @@ impl SegmentLogStore {
             after_unclean_stop: Arc::default(),
             disk: None,
             disk_failures: DiskFailures::default(),
+            stored_logs: Arc::default(),
         };
         store.prepare()?;
         // Before anything is written, so that a lost write is reported to this handle.
@@ -93,6 +97,19 @@ impl SegmentLogStore {
             cut_bytes = cut_record::add(self.vfs.as_ref(), &dir, 1)?;
         }
         Ok((log, cut_bytes))
+    }
+
+    /// Notes that the log is about to be made, or has been removed.
+    pub(crate) fn note_stored(&self, entry: Entry, partition: PartitionId) -> io::Result<()> {
+        self.stored_logs()
+            .as_mut()
+            .map_or(Ok(()), |list| list.add(entry, partition))
+    }
+
+    fn stored_logs(&self) -> MutexGuard<'_, Option<StoredLogs>> {
+        self.stored_logs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All partition directories, also those whose removal was interrupted.
@@ -185,11 +202,27 @@ impl LogStore for SegmentLogStore {
             lazy: false,
         };
         meta.save(self.vfs.as_ref(), &dir)?;
-        Ok(self.remove_directory(&dir)?)
+        self.remove_directory(&dir)?;
+        Ok(self.note_stored(Entry::Removed, partition)?)
     }
 
     fn list(&self) -> Result<Vec<PartitionId>, LogError> {
         Ok(self.directories()?)
+    }
+
+    fn remembered(&self) -> Result<Option<BTreeSet<PartitionId>>, LogError> {
+        StoredLogs::load(self.vfs.as_ref(), &self.dir.with_file_name(STORED_LOGS))
+    }
+
+    fn remember_stored(&self) -> Result<(), LogError> {
+        let mut list = self.stored_logs();
+        let path = self.dir.with_file_name(STORED_LOGS);
+        *list = Some(StoredLogs::begin(
+            self.vfs.as_ref(),
+            &path,
+            &self.directories()?,
+        )?);
+        Ok(())
     }
 
     fn load_checkpoint(&self) -> Result<Vec<(PartitionId, Offset)>, LogError> {

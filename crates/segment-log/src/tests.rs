@@ -21,6 +21,7 @@ mod model;
 mod open_files;
 mod planted;
 mod power_loss;
+mod stored_logs;
 
 const DIR: &str = "/data/logs";
 
