@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rivven_core_types::{OpenMode, Vfs, VfsFile};
 
+/// So many files are looked at to find one that was not used; then the next goes that may.
+const MAX_STEPS: usize = 64;
+
 /// The open files of one store; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct OpenFiles(Arc<Shared>);
@@ -21,7 +24,9 @@ pub(crate) struct OpenFiles(Arc<Shared>);
 struct Shared {
     vfs: Arc<dyn Vfs>,
     limit: usize,
-    /// Those that are open, in the order in which they are looked at when one has to go.
+    /// Those that are open and may be closed, in the order in which they are looked at when one has to
+    /// go. One with unsynced writes leaves when it is met and comes back once they are synced, so that
+    /// nobody looks at it again and again.
     open: Mutex<VecDeque<Weak<PooledFile>>>,
 }
 
@@ -33,6 +38,8 @@ pub(crate) struct PooledFile {
     open: Mutex<Option<Arc<dyn VfsFile>>>,
     /// Whether it was used since it was last looked at.
     used: AtomicBool,
+    /// Whether it is in the queue; changes only while the queue is locked.
+    queued: AtomicBool,
     /// Writes that count, and how many of them a sync has confirmed.
     written: AtomicU64,
     synced: AtomicU64,
@@ -55,7 +62,13 @@ impl Unsynced {
 
     /// Notes that a sync has confirmed the writes, of the file or of the whole disk.
     pub(crate) fn confirm(&self) {
-        let _before = self.pooled.synced.fetch_max(self.written, Ordering::AcqRel);
+        let pooled = &self.pooled;
+        let _before = pooled.synced.fetch_max(self.written, Ordering::SeqCst);
+        // Whoever takes a file out of the queue says so before he looks at its writes once more: one
+        // of the two sees the other.
+        if !pooled.queued.load(Ordering::SeqCst) && !pooled.is_unsynced() {
+            pooled.files.admit(pooled);
+        }
     }
 }
 
@@ -76,11 +89,12 @@ impl OpenFiles {
             path: path.to_owned(),
             open: Mutex::new(Some(file)),
             used: AtomicBool::new(true),
+            queued: AtomicBool::new(false),
             written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
             this: this.clone(),
         });
-        self.admit(Weak::clone(&pooled.this));
+        self.admit(&pooled);
         Ok(pooled)
     }
 
@@ -89,23 +103,29 @@ impl OpenFiles {
     }
 
     /// Takes note of an open file, and closes others if there are too many.
-    fn admit(&self, file: Weak<PooledFile>) {
+    fn admit(&self, file: &PooledFile) {
         let mut queue = self.queue();
-        queue.push_back(file);
-        // Twice round at most: whatever was used gets a second chance, and some cannot be closed.
-        for _ in 0..2 * queue.len() {
+        if !file.queued.swap(true, Ordering::SeqCst) {
+            queue.push_back(Weak::clone(&file.this));
+        }
+        for step in 1..=MAX_STEPS {
             if queue.len() <= self.0.limit {
                 break;
             }
             let Some(oldest) = queue.pop_front() else {
                 break;
             };
-            if oldest.upgrade().is_some_and(|file| !file.close()) {
+            let Some(other) = oldest.upgrade() else {
+                continue;
+            };
+            let itself = std::ptr::eq(&raw const *other, file);
+            if itself || !other.leave(step == MAX_STEPS) {
                 queue.push_back(oldest);
             }
         }
     }
 
+    /// How many may be closed.
     #[cfg(test)]
     pub(crate) fn count(&self) -> usize {
         let queue = self.queue();
@@ -138,7 +158,7 @@ impl PooledFile {
         *slot = Some(Arc::clone(&file));
         // The queue is locked before a file is, never after.
         drop(slot);
-        self.files.admit(Weak::clone(&self.this));
+        self.files.admit(self);
         Ok(file)
     }
 
@@ -146,7 +166,7 @@ impl PooledFile {
     pub(crate) fn unsynced(&self) -> io::Result<Unsynced> {
         let gone = || io::Error::other("the file is being dropped");
         Ok(Unsynced {
-            written: self.written.load(Ordering::Acquire),
+            written: self.written.load(Ordering::SeqCst),
             file: self.opened()?,
             pooled: self.this.upgrade().ok_or_else(gone)?,
         })
@@ -157,17 +177,28 @@ impl PooledFile {
         self.opened()?.write_all_at(bytes, offset)
     }
 
-    /// Closes the file if it may be; `false` if it stays open.
-    fn close(&self) -> bool {
+    fn is_unsynced(&self) -> bool {
+        self.written.load(Ordering::SeqCst) != self.synced.load(Ordering::SeqCst)
+    }
+
+    /// Leaves the queue: closed, or with writes whose sync brings it back. `false` if it stays, for it is
+    /// in use, or was used and `even_if_used` does not count that. The queue is locked.
+    fn leave(&self, even_if_used: bool) -> bool {
         // Someone opens it right now.
         let Ok(mut slot) = self.open.try_lock() else {
             return false;
         };
-        let unsynced = self.written.load(Ordering::Acquire) != self.synced.load(Ordering::Acquire);
-        if unsynced || self.used.swap(false, Ordering::Relaxed) {
+        if self.is_unsynced() {
+            self.queued.store(false, Ordering::SeqCst);
+            let synced_since = !self.is_unsynced();
+            self.queued.store(synced_since, Ordering::SeqCst);
+            return !synced_since;
+        }
+        if self.used.swap(false, Ordering::Relaxed) && !even_if_used {
             return false;
         }
         *slot = None;
+        self.queued.store(false, Ordering::SeqCst);
         true
     }
 }
@@ -180,7 +211,7 @@ impl VfsFile for PooledFile {
     fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
         // Before the write, so that it cannot be closed in between; a failed one stays open for ever,
         // or rather as long as its log, which stops.
-        let _before = self.written.fetch_add(1, Ordering::AcqRel);
+        let _before = self.written.fetch_add(1, Ordering::SeqCst);
         self.opened()?.write_at(buffer, offset)
     }
 
@@ -192,7 +223,7 @@ impl VfsFile for PooledFile {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        let _before = self.written.fetch_add(1, Ordering::AcqRel);
+        let _before = self.written.fetch_add(1, Ordering::SeqCst);
         self.opened()?.set_len(length)
     }
 
