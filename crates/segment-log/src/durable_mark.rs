@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rivven_core_types::{Offset, OpenMode, Vfs, VfsFile};
 
 use crate::files::{self, Fields, FileKind};
-use crate::open_files::{OpenFiles, PooledFile};
+use crate::open_files::{OpenFiles, PooledFile, lacks_descriptor};
 
 const DURABLE_MARK: &str = "durable-mark";
 
@@ -60,7 +60,11 @@ impl DurableMark {
         if self.value == Some(offset) {
             return Ok(());
         }
-        self.file.write_hint_at(&sealed(offset), 0)?;
+        match self.file.write_hint_at(&sealed(offset), 0) {
+            // An old mark is a sound one.
+            Err(error) if lacks_descriptor(&error) => return Ok(()),
+            written => written?,
+        }
         self.value = Some(offset);
         Ok(())
     }

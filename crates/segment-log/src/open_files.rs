@@ -16,6 +16,16 @@ use rivven_core_types::{OpenMode, Vfs, VfsFile};
 /// So many files are looked at to find one that was not used; then the next goes that may.
 const MAX_STEPS: usize = 64;
 
+/// `ENFILE` and `EMFILE`: the system, or the process, has no descriptor left.
+const NO_DESCRIPTOR: [i32; 2] = [23, 24];
+
+/// Whether a file could not be opened for want of a descriptor. Nothing is wrong with the file.
+pub(crate) fn lacks_descriptor(error: &io::Error) -> bool {
+    error
+        .raw_os_error()
+        .is_some_and(|code| NO_DESCRIPTOR.contains(&code))
+}
+
 /// The open files of one store; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct OpenFiles(Arc<Shared>);
@@ -83,7 +93,7 @@ impl OpenFiles {
 
     /// Opens a file as `mode` says; later it is opened for reading and writing.
     pub(crate) fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<PooledFile>> {
-        let file = self.0.vfs.open(path, mode)?;
+        let file = self.open_file(path, mode)?;
         let pooled = Arc::new_cyclic(|this| PooledFile {
             files: self.clone(),
             path: path.to_owned(),
@@ -96,6 +106,23 @@ impl OpenFiles {
         });
         self.admit(&pooled);
         Ok(pooled)
+    }
+
+    /// Without a descriptor left it closes what it may, and tries once more.
+    fn open_file(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
+        match self.0.vfs.open(path, mode) {
+            Err(error) if lacks_descriptor(&error) => {
+                tracing::warn!(path = %path.display(), %error, "closing files that rest");
+                self.close_all();
+                self.0.vfs.open(path, mode)
+            }
+            opened => opened,
+        }
+    }
+
+    fn close_all(&self) {
+        self.queue()
+            .retain(|file| file.upgrade().is_some_and(|file| !file.leave(true)));
     }
 
     fn queue(&self) -> MutexGuard<'_, VecDeque<Weak<PooledFile>>> {
@@ -154,9 +181,9 @@ impl PooledFile {
         if let Some(file) = &*slot {
             return Ok(Arc::clone(file));
         }
-        let file = self.files.0.vfs.open(&self.path, OpenMode::ReadWrite)?;
+        let file = self.files.open_file(&self.path, OpenMode::ReadWrite)?;
         *slot = Some(Arc::clone(&file));
-        // The queue is locked before a file is, never after.
+        // Whoever holds the queue never waits for a file, so that nobody waits in a circle.
         drop(slot);
         self.files.admit(self);
         Ok(file)

@@ -61,6 +61,9 @@ struct Disk {
     fuse: Option<u64>,
     /// Syncs that still succeed before the power goes.
     sync_fuse: Option<u64>,
+    open_files: usize,
+    /// Most files that can be open at a time.
+    descriptors: Option<usize>,
 }
 
 /// The disk of one simulated node. Clones share it.
@@ -91,6 +94,15 @@ struct MemDisk {
 
 fn lock(disk: &Mutex<Disk>) -> MutexGuard<'_, Disk> {
     disk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What an open says when the process has no descriptor left.
+const EMFILE: i32 = 24;
+
+impl Drop for MemFile {
+    fn drop(&mut self) {
+        lock(&self.disk).open_files -= 1;
+    }
 }
 
 fn dead() -> io::Error {
@@ -180,6 +192,11 @@ impl MemVfs {
         disk.faults.clear();
         disk.fuse = None;
         disk.sync_fuse = None;
+    }
+
+    /// Lets opening a file fail with `EMFILE` while `most` are open.
+    pub fn limit_descriptors(&self, most: Option<usize>) {
+        lock(&self.disk).descriptors = most;
     }
 
     /// Flips one bit of a file's content, on the medium and in the cache.
@@ -290,6 +307,9 @@ impl Disk {
 impl Vfs for MemVfs {
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn VfsFile>> {
         let mut disk = self.alive()?;
+        if disk.descriptors.is_some_and(|most| disk.open_files >= most) {
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
         let found = disk.names.get(path).copied();
         let inode = match (mode, found) {
             (OpenMode::CreateNew, Some(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -310,6 +330,7 @@ impl Vfs for MemVfs {
                 inode
             }
         };
+        disk.open_files += 1;
         Ok(Arc::new(MemFile {
             disk: Arc::clone(&self.disk),
             inode,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use rivven_core_types::test_util::MemVfs;
 use rivven_core_types::{OpenMode, Vfs, VfsFile};
 
-use crate::open_files::{OpenFiles, PooledFile};
+use super::o;
+use crate::durable_mark::DurableMark;
+use crate::open_files::{OpenFiles, PooledFile, lacks_descriptor};
 
 const LIMIT: usize = 3;
 
@@ -105,4 +107,34 @@ fn what_was_not_used_for_longest_goes_first() {
     }
     assert!(files[0].is_open());
     assert!(!files[1].is_open());
+}
+
+#[test]
+fn without_a_descriptor_left_files_that_rest_are_closed() {
+    let vfs = MemVfs::new();
+    vfs.create_dir_all(Path::new("/files")).unwrap();
+    let pool = OpenFiles::new(Arc::new(vfs.clone()) as Arc<dyn Vfs>, 10);
+    vfs.limit_descriptors(Some(4));
+    let files = several(&pool, 10);
+    let mut byte = [0];
+    for file in &files {
+        assert_eq!(file.read_at(&mut byte, 0).unwrap(), 0);
+    }
+    // Nothing that may be closed is enough when others hold all of them.
+    vfs.limit_descriptors(Some(0));
+    let error = files[0].read_at(&mut byte, 0).unwrap_err();
+    assert!(lacks_descriptor(&error), "{error}");
+    let mut mark = DurableMark::open(&vfs, &pool, Path::new("/files"));
+    assert!(mark.is_err(), "no file, no mark");
+    vfs.limit_descriptors(None);
+    mark = DurableMark::open(&vfs, &pool, Path::new("/files"));
+    let mut mark = mark.unwrap();
+    mark.note(o(3)).unwrap();
+    vfs.limit_descriptors(Some(0));
+    let _closed = files[1].read_at(&mut byte, 0).unwrap_err();
+    mark.note(o(7)).unwrap();
+    assert_eq!(mark.value(), Some(o(3)), "an old mark is a sound one");
+    vfs.limit_descriptors(None);
+    mark.note(o(8)).unwrap();
+    assert_eq!(mark.value(), Some(o(8)));
 }
