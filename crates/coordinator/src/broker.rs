@@ -11,9 +11,7 @@ use rivven_core_types::{
     PeerRpc, RaftNodeId, RpcError, RpcKind, RpcRequest, SharedIoExecutor,
 };
 use rivven_isr::{LocalBroker, ReplicationManager};
-use rivven_metadata::{
-    ClusterState, Command, CommandResult, LevelCommand, LevelRange, Registration,
-};
+use rivven_metadata::{ClusterState, Command, CommandResult, LevelRange, Registration};
 use rivven_raft_store::{RaftHandle, RaftState};
 
 use crate::blocking;
@@ -31,6 +29,25 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_DAMAGED_LOGS: usize = 16;
 /// Pause after a failed heartbeat or registration.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest pause after a refused registration: each try is an entry of the log.
+const MAX_REFUSED_PAUSE: Duration = Duration::from_secs(5);
+
+/// The pause after a registration that was refused `refusals` times in a row, 0 for one that did not get
+/// through.
+fn register_pause(refusals: u32) -> Duration {
+    let doubled = 2u32.saturating_pow(refusals.saturating_sub(1));
+    RETRY_PAUSE.saturating_mul(doubled).min(MAX_REFUSED_PAUSE)
+}
+
+/// The command that announces a broker, unless the cluster would refuse its build.
+fn announcement(
+    registration: &Registration,
+    state: &ClusterState,
+) -> Result<Command, CoordinatorError> {
+    state.check_build(&registration.info.name, registration.levels)?;
+    Ok(registration.clone().into_command())
+}
 
 /// What the disk held when the process started.
 #[derive(Debug, Clone, Default)]
@@ -134,17 +151,20 @@ enum Beat {
 impl BrokerSession {
     /// Registers, trying until it works, and publishes the registration.
     pub(crate) async fn register(&self, lossy: &[PartitionId]) -> LocalBroker {
-        let command = Command::Level(LevelCommand::Register(Registration {
+        let registration = Registration {
             info: self.info.clone(),
             incarnation: self.incarnation,
             raft_id: self.raft_id,
             log_dir: self.log_dir,
             lossy: lossy.to_vec(),
             levels: LevelRange::SUPPORTED,
-        }));
-        let mut failures = 0u32;
+        };
+        let (mut failures, mut refusals) = (0u32, 0u32);
         loop {
-            let outcome = self.proposer.commit(&command, REGISTER_DEADLINE).await;
+            let outcome = match announcement(&registration, &self.state.current()) {
+                Ok(command) => self.proposer.commit(&command, REGISTER_DEADLINE).await,
+                Err(refused) => Err(refused),
+            };
             match outcome.map(|committed| committed.result) {
                 Ok(CommandResult::Registered { broker, node_epoch }) => {
                     let local = LocalBroker {
@@ -163,12 +183,18 @@ impl BrokerSession {
                 Ok(other) => tracing::error!(?other, "unexpected answer to a registration"),
                 Err(error) => {
                     failures += 1;
+                    refusals = match &error {
+                        CoordinatorError::Rejected(reason) if !reason.is_retriable() => {
+                            refusals + 1
+                        }
+                        _ => 0,
+                    };
                     if failures.is_power_of_two() {
                         tracing::warn!(%error, failures, "cannot register yet");
                     }
                 }
             }
-            tokio::time::sleep(RETRY_PAUSE).await;
+            tokio::time::sleep(register_pause(refusals)).await;
         }
     }
 
@@ -286,5 +312,56 @@ impl BrokerSession {
         };
         let response = self.rpc.call(leader, request).await?;
         messages::decode(&response.meta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rivven_metadata::Rejection;
+
+    use super::*;
+    use crate::builds::{Builds, registration};
+
+    /// Each refused registration would be an entry of the log, twenty in a second and for ever.
+    #[test]
+    fn a_build_that_the_cluster_would_refuse_is_not_announced() {
+        let mut builds = Builds::new();
+        let fits = announcement(&registration(1, 1, 2), builds.state()).unwrap();
+        assert_eq!(fits, registration(1, 1, 2).into_command());
+        builds.apply(&fits);
+        builds.raise(1, 2);
+        for (min, max) in [(1, 1), (3, 4)] {
+            let refused = announcement(&registration(2, min, max), builds.state());
+            assert!(
+                matches!(
+                    &refused,
+                    Err(CoordinatorError::Rejected(Rejection::LevelUnsupported { level, .. }))
+                        if level.get() == 2
+                ),
+                "{refused:?}"
+            );
+        }
+        announcement(&registration(2, 2, 4), builds.state()).unwrap();
+    }
+
+    /// Builds that do not know the command by which levels are told are in the cluster as well.
+    #[test]
+    fn this_build_tells_its_levels_only_if_there_is_something_to_tell() {
+        let builds = Builds::new();
+        let own = Registration {
+            levels: LevelRange::SUPPORTED,
+            ..registration(1, 1, 1)
+        };
+        let command = announcement(&own, builds.state()).unwrap();
+        let is_plain = matches!(command, Command::RegisterBroker { .. });
+        assert_eq!(is_plain, LevelRange::SUPPORTED == LevelRange::UNSAID);
+    }
+
+    #[test]
+    fn a_refused_registration_is_tried_ever_more_seldom() {
+        let pauses: Vec<_> = (0..=3).map(register_pause).collect();
+        let expected = [1, 1, 2, 4].map(|times| RETRY_PAUSE * times);
+        assert_eq!(pauses, expected);
+        assert_eq!(register_pause(u32::MAX), MAX_REFUSED_PAUSE);
     }
 }

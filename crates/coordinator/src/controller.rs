@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rivven_core_types::{
-    Clock, NodeName, PeerIdentity, PeerRpc, ProposeError, Proposer, RaftGroupId, Reply, RpcError,
-    RpcRequest, RpcResponse, Term,
+    Clock, FencedState, NodeName, PeerIdentity, PeerRpc, ProposeError, Proposer, RaftGroupId,
+    Reply, RpcError, RpcRequest, RpcResponse, Term,
 };
 use rivven_metadata::{ClusterState, Command, CommandResult, LevelCommand};
-use rivven_raft_store::{RaftHandle, RaftState};
+use rivven_raft_store::{Member, RaftHandle, RaftState, RaftStatus};
 use rivven_swim::{MemberState, Membership};
 
 use crate::config::SessionConfig;
@@ -18,6 +18,7 @@ use crate::formation::Former;
 use crate::groups::GroupService;
 use crate::log_sizes::{LogSizes, SizeReport};
 use crate::messages::{self, HeartbeatReply, HeartbeatRequest};
+use crate::proposals;
 use crate::sessions::Sessions;
 use crate::state::StateWatch;
 
@@ -41,10 +42,19 @@ pub(crate) struct Controller {
     pub(crate) log_sizes: Arc<LogSizes>,
 }
 
-/// Raises the metadata level once every registered broker understands the next one.
-fn level_due(state: &ClusterState) -> Option<Command> {
+/// Raises the metadata level once every registered broker understands the next one, and every member of
+/// the group, which applies what comes then, is the present life of such a broker. A member that has not
+/// registered yet has not said what it understands.
+fn level_due(state: &ClusterState, raft: &RaftStatus) -> Option<Command> {
     let (from, to) = (state.level(), state.next_level()?);
-    Some(Command::Level(LevelCommand::Raise { from, to }))
+    let has_said = |member: &Member| {
+        let broker = state.broker_by_raft_id(member.raft_id);
+        broker.is_some_and(|b| b.state != FencedState::Removed)
+    };
+    let mut members = raft.voters.iter().chain(&raft.learners);
+    members
+        .all(has_said)
+        .then_some(Command::Level(LevelCommand::Raise { from, to }))
 }
 
 impl Controller {
@@ -85,10 +95,10 @@ impl Controller {
 
     async fn act(&self) {
         for command in self.due() {
-            let bytes = match command.encode() {
+            let bytes = match proposals::encode(&command, &self.state.current()) {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    tracing::error!(%error, ?command, "cannot encode a command");
+                    tracing::error!(%error, ?command, "a command cannot be proposed");
                     continue;
                 }
             };
@@ -128,7 +138,7 @@ impl Controller {
             (None, None) => Vec::new(),
             (Some(_), _) => {
                 let mut due = sessions.due(self.clock.now(), &state, &|name| self.is_dead(name));
-                due.extend(level_due(&state));
+                due.extend(level_due(&state, &self.raft.status()));
                 due
             }
         }
@@ -181,5 +191,61 @@ impl Controller {
             })
         };
         Reply::Now(answer())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rivven_core_types::{Address, BrokerId, RaftNodeId};
+    use rivven_metadata::MetadataLevel;
+
+    use super::*;
+    use crate::builds::Builds;
+
+    fn members(ids: &[u64]) -> Vec<Member> {
+        let member = |id: &u64| Member {
+            raft_id: RaftNodeId::new(*id),
+            name: NodeName::new(format!("node-{id}")).unwrap(),
+            address: Address::new("127.0.0.1", 1).unwrap(),
+        };
+        ids.iter().map(member).collect()
+    }
+
+    fn group(voters: &[u64], learners: &[u64]) -> RaftStatus {
+        RaftStatus {
+            voters: members(voters),
+            learners: members(learners),
+            ..RaftStatus::default()
+        }
+    }
+
+    /// In a new cluster the first to register says nothing for those that are still about to: of an older
+    /// build, they would stop at the raised level.
+    #[test]
+    fn the_level_rises_only_once_every_member_of_the_group_has_said_what_it_understands() {
+        let (from, to) = (MetadataLevel::new(1), MetadataLevel::new(2));
+        let raise = Some(Command::Level(LevelCommand::Raise { from, to }));
+        let mut builds = Builds::new();
+        builds.register(1, 1, 2);
+        assert_eq!(level_due(builds.state(), &group(&[1], &[])), raise);
+        assert_eq!(level_due(builds.state(), &group(&[1, 2, 3], &[])), None);
+        builds.register(2, 1, 2);
+        builds.register(3, 1, 3);
+        assert_eq!(level_due(builds.state(), &group(&[1, 2, 3], &[])), raise);
+        assert_eq!(level_due(builds.state(), &group(&[1, 2, 3], &[4])), None);
+        // A member whose disk was exchanged has another Raft id: the new one has not registered.
+        assert_eq!(level_due(builds.state(), &group(&[1, 2, 9], &[])), None);
+
+        let removed = builds.state().broker_by_raft_id(RaftNodeId::new(3));
+        let (broker, node_epoch): (BrokerId, _) = removed.map(|b| (b.id, b.node_epoch)).unwrap();
+        builds.apply(&Command::RemoveBroker {
+            broker,
+            node_epoch,
+            accept_loss: false,
+        });
+        assert_eq!(level_due(builds.state(), &group(&[1, 2, 3], &[])), None);
+        assert_eq!(level_due(builds.state(), &group(&[1, 2], &[])), raise);
+        builds.raise(1, 2);
+        assert_eq!(level_due(builds.state(), &group(&[1, 2], &[])), None);
     }
 }

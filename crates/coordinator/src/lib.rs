@@ -18,6 +18,8 @@ mod administration;
 mod blocking;
 mod bootstrap;
 mod broker;
+#[cfg(test)]
+mod builds;
 mod config;
 mod controller;
 mod coordinator;

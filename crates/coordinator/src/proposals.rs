@@ -58,17 +58,15 @@ impl MetadataProposer {
 
     /// Commits `command` and waits until this node has applied it, so that the caller reads its own
     /// write. Tries again until `deadline` whatever goes wrong on the way: every command carries the
-    /// epochs that it expects, so that a second execution is refused or changes nothing.
+    /// epochs that it expects, so that a second execution is refused or changes nothing. A command of a
+    /// level that is not active here yet waits for it as long.
     pub(crate) async fn commit(
         &self,
         command: &Command,
         deadline: Duration,
     ) -> Result<Committed, CoordinatorError> {
-        self.state.current().check_level(command)?;
-        let bytes = command
-            .encode()
-            .map_err(|e| CoordinatorError::InvalidRequest(e.to_string()))?;
         let started = self.clock.now();
+        let bytes = encode_when_active(command, &self.state, deadline).await?;
         loop {
             let left = deadline.saturating_sub(self.clock.now().since(started));
             let error = match self.propose_once(bytes.clone(), left).await {
@@ -192,6 +190,42 @@ impl MetadataProposer {
     }
 }
 
+/// The bytes of a command that may be proposed: every way to propose one begins here, or at [`admit`].
+///
+/// # Errors
+/// [`CoordinatorError::Rejected`] before the command's level is active,
+/// [`CoordinatorError::InvalidRequest`] if it is too long.
+pub(crate) fn encode(command: &Command, state: &ClusterState) -> Result<Bytes, CoordinatorError> {
+    state.check_level(command)?;
+    command
+        .encode()
+        .map_err(|e| CoordinatorError::InvalidRequest(e.to_string()))
+}
+
+/// As [`encode`], but this node may lag behind the one that has raised the level: it is given time.
+async fn encode_when_active(
+    command: &Command,
+    state: &StateWatch,
+    deadline: Duration,
+) -> Result<Bytes, CoordinatorError> {
+    let mut changes = state.subscribe();
+    let active = async {
+        loop {
+            match encode(command, &state.current()) {
+                Err(CoordinatorError::Rejected(Rejection::LevelTooLow { .. })) => {}
+                outcome => return outcome,
+            }
+            if changes.changed().await.is_err() {
+                return Err(CoordinatorError::Shutdown);
+            }
+        }
+    };
+    match tokio::time::timeout(deadline, active).await {
+        Ok(outcome) => outcome,
+        Err(_) => encode(command, &state.current()),
+    }
+}
+
 fn respond(reply: &ProposeReply, body: Bytes) -> Result<RpcResponse, RpcError> {
     Ok(RpcResponse {
         meta: messages::encode(reply)?,
@@ -257,10 +291,9 @@ fn authorize(peer: &PeerIdentity, command: &Command, state: &ClusterState) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rivven_core_types::{
-        BrokerId, ClusterId, Incarnation, LogDirId, NodeEpoch, NodeInfo, RaftNodeId,
-    };
-    use rivven_metadata::{LevelRange, MetadataLevel, Registration};
+    use crate::builds::{Builds, registration};
+    use rivven_core_types::{BrokerId, ClusterId, Incarnation, NodeEpoch};
+    use rivven_metadata::{MetadataLevel, TOPIC_OF_LEVEL_2};
 
     fn peer() -> PeerIdentity {
         PeerIdentity {
@@ -282,15 +315,9 @@ mod tests {
         let (from, to) = (MetadataLevel::FIRST, MetadataLevel::new(2));
         let raise = Command::Level(LevelCommand::Raise { from, to });
         let register = |name: &str| {
-            let address: rivven_core_types::Address = "127.0.0.1:1".parse().unwrap();
-            Command::Level(LevelCommand::Register(Registration {
-                info: NodeInfo::new(NodeName::new(name).unwrap(), address.clone(), address),
-                incarnation: Incarnation::from_bytes([1; 16]),
-                raft_id: RaftNodeId::new(1),
-                log_dir: LogDirId::from_bytes([1; 16]),
-                lossy: Vec::new(),
-                levels: LevelRange::SUPPORTED,
-            }))
+            let mut registration = registration(3, 1, 2);
+            registration.info.name = NodeName::new(name).unwrap();
+            registration.into_command()
         };
         for command in [fence, form, of_another, raise, register("node-3")] {
             assert!(
@@ -321,5 +348,61 @@ mod tests {
             let refused = admit(&peer(), bytes, &state);
             assert!(matches!(refused, Err(ProposeReply::NotUnderstood { .. })));
         }
+    }
+
+    fn later_command() -> Command {
+        Command::DeleteTopic {
+            name: TOPIC_OF_LEVEL_2.parse().unwrap(),
+        }
+    }
+
+    fn too_early<T: std::fmt::Debug>(outcome: Result<T, CoordinatorError>) {
+        assert!(
+            matches!(
+                outcome,
+                Err(CoordinatorError::Rejected(Rejection::LevelTooLow { .. }))
+            ),
+            "{outcome:?}"
+        );
+    }
+
+    /// Once in the log it would stop the nodes that do not know it.
+    #[test]
+    fn a_command_of_a_later_level_is_proposed_by_nobody_until_the_level_is_active() {
+        let mut builds = Builds::new();
+        builds.register(1, 1, 2);
+        let bytes = later_command().encode().unwrap();
+        too_early(encode(&later_command(), builds.state()));
+        let forwarded = admit(&peer(), &bytes, builds.state());
+        // The sender tries again until its deadline.
+        assert!(
+            matches!(&forwarded, Err(ProposeReply::Unavailable { reason })
+                if reason.contains("metadata level 2 is needed")),
+            "{forwarded:?}"
+        );
+        builds.raise(1, 2);
+        assert_eq!(encode(&later_command(), builds.state()).unwrap(), bytes);
+        assert!(admit(&peer(), &bytes, builds.state()).is_ok());
+    }
+
+    /// It has not heard of the raise yet, which the leader has applied.
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_lags_behind_the_raise_waits_for_it_until_the_deadline() {
+        let deadline = Duration::from_secs(3);
+        let (state, command) = (StateWatch::default(), later_command());
+        let mut builds = Builds::new();
+        builds.register(1, 1, 2);
+        state.publish(Arc::new(builds.state().clone()));
+        let started = tokio::time::Instant::now();
+        too_early(encode_when_active(&command, &state, deadline).await);
+        assert!(started.elapsed() >= deadline);
+
+        builds.raise(1, 2);
+        let raised = async {
+            tokio::task::yield_now().await;
+            state.publish(Arc::new(builds.state().clone()));
+        };
+        let (encoded, ()) = tokio::join!(encode_when_active(&command, &state, deadline), raised);
+        assert_eq!(encoded.unwrap(), command.encode().unwrap());
     }
 }

@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use crate::layout::{Sizes, in_flight, led_by_another, plan_for, still_draining};
 use crate::log_sizes::{LogSizes, unknown_size};
+use crate::proposals;
 use crate::state::StateWatch;
 use rivven_core_types::Clock;
 
@@ -80,10 +81,10 @@ impl Rebalancer {
 
     async fn commit(&self, command: PlacementCommand) {
         let command = Command::Place(command);
-        let bytes = match command.encode() {
+        let bytes = match proposals::encode(&command, &self.state.current()) {
             Ok(bytes) => bytes,
             Err(error) => {
-                tracing::error!(%error, "cannot encode a placement command");
+                tracing::error!(%error, "a placement command cannot be proposed");
                 return;
             }
         };

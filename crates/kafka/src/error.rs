@@ -105,6 +105,9 @@ pub enum BrokerError {
     /// The request contradicts itself. Nothing changed.
     #[error("invalid request")]
     InvalidRequest,
+    /// Not every broker runs a build that understands the request. Nothing changed.
+    #[error("not before all brokers are upgraded")]
+    UnsupportedVersion,
     /// This broker is not the controller and could not reach it. Nothing changed; retriable.
     #[error("not the controller")]
     NotController,
@@ -155,6 +158,7 @@ impl BrokerError {
             Self::InvalidReplicaAssignment,
             Self::InvalidConfig,
             Self::InvalidRequest,
+            Self::UnsupportedVersion,
             Self::NotController,
             Self::ElectionNotNeeded,
             Self::PreferredLeaderNotAvailable,
@@ -190,6 +194,7 @@ impl BrokerError {
             Self::InvalidReplicaAssignment => Kafka::InvalidReplicaAssignment,
             Self::InvalidConfig => Kafka::InvalidConfig,
             Self::InvalidRequest => Kafka::InvalidRequest,
+            Self::UnsupportedVersion => Kafka::UnsupportedVersion,
             Self::NotController => Kafka::NotController,
             Self::ElectionNotNeeded => Kafka::ElectionNotNeeded,
             Self::PreferredLeaderNotAvailable => Kafka::PreferredLeaderNotAvailable,

@@ -44,6 +44,8 @@ pub(crate) async fn feed(
             .set(count(health.under_replicated_partitions));
         metrics::gauge!("rivven_cluster_under_min_isr_partitions")
             .set(count(health.under_min_isr_partitions));
+        metrics::gauge!("rivven_cluster_metadata_level")
+            .set(f64::from(coordinator.cluster_state().level().get()));
         metrics::gauge!("rivven_broker_failed_logs").set(count(health.failed_local_logs));
         metrics::gauge!("rivven_broker_fenced").set(if health.is_active { 0.0 } else { 1.0 });
         metrics::gauge!("rivven_raft_has_leader").set(f64::from(u8::from(health.has_controller)));

@@ -87,6 +87,15 @@ pub enum RaftStoreError {
         /// The greatest format understood.
         supported: u32,
     },
+    /// The state in a snapshot is of another version: its build is needed. The file is sound, nothing was
+    /// changed.
+    #[error("{}: {reason}; run the version that the other nodes run", path.display())]
+    StateUnsupported {
+        /// The snapshot.
+        path: PathBuf,
+        /// What is not understood.
+        reason: String,
+    },
     /// A snapshot is compressed with a codec that this build does not have. Nothing was changed.
     #[error("{} uses snapshot codec {codec}; build with the feature `compression`", path.display())]
     UnknownCodec {

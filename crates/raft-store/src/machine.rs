@@ -321,6 +321,7 @@ impl RaftStateMachine<TypeConfig> for Machine {
             // Its checksums were right: it is an image that this build does not understand.
             RaftStoreError::Corrupt { .. }
             | RaftStoreError::FormatTooNew { .. }
+            | RaftStoreError::StateUnsupported { .. }
             | RaftStoreError::UnknownCodec { .. } => guard(&self.core).stop(error.to_string()),
             // The next core may well be able to read it.
             _ => error.into_io(),

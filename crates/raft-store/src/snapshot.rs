@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rivven_core_types::wire;
-use rivven_core_types::{FrozenState, OpenMode, RaftGroupId, StateMachine, Vfs, VfsFile};
+use rivven_core_types::{
+    FrozenState, OpenMode, RaftGroupId, RestoreError, StateMachine, Vfs, VfsFile,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::RaftStoreError;
@@ -358,9 +360,13 @@ impl Verified {
     ) -> Result<Box<dyn StateMachine>, RaftStoreError> {
         let path = &self.file.path;
         let mut image = BufReader::with_capacity(BUFFER_BYTES, self.image);
-        let machine = prototype
-            .restore(&mut image)
-            .map_err(|e| RaftStoreError::corrupt(path, "snapshot image", e))?;
+        let machine = prototype.restore(&mut image).map_err(|e| match e {
+            RestoreError::Unsupported(reason) => RaftStoreError::StateUnsupported {
+                path: path.clone(),
+                reason,
+            },
+            damaged => RaftStoreError::corrupt(path, "snapshot image", damaged),
+        })?;
         let mut rest = [0; 1];
         if image
             .read(&mut rest)

@@ -105,6 +105,7 @@ pub(super) fn topic_error(error: &CoordinatorError) -> BrokerError {
             | Rejection::UnknownBroker { .. }
             | Rejection::NoActiveReplica { .. } => BrokerError::InvalidReplicaAssignment,
             Rejection::TooManyItems { .. } => BrokerError::PolicyViolation,
+            Rejection::LevelTooLow { .. } => BrokerError::UnsupportedVersion,
             _ => BrokerError::InvalidRequest,
         },
         CoordinatorError::Placement(placement) => match placement {
