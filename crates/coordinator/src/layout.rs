@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rivven_core_types::{BrokerId, FencedState, NodeName, PartitionId, PartitionState, TopicId};
+use rivven_core_types::{
+    BrokerId, FencedState, NodeName, PartitionId, PartitionState, TopicId, limits,
+};
 use rivven_metadata::{BrokerRecord, ClusterState, TopicRecord};
 use rivven_placement::{
-    Assignment, ClusterView, Goals, Move, NodeLoad, NodeState, PartitionPlacer, Phase,
-    PlacedPartition, PlacementError, Plan, ViewNode, plan,
+    Assignment, ClusterView, Goals, Limiting, Move, NodeLoad, NodeState, PartitionPlacer, Phase,
+    PlacedPartition, PlacementError, Plan, Shortage, ViewNode, plan,
 };
 
 /// The nodes. One that is fenced keeps what it has and is given nothing, for it may come back; one
@@ -65,7 +67,42 @@ fn assignment(state: &ClusterState, sizes: &Sizes) -> Assignment {
 
 /// What would be done about the cluster now.
 pub(crate) fn plan_for(state: &ClusterState, goals: &Goals, sizes: &Sizes) -> Plan {
-    plan(&assignment(state, sizes), &view(state), goals)
+    let mut plan = plan(&assignment(state, sizes), &view(state), goals);
+    leave_full_out(state, &mut plan);
+    plan
+}
+
+/// A partition that has as many replicas as can be has no room for the one to which another moves: its
+/// moves would be refused for ever. Somebody has to take a replica from it first.
+fn leave_full_out(state: &ClusterState, plan: &mut Plan) {
+    let needed = |step: &Move| {
+        let partition = state.partition(&step.partition)?;
+        let under_way = state.reassignment(&step.partition);
+        let original = under_way.map_or(&partition.replicas, |r| &r.original);
+        let target = step.apply(state.settled_replicas(partition));
+        let adding = target.iter().filter(|b| !original.contains(b)).count();
+        Some(original.len() + adding)
+    };
+    let mut full: Option<Shortage> = None;
+    plan.moves.retain(|step| {
+        let Some(needed) = needed(step).filter(|n| *n > limits::MAX_REPLICATION_FACTOR) else {
+            return true;
+        };
+        let shortage = full.get_or_insert_with(|| Shortage {
+            limiting: Limiting::Replicas,
+            needed: to_u64(needed),
+            available: to_u64(limits::MAX_REPLICATION_FACTOR),
+            replicas: 0,
+            example: Some(step.partition),
+        });
+        shortage.replicas += 1;
+        false
+    });
+    plan.shortages.extend(full);
+}
+
+fn to_u64(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 /// Whether what the broker holds is lost to the cluster: it is not there, and nobody awaits it.

@@ -12,9 +12,17 @@ use crate::topics;
 /// Pause before a command is made anew from newer metadata.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// A partition, and the brokers that are to hold it: the preferred leader first; `None` for those that it
-/// had before the reassignment under way.
-pub type ReassignTo = (PartitionId, Option<Vec<BrokerId>>);
+/// What a partition's replicas are to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReassignTo {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The brokers that are to hold it, the preferred leader first; `None` for those that it had before
+    /// the reassignment under way.
+    pub target: Option<Vec<BrokerId>>,
+    /// Whether it may have more or fewer replicas then (KIP-860).
+    pub may_change_count: bool,
+}
 
 impl ClusterCoordinator {
     /// Moves the replicas of a partition to the nodes named, the preferred leader first: as many as it has,
@@ -34,7 +42,11 @@ impl ClusterCoordinator {
         let target: Option<Vec<BrokerId>> = target
             .map(|names| names.iter().map(|name| self.broker_named(name)).collect())
             .transpose()?;
-        let change = (PartitionId::new(topic, partition), target);
+        let change = ReassignTo {
+            partition: PartitionId::new(topic, partition),
+            target,
+            may_change_count: true,
+        };
         let before = self.cluster_state();
         self.reassign_one(&before, &change, deadline).await
     }
@@ -203,10 +215,26 @@ fn record<'a>(state: &'a ClusterState, name: &TopicName) -> Result<&'a TopicReco
 }
 
 /// The change on the metadata as they are. A broker that was removed for good never catches up, so that
-/// a reassignment to it would never end.
-fn target(state: &ClusterState, (id, brokers): &ReassignTo) -> Result<ReplicaTarget, Rejection> {
+/// a reassignment to it would never end. The number of replicas is compared here, where the epoch is taken: if it
+/// changes afterwards, the epoch has too.
+pub(crate) fn target(
+    state: &ClusterState,
+    change: &ReassignTo,
+) -> Result<ReplicaTarget, Rejection> {
+    let (id, brokers) = (&change.partition, &change.target);
     let unknown = Rejection::UnknownPartition { partition: *id };
     let current = state.partition(id).ok_or(unknown)?;
+    let expected = state.settled_replicas(current).len();
+    let found = brokers.as_ref().map_or(expected, Vec::len);
+    if found != expected && !change.may_change_count {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        return Err(Rejection::InvalidReplicationFactor {
+            index: id.index.get(),
+            found: number(found),
+            expected: number(expected),
+            max: number(limits::MAX_REPLICATION_FACTOR),
+        });
+    }
     let removed = |b: &BrokerId| {
         let record = state.broker(*b);
         record.is_some_and(|record| record.state == FencedState::Removed)
@@ -226,8 +254,9 @@ fn target(state: &ClusterState, (id, brokers): &ReassignTo) -> Result<ReplicaTar
 pub(crate) fn cancelled_since(
     before: &ClusterState,
     now: &ClusterState,
-    (id, target): &ReassignTo,
+    change: &ReassignTo,
 ) -> bool {
+    let (id, target) = (&change.partition, &change.target);
     let under_way = before.reassignment(id);
     let as_before = under_way.is_some_and(|under_way| {
         let partition = now.partition(id);

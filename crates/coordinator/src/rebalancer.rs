@@ -15,7 +15,7 @@ use rivven_metadata::{
     BrokerRecord, ClusterState, Command, CommandResult, PlacementCommand, ReplicaTarget,
     TopicRecord,
 };
-use rivven_placement::{Goals, Limits, PlacementConfig, PlacementStrategy, Plan};
+use rivven_placement::{Goals, Limits, Phase, PlacementConfig, PlacementStrategy, Plan};
 use rivven_raft_store::{RaftHandle, RaftState};
 use std::sync::Arc;
 
@@ -126,11 +126,18 @@ pub(crate) fn next_steps(
         ..Goals::of(config)
     };
     let sizes = sizes();
-    let plan = plan_for(state, &goals, &sizes);
+    let mut plan = plan_for(state, &goals, &sizes);
+    let planned = plan.moves.len();
+    // What somebody has asked of a partition is not redirected only to even things out. One that is to have
+    // fewer replicas is no move: the wave knows nothing of it.
+    plan.moves.retain(|step| {
+        let urgent = matches!(step.phase, Phase::Repair | Phase::Drain);
+        urgent || state.reassignment(&step.partition).is_none()
+    });
     let under_min_isr = state.partitions().any(|p| p.is_under_min_isr());
     let in_flight = in_flight(state, &sizes);
     metrics::gauge!("rivven_placement_moves_in_flight").set(count(in_flight.len()));
-    metrics::gauge!("rivven_placement_moves_planned").set(count(plan.moves.len()));
+    metrics::gauge!("rivven_placement_moves_planned").set(count(planned));
     let wave = plan.next_wave(&in_flight, limits, under_min_isr);
     if !wave.is_empty() {
         let changes = wave.iter().filter_map(|step| {
@@ -148,7 +155,7 @@ pub(crate) fn next_steps(
             })
             .collect();
     }
-    if rebalancing && plan.moves.is_empty() && in_flight.is_empty() {
+    if rebalancing && planned == 0 && in_flight.is_empty() {
         return finish(state, &plan);
     }
     Vec::new()

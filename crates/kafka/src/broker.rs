@@ -291,6 +291,8 @@ pub struct ReplicaChange {
     pub partition: PartitionId,
     /// The preferred leader first; `None`: those that it had before the reassignment under way.
     pub target: Option<Vec<BrokerId>>,
+    /// Whether it may have more or fewer replicas then (KIP-860).
+    pub may_change_count: bool,
 }
 
 /// A partition on its way to other replicas.

@@ -308,8 +308,12 @@ impl Broker for CoordinatorBroker {
         let coordinator = self.coordinator.clone();
         Box::pin(async move {
             let deadline = timeout.max(MIN_CREATE_DEADLINE);
-            let changes = changes.into_iter().map(|c| (c.partition, c.target));
-            let changes: Vec<ReassignTo> = changes.collect();
+            let change = |c: ReplicaChange| ReassignTo {
+                partition: c.partition,
+                target: c.target,
+                may_change_count: c.may_change_count,
+            };
+            let changes: Vec<ReassignTo> = changes.into_iter().map(change).collect();
             answers(coordinator.reassign_partitions(&changes, deadline).await)
         })
     }

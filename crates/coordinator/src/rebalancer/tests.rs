@@ -7,7 +7,7 @@ use rivven_core_types::{
     IsrMember, LogConfig, LogDirId, LogIndex, NodeInfo, NodeName, RaftNodeId, StateMachine, Term,
     TopicId, TopicName,
 };
-use rivven_metadata::MetadataStateMachine;
+use rivven_metadata::{MetadataStateMachine, Rejection};
 
 use super::*;
 
@@ -262,10 +262,104 @@ fn added_partitions_follow_the_strategy_of_their_topic() {
     assert!(more.iter().all(|replicas| !replicas.contains(&b(4))));
 }
 
+/// A request that forbids another number of replicas is checked on the metadata whose epoch it names.
+#[test]
+fn a_number_of_replicas_that_may_not_change_is_compared_with_what_it_is_to_be() {
+    use crate::reassignments::{ReassignTo, target};
+    let mut world = World::new(4);
+    let id = PartitionId::new(TopicId::from_bytes([7; 16]), 0);
+    let to = |brokers: &[i32], may_change_count| ReassignTo {
+        partition: id,
+        target: Some(brokers.iter().map(|n| b(*n)).collect()),
+        may_change_count,
+    };
+    assert!(target(world.state(), &to(&[4, 2, 3], false)).is_ok());
+    world.fence(3);
+    let free = target(world.state(), &to(&[3], true)).unwrap();
+    world.place(PlacementCommand::Reassign {
+        changes: vec![free],
+    });
+    assert!(world.state().reassignment(&id).is_some());
+    assert_eq!(
+        target(world.state(), &to(&[4, 2, 3], false)),
+        Err(Rejection::InvalidReplicationFactor {
+            index: 0,
+            found: 3,
+            expected: 1,
+            max: 15
+        })
+    );
+    let epoch = world.state().partition(&id).unwrap().partition_epoch;
+    let taken = target(world.state(), &to(&[4], false)).unwrap();
+    assert_eq!(taken.partition_epoch, epoch);
+}
+
+/// A shrink that waits is no move that a wave counts, and is not redirected to even replicas out.
+#[test]
+fn what_was_asked_of_a_partition_is_not_undone_by_evening_out() {
+    let mut world = World::new(4);
+    let id = PartitionId::new(TopicId::from_bytes([7; 16]), 0);
+    world.fence(3);
+    let shrink = |partition: &rivven_core_types::PartitionState| ReplicaTarget {
+        partition: partition.id,
+        partition_epoch: partition.partition_epoch,
+        target: Some(vec![b(3)]),
+    };
+    let changes = world.state().partitions().map(shrink).collect();
+    world.place(PlacementCommand::Reassign { changes });
+    world.unfence(3);
+    world.place(PlacementCommand::SetRebalancing { rebalancing: true });
+    let before = world.state().reassignment(&id).cloned();
+    assert!(before.is_some());
+    assert!(steps(&world).is_empty(), "nor is it over");
+    // Draining is what somebody has asked for as well, and later.
+    world.place(PlacementCommand::SetDraining {
+        broker: b(3),
+        draining: true,
+    });
+    assert!(!steps(&world).is_empty());
+    world.place(PlacementCommand::SetDraining {
+        broker: b(3),
+        draining: false,
+    });
+    world.catch_up();
+    assert!(world.state().reassignments().next().is_none());
+    assert!(!steps(&world).is_empty(), "now they are evened out");
+}
+
+/// The new replica counts beside the old one while it moves: there is no room for it.
+#[test]
+fn a_partition_with_as_many_replicas_as_can_be_is_said_to_be_in_the_way() {
+    let mut world = World::new(16);
+    let id = TopicId::from_bytes([8; 16]);
+    world.apply(&Command::CreateTopic {
+        name: TopicName::new("wide").unwrap(),
+        id,
+        replicas: vec![(1..=15).map(b).collect()],
+        min_isr: 2,
+        durability: Durability::Fsync,
+        log: LogConfig::default(),
+        placement: None,
+    });
+    world.place(PlacementCommand::SetDraining {
+        broker: b(15),
+        draining: true,
+    });
+    assert!(steps(&world).is_empty());
+    let goals = Goals::default();
+    let plan = plan_for(world.state(), &goals, &world.sizes);
+    assert!(plan.moves.iter().all(|step| step.partition.topic != id));
+    let [shortage] = plan.shortages.as_slice() else {
+        panic!("{:?}", plan.shortages);
+    };
+    assert_eq!((shortage.needed, shortage.available), (16, 15));
+    assert_eq!(shortage.example, Some(PartitionId::new(id, 0)));
+}
+
 /// An answer that was lost is made up for only by what the caller wanted, not by what others did.
 #[test]
 fn a_lost_answer_is_told_from_what_others_did() {
-    use crate::reassignments::{cancelled_since, is_grown};
+    use crate::reassignments::{ReassignTo, cancelled_since, is_grown};
     let mut world = World::new(4);
     let name = TopicName::new("t").unwrap();
     let id = PartitionId::new(TopicId::from_bytes([7; 16]), 0);
@@ -278,7 +372,12 @@ fn a_lost_answer_is_told_from_what_others_did() {
         }];
         world.place(PlacementCommand::Reassign { changes });
     };
-    let (target, cancel) = (Some(vec![b(1), b(2), b(4)]), (id, None));
+    let to = |target: Option<Vec<BrokerId>>| ReassignTo {
+        partition: id,
+        target,
+        may_change_count: false,
+    };
+    let (target, cancel) = (Some(vec![b(1), b(2), b(4)]), to(None));
     let idle = world.state().clone();
     reassign(&mut world, target.clone());
     let moving = world.state().clone();
@@ -289,7 +388,7 @@ fn a_lost_answer_is_told_from_what_others_did() {
     assert!(!cancelled_since(
         &moving,
         world.state(),
-        &(id, target.clone())
+        &to(target.clone())
     ));
     reassign(&mut world, target);
     world.catch_up();

@@ -6,11 +6,12 @@ use kafka_protocol::messages::IncrementalAlterConfigsResponse;
 use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use kafka_protocol::protocol::StrBytes;
 use rivven_coordinator::metadata::TopicChange;
-use rivven_core_types::{BoxFuture, TopicName};
+use rivven_core_types::{BoxFuture, PartitionId, TopicName};
 
+use super::reassignments::settled_count;
 use super::{Answer, Context, DEFAULT_TIMEOUT, Outcome, Pending, all_within};
 use crate::api::Call;
-use crate::broker::TopicFailure;
+use crate::broker::{Reassigning, TopicFailure};
 use crate::error::BrokerError;
 use crate::frame::Frame;
 use crate::requests::{AlterResource, IncrementalAlterConfigsRequest};
@@ -39,11 +40,13 @@ pub(super) fn start(
             *repeats.entry((resource.kind, &resource.name)).or_default() += 1;
         }
         let cluster = context.broker.cluster();
+        let under_way = context.broker.reassignments();
         let mut changes: Vec<BoxFuture<'static, Result<(), TopicFailure>>> = Vec::new();
         for resource in &request.resources {
             let once = repeats.get(&(resource.kind, resource.name.as_str())) == Some(&1);
             let default_min_isr = context.broker.default_min_isr();
-            changes.push(match read(&cluster, resource, once, default_min_isr) {
+            let topics = (&*cluster, &under_way);
+            changes.push(match read(topics, resource, once, default_min_isr) {
                 Ok(_) if request.validate_only => Box::pin(async { Ok(()) }),
                 Ok((name, change)) => context.broker.alter_topic(name, change, DEFAULT_TIMEOUT),
                 Err(failure) => Box::pin(async move { Err(failure) }),
@@ -76,7 +79,7 @@ pub(super) fn start(
 
 /// Checks what can be checked here, and reads the change.
 fn read(
-    cluster: &ClusterSnapshot,
+    (cluster, under_way): (&ClusterSnapshot, &BTreeMap<PartitionId, Reassigning>),
     resource: &AlterResource,
     once: bool,
     default_min_isr: u32,
@@ -93,7 +96,8 @@ fn read(
         let message = format!("there is no topic {:?}", resource.name.as_str());
         return Err(TopicFailure::new(BrokerError::UnknownPartition, message));
     };
-    let replicas = topic.partitions.first().map_or(0, |p| p.replicas.len());
+    let first = PartitionId::new(topic.id, 0);
+    let replicas = settled_count(cluster, under_way, &first).unwrap_or(0);
     let replicas = u32::try_from(replicas).unwrap_or(u32::MAX);
     let mut change = TopicChange::default();
     for (key, operation, value) in &resource.changes {
@@ -112,7 +116,9 @@ fn read(
         topic_config::set(&mut change, key, value, default_min_isr.min(replicas))
             .map_err(|message| TopicFailure::new(BrokerError::InvalidConfig, message))?;
     }
-    if change.min_isr.is_some_and(|min_isr| min_isr > replicas) {
+    // What it is already may be said again, as tools do that state the whole configuration.
+    let new_min_isr = change.min_isr.filter(|m| *m != topic.settings.min_isr);
+    if new_min_isr.is_some_and(|min_isr| min_isr > replicas) {
         let message = format!(
             "{} must not exceed the {replicas} replicas",
             topic_config::MIN_ISR

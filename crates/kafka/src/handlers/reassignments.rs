@@ -57,8 +57,9 @@ pub(super) fn alter(
             for (index, target) in partitions {
                 let twice = repeated.contains(&(name.as_str(), *index));
                 let found = partition_id(&cluster, name, *index);
-                let checked = check(found, target.as_deref(), twice).and_then(|change| {
-                    if !request.allow_replication_factor_change {
+                let free = request.allow_replication_factor_change;
+                let checked = check(found, target.as_deref(), twice, free).and_then(|change| {
+                    if !free {
                         check_count(&cluster, &under_way, &change)?;
                     }
                     Ok(change)
@@ -119,6 +120,7 @@ fn check(
     found: Option<PartitionId>,
     target: Option<&[i32]>,
     repeated: bool,
+    may_change_count: bool,
 ) -> Result<ReplicaChange, TopicFailure> {
     if repeated {
         return Err(TopicFailure::new(
@@ -145,7 +147,22 @@ fn check(
     Ok(ReplicaChange {
         partition,
         target: target.map(ids),
+        may_change_count,
     })
+}
+
+/// How many replicas a partition has, or is to have once its reassignment is done.
+pub(super) fn settled_count(
+    cluster: &ClusterSnapshot,
+    under_way: &BTreeMap<PartitionId, Reassigning>,
+    id: &PartitionId,
+) -> Option<usize> {
+    if let Some(r) = under_way.get(id) {
+        return Some(r.replicas.len().saturating_sub(r.removing.len()));
+    }
+    let index = usize::try_from(id.index.get()).ok()?;
+    let topic = cluster.topic_by_id(&id.topic)?;
+    Some(topic.partitions.get(index)?.replicas.len())
 }
 
 /// Checks that a partition is to have as many replicas as it has, or is to have already (KIP-860).
@@ -154,14 +171,7 @@ fn check_count(
     under_way: &BTreeMap<PartitionId, Reassigning>,
     change: &ReplicaChange,
 ) -> Result<(), TopicFailure> {
-    let id = &change.partition;
-    let count = match under_way.get(id) {
-        Some(r) => Some(r.replicas.len() - r.removing.len()),
-        None => cluster.topic_by_id(&id.topic).and_then(|topic| {
-            let index = usize::try_from(id.index.get()).ok()?;
-            Some(topic.partitions.get(index)?.replicas.len())
-        }),
-    };
+    let count = settled_count(cluster, under_way, &change.partition);
     match (&change.target, count) {
         (Some(target), Some(count)) if target.len() != count => {
             let message = format!(

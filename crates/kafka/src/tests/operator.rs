@@ -1,13 +1,15 @@
 //! The matrix, continued: what an operator asks for. Every version, every error, every odd request.
 
+use std::collections::BTreeMap;
+
 use kafka_protocol::messages as kp;
-use rivven_core_types::{Durability, LogConfig};
+use rivven_core_types::{BrokerId, Durability, LogConfig, PartitionId, TopicId};
 use uuid::Uuid;
 
 use super::fake::{FakeBroker, TOPIC, TOPIC_ID, call, cluster, topic};
 use super::handlers::{errors, text};
-use crate::BrokerError;
 use crate::api::ApiKey;
+use crate::{BrokerError, Reassigning};
 
 const KIND_TOPIC: i8 = 2;
 
@@ -214,6 +216,25 @@ async fn configurations_change_one_by_one() {
         ] {
             assert_eq!(code(bad).await, wanted);
         }
+        // What counts is how many replicas the first partition is to have. What is set already may be said
+        // again, also where it has fewer by now.
+        let shrinking = Reassigning {
+            replicas: [1, 2, 9].map(BrokerId::new).to_vec(),
+            adding: Vec::new(),
+            removing: [2, 9].map(BrokerId::new).to_vec(),
+        };
+        let first = PartitionId::new(TopicId::from_bytes(TOPIC_ID), 0);
+        broker.set_reassignments(BTreeMap::from([(first, shrinking)]));
+        let mut info = (*topic(TOPIC, TOPIC_ID, Some(1))).clone();
+        info.settings.min_isr = 3;
+        broker.set_cluster(cluster(vec![info.into()]));
+        for (value, wanted) in [("1", 0), ("2", 40), ("3", 0), ("4", 40)] {
+            let set = change(TOPIC, &[("min.insync.replicas", 0, Some(value))]);
+            let request = request(set, true);
+            let response = call(&broker, version, &request).await;
+            assert_eq!(response.responses[0].error_code, wanted, "{value}");
+        }
+        broker.set_reassignments(BTreeMap::new());
         let twice = kp::IncrementalAlterConfigsRequest::default()
             .with_resources(vec![good.clone(), good.clone()]);
         let response = call(&broker, version, &twice).await;

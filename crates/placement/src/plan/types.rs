@@ -198,6 +198,8 @@ pub enum Limiting {
     Racks,
     /// Room under `max_partitions_per_node` in the cluster as a whole: replicas against places.
     TotalCapacity,
+    /// Replicas that a partition may have: while one moves, the old and the new one count.
+    Replicas,
 }
 
 /// Something that cannot be achieved.
@@ -221,6 +223,7 @@ impl fmt::Display for Shortage {
             Limiting::Nodes => "nodes that may be given replicas",
             Limiting::Capacity => "nodes with room under max_partitions_per_node",
             Limiting::Racks => "racks",
+            Limiting::Replicas => "replicas of a partition, the old one beside the new,",
             Limiting::TotalCapacity => "places under max_partitions_per_node in all",
         };
         write!(
