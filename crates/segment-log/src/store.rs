@@ -100,10 +100,17 @@ impl SegmentLogStore {
     }
 
     /// Notes that the log is about to be made, or has been removed.
-    pub(crate) fn note_stored(&self, entry: Entry, partition: PartitionId) -> io::Result<()> {
-        self.stored_logs()
-            .as_mut()
-            .map_or(Ok(()), |list| list.add(entry, partition))
+    pub(crate) fn note_stored(&self, entry: Entry, partition: PartitionId) -> Result<(), LogError> {
+        let mut list = self.stored_logs();
+        let Some(list) = list.as_mut() else {
+            return Ok(());
+        };
+        list.compact(self.vfs.as_ref(), &self.stored_logs_path())?;
+        Ok(list.add(entry, partition)?)
+    }
+
+    fn stored_logs_path(&self) -> PathBuf {
+        self.dir.with_file_name(STORED_LOGS)
     }
 
     fn stored_logs(&self) -> MutexGuard<'_, Option<StoredLogs>> {
@@ -203,7 +210,7 @@ impl LogStore for SegmentLogStore {
         };
         meta.save(self.vfs.as_ref(), &dir)?;
         self.remove_directory(&dir)?;
-        Ok(self.note_stored(Entry::Removed, partition)?)
+        self.note_stored(Entry::Removed, partition)
     }
 
     fn list(&self) -> Result<Vec<PartitionId>, LogError> {
@@ -211,15 +218,14 @@ impl LogStore for SegmentLogStore {
     }
 
     fn remembered(&self) -> Result<Option<BTreeSet<PartitionId>>, LogError> {
-        StoredLogs::load(self.vfs.as_ref(), &self.dir.with_file_name(STORED_LOGS))
+        StoredLogs::load(self.vfs.as_ref(), &self.stored_logs_path())
     }
 
     fn remember_stored(&self) -> Result<(), LogError> {
         let mut list = self.stored_logs();
-        let path = self.dir.with_file_name(STORED_LOGS);
         *list = Some(StoredLogs::begin(
             self.vfs.as_ref(),
-            &path,
+            &self.stored_logs_path(),
             &self.directories()?,
         )?);
         Ok(())

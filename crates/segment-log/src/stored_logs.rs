@@ -19,6 +19,8 @@ pub(crate) const STORED_LOGS: &str = "STORED-LOGS";
 const RECORD_BYTES: usize = files::FRAME_BYTES + 1 + 16 + 4;
 /// Longest list that is read, in bytes: about 1.9 million records.
 const MAX_BYTES: usize = 64 << 20;
+/// A list of this length is written anew if less than half of it still counts.
+const COMPACT_BYTES: u64 = 1 << 20;
 
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub(crate) enum Entry {
 pub(crate) struct StoredLogs {
     file: Arc<dyn VfsFile>,
     length: u64,
+    /// Its length when it was written anew.
+    begun: u64,
     failed: bool,
 }
 
@@ -74,11 +78,31 @@ impl StoredLogs {
             bytes.extend(record(Entry::Stored, *partition));
         }
         vfs.write_file_atomically(path, &bytes)?;
+        let length = bytes.len() as u64;
         Ok(Self {
             file: vfs.open(path, OpenMode::ReadWrite)?,
-            length: bytes.len() as u64,
+            length,
+            begun: length,
             failed: false,
         })
+    }
+
+    /// Writes the list anew once most of it is about logs that are gone: partitions that come and go while
+    /// the process lives must not make it longer than what can be read.
+    pub(crate) fn compact(&mut self, vfs: &dyn Vfs, path: &Path) -> Result<(), LogError> {
+        if self.failed || self.length < COMPACT_BYTES.max(2 * self.begun) {
+            return Ok(());
+        }
+        match Self::load(vfs, path)? {
+            // From the list and not from the directories: one of these may be missing.
+            Some(stored) => {
+                let stored: Vec<_> = stored.into_iter().collect();
+                *self = Self::begin(vfs, path, &stored)?;
+            }
+            // Damaged behind our back: the next start takes it for unknown.
+            None => self.failed = true,
+        }
+        Ok(())
     }
 
     /// Adds a record, durably. After a failure nothing more is added: what the file holds is unknown.

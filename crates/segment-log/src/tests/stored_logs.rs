@@ -8,6 +8,7 @@ use rivven_core_types::test_util::{DiskFault, MemVfs};
 use rivven_core_types::{LogError, LogStore, OpenMode, PartitionId, Rng, Vfs};
 
 use super::{batch, e, o, partition, store};
+use crate::stored_logs::Entry;
 
 /// The list of `with_list`, record by record; no later build may write or read it otherwise.
 const GOLDEN: [&str; 4] = [
@@ -126,4 +127,28 @@ fn after_a_failed_record_no_log_is_made() {
     assert_eq!(store.list().unwrap(), [partition()]);
     let file = vfs.open(Path::new(LIST), OpenMode::Read).unwrap();
     assert!(file.len().unwrap() >= 70);
+}
+
+/// Topics come and go while a node runs for a year: what the list holds is what is there, not all that was.
+#[test]
+fn a_list_that_is_mostly_about_logs_that_are_gone_is_written_anew() {
+    let vfs = MemVfs::new();
+    let store = store(&vfs);
+    store.remember_stored().unwrap();
+    write(&vfs, &store, partition());
+    let mut longest = 0;
+    for _ in 0..40_000 {
+        store.note_stored(Entry::Stored, other()).unwrap();
+        store.note_stored(Entry::Removed, other()).unwrap();
+        let length = vfs
+            .open(Path::new(LIST), OpenMode::ReadWrite)
+            .unwrap()
+            .len();
+        longest = longest.max(length.unwrap());
+    }
+    assert!((1 << 20..(1 << 20) + 100).contains(&longest), "{longest}");
+    let only = BTreeSet::from([partition()]);
+    assert_eq!(store.remembered().unwrap(), Some(only.clone()));
+    let lost = vfs.lose_power(&mut Rng::new(1));
+    assert_eq!(super::store(&lost).remembered().unwrap(), Some(only));
 }
