@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::args::Args;
 use crate::process::{cargo, run as run_process, run_lines};
 use crate::report::Report;
+use crate::test::run_counted;
 use crate::workspace::root;
 use crate::{Command, Failure};
 
@@ -82,17 +83,18 @@ fn program(rest: &[String]) -> Result<Process, Failure> {
     Ok(sim)
 }
 
-/// The tests that plant bugs in a single part.
+/// The tests that plant bugs in a single part. A filter that finds no test proves nothing.
 fn planting_tests() -> Result<bool, Failure> {
     let mut tests = cargo(&root()?);
     tests.args(["test", "--quiet", "--lib"]);
     for package in PLANTING {
         tests.args(["--package", package]);
     }
-    run_process(tests.arg("planted"))
+    let (ok, counts) = run_counted(tests.arg("planted"))?;
+    Ok(ok && counts.passed >= PLANTING.len())
 }
 
-/// Many histories of single parts, each in a test of its crate.
+/// Many histories of single parts, each in a test of its crate, which must be there.
 fn cores() -> Result<bool, Failure> {
     // The build of `cargo test --workspace` serves here too.
     let mut tests = cargo(&root()?);
@@ -100,7 +102,8 @@ fn cores() -> Result<bool, Failure> {
     for (variable, seeds, test) in CORES {
         tests.env(variable, seeds).arg(test);
     }
-    run_process(&mut tests)
+    let (ok, counts) = run_counted(&mut tests)?;
+    Ok(ok && counts.passed == CORES.len())
 }
 
 pub(crate) fn run(args: &Args) -> Result<Report, Failure> {

@@ -27,8 +27,7 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     if args.rest.is_empty() {
         cargo.arg("--workspace");
     }
-    let mut counts = Counts::default();
-    let ok = run_lines(cargo.args(&args.rest), |line| counts.add(line))?;
+    let (ok, counts) = run_counted(cargo.args(&args.rest))?;
     report.check("cargo test", ok);
     report.count("tests", "passed", counts.passed);
     report.count("tests", "failed", counts.failed);
@@ -62,10 +61,17 @@ pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
     Ok(report)
 }
 
+/// Runs tests, and counts their results.
+pub(crate) fn run_counted(tests: &mut Process) -> Result<(bool, Counts), Failure> {
+    let mut counts = Counts::default();
+    let ok = run_lines(tests, |line| counts.add(line))?;
+    Ok((ok, counts))
+}
+
 /// The sum over all test binaries.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: usize,
+pub(crate) struct Counts {
+    pub(crate) passed: usize,
     failed: usize,
     ignored: usize,
 }

@@ -1,8 +1,10 @@
 //! Test doubles of the ports: an in-memory disk that can lose power, a clock moved by hand, seeded
-//! entropy. The simulator builds on them. And the figures of the benches.
+//! entropy. The simulator builds on them. And the figures of the benches, the hunt for planted bugs.
 
 mod figure;
 pub mod golden;
+#[cfg(feature = "planted")]
+pub mod hunt;
 mod mem_vfs;
 
 pub use figure::{Figure, Target};

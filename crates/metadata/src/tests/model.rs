@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use rivven_core_types::test_util::hunt::assert_found;
 use rivven_core_types::{
     BrokerId, CommittedEntry, Durability, LogConfig, PartitionId, PartitionState, StateMachine,
-    TopicId, plant,
+    TopicId,
 };
 
 use super::model_world::{Process, World};
@@ -327,17 +328,7 @@ fn the_model_finds_mistakes_planted_in_the_rules() {
         "metadata.recovers-without-everybody",
         "metadata.takes-an-old-in-sync-set",
     ];
-    let mut missed = Vec::new();
-    for name in FINDS {
-        let guard = plant(name).unwrap();
-        let found = (0..40).find(|seed| {
-            let run = std::panic::AssertUnwindSafe(|| drop(run(*seed)));
-            std::panic::catch_unwind(run).is_err()
-        });
-        println!("{name}: found by {found:?}, made {} times", guard.hits());
-        missed.extend(found.is_none().then_some(name));
-    }
-    assert!(missed.is_empty(), "not found: {missed:?}");
+    assert_found(&FINDS, 0..40, run);
 }
 
 #[test]

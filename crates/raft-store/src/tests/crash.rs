@@ -1,15 +1,16 @@
 //! The power goes at every single write and sync of a store's life; the disk fills up at every step; any
 //! bit turns over.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt, stream};
 use openraft::EntryPayload;
 use openraft::storage::{
     RaftLogReader, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder, RaftStateMachine,
 };
+use rivven_core_types::test_util::hunt::assert_found;
 use rivven_core_types::test_util::{DiskFault, MemVfs};
-use rivven_core_types::{CommittedEntry, LogIndex, Rng, StateMachine, Term, Vfs, plant};
+use rivven_core_types::{CommittedEntry, LogIndex, Rng, StateMachine, Term, Vfs};
 
 use super::store::{context, open};
 use crate::instance::Store;
@@ -277,17 +278,9 @@ fn the_same_losses_of_power_find_every_planted_bug() {
         builder.enable_time().start_paused(true).build().unwrap()
     };
     let expected = runtime().block_on(expected());
-    let mut missed = Vec::new();
-    for name in FINDS {
-        let guard = plant(name).unwrap();
-        let found = (0..500 * DRAWS).find(|number| {
-            let run = AssertUnwindSafe(|| runtime().block_on(lose_power(&expected, *number)));
-            catch_unwind(run).is_err()
-        });
-        println!("{name}: found by {found:?}, made {} times", guard.hits());
-        missed.extend(found.is_none().then_some(name));
-    }
-    assert!(missed.is_empty(), "not found: {missed:?}");
+    assert_found(&FINDS, 0..500 * DRAWS, |number| {
+        runtime().block_on(lose_power(&expected, number))
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -28,12 +28,37 @@ pub(crate) fn suite_of(bug: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use rivven_core_types::PLANTED_BUGS;
 
     use super::SUITES;
 
+    /// The sources of a crate's tests.
+    fn tests_of(package: &str) -> String {
+        let part = package.trim_start_matches("rivven-");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates");
+        let mut folders = vec![
+            root.join(part).join("src/tests"),
+            root.join(part).join("src/core/tests"),
+        ];
+        let mut text = String::new();
+        while let Some(folder) = folders.pop() {
+            let found = std::fs::read_dir(folder).into_iter().flatten();
+            let paths: Vec<PathBuf> = found.map(|entry| entry.unwrap().path()).collect();
+            for path in paths {
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    text += &std::fs::read_to_string(path).unwrap();
+                }
+            }
+        }
+        text
+    }
+
     #[test]
-    fn every_suite_seeks_a_bug_of_its_own_crate_that_is_listed() {
+    fn every_suite_seeks_a_bug_of_its_own_crate_that_is_listed_and_that_its_tests_name() {
         for (bug, package) in SUITES {
             assert!(
                 PLANTED_BUGS.iter().any(|listed| listed.name == bug),
@@ -41,6 +66,10 @@ mod tests {
             );
             let part = bug.split('.').next().unwrap_or_default();
             assert_eq!(package, format!("rivven-{part}"));
+            assert!(
+                tests_of(package).contains(&format!("\"{bug}\"")),
+                "no test of {package} plants {bug}"
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The simulation finds bugs: the same faults, with one bug planted at a time.
 
 use rivven_core_types::plant;
+use rivven_core_types::test_util::hunt::assert_found;
 
 use super::rules;
 use super::sim::{SEEDS, run};
@@ -24,23 +25,7 @@ const FINDS: [&str; 13] = [
 
 #[test]
 fn the_same_faults_find_every_planted_bug() {
-    let mut missed = Vec::new();
-    for name in FINDS {
-        let guard = plant(name).unwrap();
-        let found = (0..SEEDS).find(|seed| {
-            let run = std::panic::AssertUnwindSafe(|| drop(run(*seed)));
-            std::panic::catch_unwind(run).is_err()
-        });
-        println!(
-            "{}: found by seed {found:?}, {} times made",
-            name,
-            guard.hits()
-        );
-        if found.is_none() {
-            missed.push(name);
-        }
-    }
-    assert!(missed.is_empty(), "not found: {missed:?}");
+    assert_found(&FINDS, 0..SEEDS, run);
 }
 
 /// Mistakes behind a second line of defence, and the scenario of their own that shows each.
