@@ -8,8 +8,6 @@ mod partition;
 mod producers;
 mod purgatory;
 mod remote;
-#[cfg(feature = "tokio")]
-mod throttle;
 mod types;
 
 pub use deletion::DeleteIn;
@@ -17,8 +15,6 @@ pub use isr::AlterResult;
 pub use leader::ConsumerRead;
 pub use partition::PartitionReplica;
 pub use purgatory::AckId;
-#[cfg(feature = "tokio")]
-pub(crate) use throttle::TokenBucket;
 pub use types::{
     Acked, Acks, ClusterView, FetchPosition, FetchReply, Flushed, OffsetSpec, Output,
     PartitionStatus, ProduceIn, ReplicaFetch, ReplicaFetched, ReplicaRole, ReplicaStatus, Settings,

@@ -16,6 +16,7 @@ mod shard;
 #[cfg(test)]
 mod tests;
 mod throttle;
+mod token_bucket;
 
 pub use api::{
     ControllerError, Fetch, FetchPartition, Fetched, FetchedPartition, LocalBroker, LocalLog,

@@ -30,6 +30,7 @@ mod apply;
 mod heal;
 mod keep;
 mod put_off;
+mod quota;
 mod serve;
 
 /// Most commands of one round; after it flushes begin and states are published.

@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rivven_core_types::MonoTime;
 
+use super::token_bucket::TokenBucket;
 use crate::config::ReplicationConfig;
-use crate::core::TokenBucket;
 
 /// A quota; without a rate it grants everything.
 #[derive(Debug)]

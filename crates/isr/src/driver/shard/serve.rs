@@ -9,7 +9,7 @@ use rivven_core_types::{
 };
 use tokio::sync::Notify;
 
-use super::{Shard, signal};
+use super::Shard;
 use crate::core::{
     Acks, DeleteIn, FetchPosition, FetchReply, OffsetSpec, ProduceIn, ReplicaFetch, ReplicaFetched,
 };
@@ -205,23 +205,6 @@ impl Shard {
         let _gone = read.reply.send(answers);
     }
 
-    /// Has a replica wait for the quota no longer if what it has just told makes the high watermark
-    /// wait for it: it is proposed for the in-sync set, or keeps up.
-    fn release(&mut self, partition: PartitionId, broker: BrokerId, now: MonoTime) {
-        if self.put_off.has(partition, broker) && !self.is_throttled(partition, broker, now) {
-            self.put_off.release(partition, broker);
-        }
-    }
-
-    /// Whether what a follower is sent counts against the leader's quota.
-    fn is_throttled(&self, partition: PartitionId, broker: BrokerId, now: MonoTime) -> bool {
-        self.parts.throttles.leader.is_set()
-            && self
-                .partitions
-                .get(&partition)
-                .is_some_and(|entry| entry.core.is_catching_up(broker, now, &*entry.log))
-    }
-
     pub(super) fn local_fetch(
         &mut self,
         partition: PartitionId,
@@ -396,35 +379,6 @@ impl Shard {
             if may_ask {
                 self.report_if_held(leader, partition);
             }
-        }
-    }
-}
-
-impl Shard {
-    /// Says anew where a replica stands that the quota may hold back: the leader may have asked for it,
-    /// and a report costs no records.
-    fn report_if_held(&mut self, leader: BrokerId, partition: PartitionId) {
-        if self.parts.throttles.follower.is_set()
-            && let Some(entry) = self.partitions.get_mut(&partition)
-            && entry.core.catches_up(&*entry.log)
-        {
-            entry.told = None;
-            signal(&self.parts.signals, leader, |s| s.progress.notify_one());
-        }
-    }
-
-    /// Counts what came for a replica outside the in-sync set against the follower's quota.
-    fn count_fetched(&self, partition: PartitionId, answer: &FetchReply) {
-        if let FetchReply::Fetched(ReplicaFetched::Data {
-            high_watermark,
-            bytes,
-            ..
-        }) = answer
-            && let Some(entry) = self.partitions.get(&partition)
-            && entry.core.lacks_committed(*high_watermark, &*entry.log)
-        {
-            let now = self.now();
-            self.parts.throttles.follower.spend(now, bytes.len());
         }
     }
 }

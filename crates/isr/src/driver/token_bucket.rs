@@ -12,7 +12,7 @@ const BURST: Duration = Duration::from_millis(100);
 /// A token bucket of bytes. A batch is never split, so that it may be overdrawn; what was overdrawn is
 /// earned back before anything else is granted, and the rate holds over time whatever the batches are.
 #[derive(Debug)]
-pub(crate) struct TokenBucket {
+pub(super) struct TokenBucket {
     bytes_per_second: u64,
     /// In bytes x nanoseconds, which makes the sums exact.
     balance: i128,
@@ -21,7 +21,7 @@ pub(crate) struct TokenBucket {
 
 impl TokenBucket {
     /// A bucket that grants so many bytes per second, which must not be zero.
-    pub(crate) fn new(bytes_per_second: u64) -> Self {
+    pub(super) fn new(bytes_per_second: u64) -> Self {
         Self {
             bytes_per_second: bytes_per_second.max(1),
             balance: 0,
@@ -41,20 +41,20 @@ impl TokenBucket {
     }
 
     /// How many bytes may be asked for now.
-    pub(crate) fn available(&mut self, now: MonoTime) -> usize {
+    pub(super) fn available(&mut self, now: MonoTime) -> usize {
         self.earn(now);
         usize::try_from(self.balance.max(0) / NANOS_PER_SECOND).unwrap_or(usize::MAX)
     }
 
     /// Takes what was transferred.
-    pub(crate) fn spend(&mut self, now: MonoTime, bytes: usize) {
+    pub(super) fn spend(&mut self, now: MonoTime, bytes: usize) {
         self.earn(now);
         let spent = i128::try_from(bytes).unwrap_or(i128::MAX / NANOS_PER_SECOND);
         self.balance = self.balance.saturating_sub(spent * NANOS_PER_SECOND);
     }
 
     /// When something is granted again, if not now.
-    pub(crate) fn not_before(&mut self, now: MonoTime) -> Option<MonoTime> {
+    pub(super) fn not_before(&mut self, now: MonoTime) -> Option<MonoTime> {
         if self.available(now) > 0 {
             return None;
         }
