@@ -18,14 +18,14 @@ fn length_of(frame: &Outgoing) -> Option<u32> {
 }
 
 /// The way back to the caller.
-pub(super) struct Answers {
+pub(super) struct Replies {
     pub(super) queue: mpsc::Sender<Outgoing>,
     pub(super) bytes: Arc<Semaphore>,
     pub(super) max_payload: usize,
     pub(super) compress: bool,
 }
 
-impl Answers {
+impl Replies {
     /// Queues an answer; drops it when the queue has no room before the caller's deadline. Says whether it had
     /// to wait.
     pub(super) async fn send(

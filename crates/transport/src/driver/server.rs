@@ -22,7 +22,7 @@ use super::link::ReadSide;
 use super::memory::{Held, Memory};
 use super::metrics::{self, ConnectionGauge, Served, ServedHere};
 use super::reader::{FRAMES_IN_A_ROW, FrameReader, Pulse, ReadError};
-use super::replies::Answers;
+use super::replies::Replies;
 use super::writer::{Outgoing, write_loop};
 use crate::answer::{FailedAnswer, encode_failure};
 use crate::error::FrameError;
@@ -89,7 +89,7 @@ impl Serve {
         let encoder = FrameEncoder::new(version, max, send);
         let writer = write_loop(write, encoder, frames, lane, &pulse, limits.write_stall);
         tokio::pin!(writer);
-        let answers = Arc::new(Answers {
+        let answers = Arc::new(Replies {
             queue,
             bytes: Arc::new(Semaphore::new(limits.send_queue_bytes)),
             max_payload: max,
@@ -132,7 +132,7 @@ impl Serve {
         &self,
         reader: &mut FrameReader<ReadSide>,
         lane: Lane,
-        answers: &Arc<Answers>,
+        answers: &Arc<Replies>,
         pulse: &Pulse,
         objection: &mut (dyn FnMut() -> Option<String> + Send),
     ) -> Ended {
@@ -244,7 +244,7 @@ impl Serve {
         &self,
         frame: Frame,
         received: Instant,
-        answers: &Answers,
+        answers: &Replies,
         bodies: &mut Bodies,
         flight: &mut Flight,
     ) -> Result<Heard, Ended> {
@@ -302,7 +302,7 @@ impl Serve {
         &self,
         request: Incoming,
         alone: bool,
-        answers: &Arc<Answers>,
+        answers: &Arc<Replies>,
         here: &mut Here,
         flight: &mut Flight,
     ) -> Result<(), FrameError> {
@@ -413,7 +413,7 @@ impl Serve {
         &self,
         length: usize,
         deadline: Instant,
-        answers: &Answers,
+        answers: &Replies,
         memory: &Memory,
         flight: &Flight,
     ) -> Option<(OwnedSemaphorePermit, Option<Held>)> {
@@ -452,7 +452,7 @@ impl Serve {
 
 /// A request whose answer a task waits for.
 struct Later {
-    answers: Arc<Answers>,
+    answers: Arc<Replies>,
     times: Arc<Served>,
     kind: RpcKind,
     correlation: u32,
@@ -550,7 +550,7 @@ enum Heard {
 async fn announce(
     frame: Frame,
     received: Instant,
-    answers: &Answers,
+    answers: &Replies,
     memory: &Memory,
     bodies: &mut Bodies,
 ) -> Result<(), FrameError> {
