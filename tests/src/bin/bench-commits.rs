@@ -58,41 +58,29 @@ async fn main() -> ExitCode {
     }
 }
 
-fn print(case: &str, metric: &str, value: f64, unit: &str, target: Option<Target>) {
-    Figure {
-        case,
-        metric,
-        value,
-        unit,
-        target,
-        baseline: None,
-    }
-    .print();
-}
-
 async fn run(time: Duration) -> Result<(), Failure> {
     let mut cluster = ProcessCluster::start(ClusterOptions::default(), LIMIT).await?;
     let appends = synced_appends_per_second(cluster.dir(), time.min(Duration::from_secs(3)))?;
-    print("append and fdatasync 4 KiB", "rate", appends, "1/s", None);
+    Figure::new("append and fdatasync 4 KiB", "rate", appends, "1/s", None).print();
     let client = KafkaClient::new(cluster.bootstrap());
     client.create_topic(TOPIC, 10, 3, 2, LIMIT).await?;
     client.led_topic(TOPIC, LIMIT).await?;
     // One member that waits for each answer: its next commit waits until the next proposal may be made.
     let single = load(&mut cluster, "one by one", (1, 1, 1), None, time).await?;
     let case = "offset commits one by one";
-    print(case, "p50", millis(&single.committed, 50), "ms", None);
-    print(case, "p99", millis(&single.committed, 99), "ms", None);
+    Figure::new(case, "p50", millis(&single.committed, 50), "ms", None).print();
+    Figure::new(case, "p99", millis(&single.committed, 99), "ms", None).print();
     // As many as the target asks for, at even times.
     let paced = load(&mut cluster, "paced", GROUPS, Some(PACE), time).await?;
     let case = "offset commits of 1000 groups, 10 in a request, paced";
     let commit = show(case, &paced);
     let limit = Target::AtMost(2.0 * (commit + LINGER_MS));
-    print(case, "p99", millis(&paced.committed, 99), "ms", Some(limit));
+    Figure::new(case, "p99", millis(&paced.committed, 99), "ms", Some(limit)).print();
     // As many as are answered.
     let full = load(&mut cluster, "all at once", GROUPS, None, time).await?;
     let case = "offset commits of 1000 groups, 10 in a request, as fast as answered";
     show(case, &full);
-    print(case, "p99", millis(&full.committed, 99), "ms", None);
+    Figure::new(case, "p99", millis(&full.committed, 99), "ms", None).print();
     cluster.check_no_panic()
 }
 
@@ -100,13 +88,13 @@ async fn run(time: Duration) -> Result<(), Failure> {
 fn show(case: &str, measured: &Measured) -> f64 {
     let committed = &measured.committed;
     let rate = Target::AtLeast(100_000.0);
-    print(case, "rate", committed.rate(), "offsets/s", Some(rate));
+    Figure::new(case, "rate", committed.rate(), "offsets/s", Some(rate)).print();
     let proposals = measured.proposals / committed.elapsed.as_secs_f64();
     let most = Target::AtMost(250.0);
-    print(case, "proposals", proposals, "1/s", Some(most));
+    Figure::new(case, "proposals", proposals, "1/s", Some(most)).print();
     let commit = measured.proposal_ms;
-    print(case, "Raft commit, mean", commit, "ms", None);
-    print(case, "p50", millis(committed, 50), "ms", None);
+    Figure::new(case, "Raft commit, mean", commit, "ms", None).print();
+    Figure::new(case, "p50", millis(committed, 50), "ms", None).print();
     commit
 }
 

@@ -43,7 +43,25 @@ pub struct Figure<'a> {
     pub baseline: Option<f64>,
 }
 
-impl Figure<'_> {
+impl<'a> Figure<'a> {
+    /// A figure that is not compared with the machine or a peer.
+    pub const fn new(
+        case: &'a str,
+        metric: &'a str,
+        value: f64,
+        unit: &'a str,
+        target: Option<Target>,
+    ) -> Self {
+        Self {
+            case,
+            metric,
+            value,
+            unit,
+            target,
+            baseline: None,
+        }
+    }
+
     /// The figure as an object of JSON.
     pub fn line(&self) -> String {
         let mut line = format!(

@@ -114,15 +114,7 @@ async fn run(options: &Options) -> Result<(), Failure> {
         ("append and fdatasync 4 KiB", "rate", appends, "1/s"),
         ("loopback copy", "throughput", loopback, "MB/s"),
     ] {
-        Figure {
-            case,
-            metric,
-            value,
-            unit,
-            target: None,
-            baseline: None,
-        }
-        .print();
+        Figure::new(case, metric, value, unit, None).print();
     }
     let wanted = |part: &str| options.only.as_deref().is_none_or(|only| only == part);
     for durability in ["replicated", "fsync"] {
@@ -162,15 +154,8 @@ fn compare(time: Duration) -> Result<Option<f64>, Failure> {
         eprintln!("{what}, JetStream, {} s", time.as_secs());
         let loaded = peer.run_load(bytes, in_flight, time).map_err(failed)?;
         let figure = |metric, value, unit| {
-            Figure {
-                case: &format!("{what}, JetStream R3"),
-                metric,
-                value,
-                unit,
-                target: None,
-                baseline: None,
-            }
-            .print();
+            let case = format!("{what}, JetStream R3");
+            Figure::new(&case, metric, value, unit, None).print();
         };
         if in_flight == 1 {
             let micros = |percent| percentile(&loaded.latencies, percent).as_secs_f64() * 1e6;
@@ -285,15 +270,7 @@ async fn measure(
                 [("p50", 50, Some(Target::AtMost(limit))), ("p99", 99, None)]
             {
                 let value = percentile(&loaded.latencies, percent).as_secs_f64() * 1e6;
-                Figure {
-                    case: &case,
-                    metric,
-                    value,
-                    unit: "us",
-                    target,
-                    baseline: None,
-                }
-                .print();
+                Figure::new(&case, metric, value, "us", target).print();
             }
             continue;
         }
@@ -354,15 +331,9 @@ async fn failover(cluster: &mut ProcessCluster, rounds: usize) -> Result<(), Fai
     }
     gaps.sort_unstable();
     let value = percentile(&gaps, 50).as_secs_f64() * 1e3;
-    Figure {
-        case: &format!("kill -9 of the leader, {rounds} times"),
-        metric: "median gap",
-        value,
-        unit: "ms",
-        target: Some(Target::AtMost(1000.0)),
-        baseline: None,
-    }
-    .print();
+    let case = format!("kill -9 of the leader, {rounds} times");
+    let limit = Some(Target::AtMost(1000.0));
+    Figure::new(&case, "median gap", value, "ms", limit).print();
     Ok(())
 }
 

@@ -17,18 +17,6 @@ const IDLE: u16 = 10_000;
 /// How long the first writes, or a restart with so many, may take.
 const MANY_LIMIT: Duration = Duration::from_secs(300);
 
-fn figure(case: &str, metric: &str, value: f64, unit: &str, target: Option<Target>) {
-    Figure {
-        case,
-        metric,
-        value,
-        unit,
-        target,
-        baseline: None,
-    }
-    .print();
-}
-
 fn float(value: u64) -> f64 {
     f64::from(u32::try_from(value).unwrap_or(u32::MAX))
 }
@@ -100,9 +88,9 @@ pub(crate) async fn hot(cluster: &mut ProcessCluster, time: Duration) -> Result<
     let case = format!("{HOT} partitions written at once, fsync");
     for (percent, metric, target) in [(50, "p50", Some(Target::AtMost(10.0))), (99, "p99", None)] {
         let value = percentile(&latencies, percent).as_secs_f64() * 1e3;
-        figure(&case, metric, value, "ms", target);
+        Figure::new(&case, metric, value, "ms", target).print();
     }
-    figure(&case, "rate", rate, "records/s", None);
+    Figure::new(&case, "rate", rate, "records/s", None).print();
     Ok(())
 }
 
@@ -129,28 +117,18 @@ pub(crate) async fn idle(cluster: &mut ProcessCluster, time: Duration) -> Result
     let started = Instant::now();
     write_first("idle", &led(&topic)?).await?;
     let case = format!("{IDLE} partitions of one record, 3 replicas");
-    figure(
-        &case,
-        "first writes",
-        started.elapsed().as_secs_f64(),
-        "s",
-        None,
-    );
+    let took = started.elapsed().as_secs_f64();
+    Figure::new(&case, "first writes", took, "s", None).print();
     rest(time).await;
     at_rest(cluster, &case, &before, time).await?;
     let started = Instant::now();
     cluster.stop(2, MANY_LIMIT).await?;
-    figure(
-        &case,
-        "orderly stop",
-        started.elapsed().as_secs_f64(),
-        "s",
-        None,
-    );
+    let took = started.elapsed().as_secs_f64();
+    Figure::new(&case, "orderly stop", took, "s", None).print();
     cluster.spawn(2)?;
     cluster.wait_in_sync(MANY_LIMIT).await?;
     let restart = started.elapsed().as_secs_f64();
-    figure(&case, "stop, start and in sync again", restart, "s", None);
+    Figure::new(&case, "stop, start and in sync again", restart, "s", None).print();
     Ok(())
 }
 
@@ -166,15 +144,15 @@ async fn at_rest(
     let later = footprints(cluster)?;
     let bytes = growth(before, &now, |f| f.memory_bytes) / f64::from(IDLE);
     let most = Some(Target::AtMost(1024.0));
-    figure(case, "memory per partition and node", bytes, "B", most);
+    Figure::new(case, "memory per partition and node", bytes, "B", most).print();
     let descriptors = growth(before, &now, |f| f.descriptors as u64);
     // The limit of the logs' open files, which hold none once others want theirs.
     let most = Some(Target::AtMost(512.0));
-    figure(case, "descriptors of a node", descriptors, "1", most);
+    Figure::new(case, "descriptors of a node", descriptors, "1", most).print();
     let threads = growth(before, &now, |f| f.threads as u64);
-    figure(case, "threads of a node", threads, "1", None);
+    Figure::new(case, "threads of a node", threads, "1", None).print();
     let percent = growth(&now, &later, |f| f.ticks) / time.as_secs_f64();
-    figure(case, "processor time of a node", percent, "%", None);
+    Figure::new(case, "processor time of a node", percent, "%", None).print();
     Ok(())
 }
 
