@@ -8,7 +8,6 @@ use kafka_protocol::protocol::StrBytes;
 use rivven_coordinator::metadata::TopicChange;
 use rivven_core_types::{BoxFuture, PartitionId, TopicName};
 
-use super::reassignments::settled_count;
 use super::{Answer, Context, DEFAULT_TIMEOUT, Outcome, Pending, all_within};
 use crate::api::Call;
 use crate::broker::{Reassigning, TopicFailure};
@@ -126,4 +125,18 @@ fn read(
         return Err(TopicFailure::new(BrokerError::InvalidConfig, message));
     }
     Ok((topic.name.clone(), change))
+}
+
+/// How many replicas a partition has, or is to have once its reassignment is done.
+fn settled_count(
+    cluster: &ClusterSnapshot,
+    under_way: &BTreeMap<PartitionId, Reassigning>,
+    id: &PartitionId,
+) -> Option<usize> {
+    if let Some(r) = under_way.get(id) {
+        return Some(r.replicas.len().saturating_sub(r.removing.len()));
+    }
+    let index = usize::try_from(id.index.get()).ok()?;
+    let topic = cluster.topic_by_id(&id.topic)?;
+    Some(topic.partitions.get(index)?.replicas.len())
 }

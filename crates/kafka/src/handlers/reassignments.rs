@@ -22,7 +22,6 @@ use crate::broker::{Reassigning, ReplicaChange, TopicFailure};
 use crate::error::BrokerError;
 use crate::frame::Frame;
 use crate::requests::{AlterPartitionReassignmentsRequest, ListPartitionReassignmentsRequest};
-use crate::snapshot::ClusterSnapshot;
 use crate::wire::{DecodeError, Reader};
 
 pub(super) fn alter(
@@ -49,7 +48,6 @@ pub(super) fn alter(
             return Ok(Answer::write(frame, Outcome::Error));
         }
         let cluster = context.broker.cluster();
-        let under_way = context.broker.reassignments();
         let repeated = repeated(&request);
         let mut changes = Vec::with_capacity(count);
         let mut slots = Vec::with_capacity(count);
@@ -58,12 +56,7 @@ pub(super) fn alter(
                 let twice = repeated.contains(&(name.as_str(), *index));
                 let found = partition_id(&cluster, name, *index);
                 let free = request.allow_replication_factor_change;
-                let checked = check(found, target.as_deref(), twice, free).and_then(|change| {
-                    if !free {
-                        check_count(&cluster, &under_way, &change)?;
-                    }
-                    Ok(change)
-                });
+                let checked = check(found, target.as_deref(), twice, free);
                 slots.push(checked.map(|change| changes.push(change)));
             }
         }
@@ -149,40 +142,6 @@ fn check(
         target: target.map(ids),
         may_change_count,
     })
-}
-
-/// How many replicas a partition has, or is to have once its reassignment is done.
-pub(super) fn settled_count(
-    cluster: &ClusterSnapshot,
-    under_way: &BTreeMap<PartitionId, Reassigning>,
-    id: &PartitionId,
-) -> Option<usize> {
-    if let Some(r) = under_way.get(id) {
-        return Some(r.replicas.len().saturating_sub(r.removing.len()));
-    }
-    let index = usize::try_from(id.index.get()).ok()?;
-    let topic = cluster.topic_by_id(&id.topic)?;
-    Some(topic.partitions.get(index)?.replicas.len())
-}
-
-/// Checks that a partition is to have as many replicas as it has, or is to have already (KIP-860).
-fn check_count(
-    cluster: &ClusterSnapshot,
-    under_way: &BTreeMap<PartitionId, Reassigning>,
-    change: &ReplicaChange,
-) -> Result<(), TopicFailure> {
-    let count = settled_count(cluster, under_way, &change.partition);
-    match (&change.target, count) {
-        (Some(target), Some(count)) if target.len() != count => {
-            let message = format!(
-                "the partition has {count} replicas and {} are named: the request forbids to change that",
-                target.len()
-            );
-            let error = BrokerError::InvalidReplicationFactor;
-            Err(TopicFailure::new(error, message))
-        }
-        _ => Ok(()),
-    }
 }
 
 pub(super) fn list(

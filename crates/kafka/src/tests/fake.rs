@@ -423,7 +423,12 @@ impl Broker for Arc<FakeBroker> {
         let wish = |change: ReplicaChange| {
             let ids = |brokers: Vec<BrokerId>| brokers.iter().map(|b| b.get()).collect::<Vec<_>>();
             let target = change.target.map(ids);
-            format!("move {} to {target:?}", change.partition.index)
+            let number = if change.may_change_count {
+                ", however many"
+            } else {
+                ""
+            };
+            format!("move {} to {target:?}{number}", change.partition.index)
         };
         self.asked_all(changes.into_iter().map(wish).collect())
     }
