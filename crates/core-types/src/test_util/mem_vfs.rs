@@ -1,7 +1,7 @@
 //! An in-memory disk. It keeps what a real one would keep: after a power loss, only synced bytes and
 //! synced names are certain, and each later write may be there, missing or torn.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,7 +48,8 @@ struct Disk {
     next_inode: u64,
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
-    directories: std::collections::BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
+    durable_directories: BTreeSet<PathBuf>,
     faults: Vec<(String, DiskFault)>,
     /// How often a file has lost unsynced writes.
     losses: u64,
@@ -129,7 +130,7 @@ impl MemVfs {
         }
     }
 
-    /// Cuts the power: unsynced names are lost; of each file's unsynced writes all, none, or a
+    /// Cuts the power: unsynced names are lost, those of directories with all that is below; of each file's unsynced writes all, none, or a
     /// random part with torn edges survive. Returns the handle for the next process.
     #[must_use]
     pub fn lose_power(&self, rng: &mut Rng) -> Self {
@@ -138,8 +139,9 @@ impl MemVfs {
         disk.fuse = None;
         disk.sync_fuse = None;
         disk.boots += 1;
+        disk.lose_directories();
         disk.names = disk.durable_names.clone();
-        let live: std::collections::BTreeSet<u64> = disk.names.values().copied().collect();
+        let live: BTreeSet<u64> = disk.names.values().copied().collect();
         disk.inodes.retain(|inode, _| live.contains(inode));
         for inode in disk.inodes.values_mut() {
             let changes = std::mem::take(&mut inode.since_sync);
@@ -265,7 +267,21 @@ fn write_into(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
     }
 }
 
+/// Directories of the machine, such as `/data`, which nobody here is asked to sync.
+fn is_given(directory: &Path) -> bool {
+    directory.ancestors().count() <= 2
+}
+
 impl Disk {
+    /// Without its name in the directory above, a directory is gone, and all that is below it.
+    fn lose_directories(&mut self) {
+        let durable = &self.durable_directories;
+        let stays = |path: &Path| path.ancestors().all(|d| is_given(d) || durable.contains(d));
+        self.directories.retain(|directory| stays(directory));
+        self.durable_names
+            .retain(|name, _| name.parent().is_some_and(stays));
+    }
+
     fn digest(&mut self, operation: u8, path: &Path, detail: [u64; 2]) {
         let mut crc = crc32c::crc32c(&[operation]);
         crc = crc32c::crc32c_append(crc, path.as_os_str().as_encoded_bytes());
@@ -371,6 +387,8 @@ impl Vfs for MemVfs {
         disk.names.retain(|name, _| !name.starts_with(path));
         disk.durable_names.retain(|name, _| !name.starts_with(path));
         disk.directories.retain(|name| !name.starts_with(path));
+        disk.durable_directories
+            .retain(|name| !name.starts_with(path));
         Ok(())
     }
 
@@ -414,6 +432,9 @@ impl Vfs for MemVfs {
             .collect();
         disk.durable_names.retain(|p, _| p.parent() != Some(path));
         disk.durable_names.extend(here);
+        let below: Vec<_> = disk.directories.iter().cloned().collect();
+        let below = below.into_iter().filter(|d| d.parent() == Some(path));
+        disk.durable_directories.extend(below);
         disk.digest(b'd', path, [0; 2]);
         disk.syncs += 1;
         Ok(())
@@ -450,6 +471,7 @@ impl VfsDisk for MemDisk {
         let names = disk.names.clone();
         disk.durable_names
             .retain(|path, _| names.contains_key(path));
+        disk.durable_directories = disk.directories.clone();
         disk.syncs += 1;
         if self.heard.swap(disk.losses, Ordering::Relaxed) < disk.losses {
             failed = Some(lost());

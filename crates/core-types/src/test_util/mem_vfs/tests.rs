@@ -150,3 +150,22 @@ fn an_atomic_write_is_all_or_nothing() {
         assert_eq!(after.read_file(Path::new("/d/f"), 100).unwrap(), b"old");
     }
 }
+
+#[test]
+fn a_directory_is_lost_with_all_below_unless_the_one_above_was_synced() {
+    let vfs = MemVfs::new();
+    for directory in ["/d/kept", "/d/lost"] {
+        vfs.create_dir_all(Path::new(directory)).unwrap();
+        if directory == "/d/kept" {
+            vfs.sync_dir(Path::new("/d")).unwrap();
+        }
+        write(&vfs, &format!("{directory}/f"), b"x", true);
+        vfs.sync_dir(Path::new(directory)).unwrap();
+    }
+    let after = vfs.lose_power(&mut Rng::new(1));
+    assert!(after.exists(Path::new("/d/kept/f")).unwrap());
+    assert!(!after.exists(Path::new("/d/lost")).unwrap());
+    assert!(!after.exists(Path::new("/d/lost/f")).unwrap());
+    let again = after.lose_power(&mut Rng::new(1));
+    assert!(again.exists(Path::new("/d/kept/f")).unwrap());
+}
