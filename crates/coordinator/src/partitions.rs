@@ -89,7 +89,10 @@ pub(crate) async fn feed(
         if let Some(local) = ready {
             let update = match &applied {
                 Some((before, earlier)) if *before == local => changes(local, earlier, &current),
-                _ => everything(local, &current, &on_disk),
+                earlier => {
+                    let earlier = earlier.as_ref().map(|(_, state)| state.as_ref());
+                    everything(local, &current, &on_disk, earlier)
+                }
             };
             match replication.apply(update).await {
                 Ok(()) => applied = Some((local, current)),
@@ -117,11 +120,20 @@ fn is_current(local: LocalBroker, state: &ClusterState) -> bool {
         .is_some_and(|record| record.node_epoch == local.node_epoch)
 }
 
-fn everything(local: LocalBroker, state: &ClusterState, on_disk: &[PartitionId]) -> MetadataUpdate {
+/// All that a new life of the broker has to know. `on_disk` is what the process found there, `earlier` what
+/// was applied last, in which logs may have been written that were not there yet.
+fn everything(
+    local: LocalBroker,
+    state: &ClusterState,
+    on_disk: &[PartitionId],
+    earlier: Option<&ClusterState>,
+) -> MetadataUpdate {
     let changed = state.partitions_of(local.id).cloned().collect();
     // Topics deleted while this node was down; topic ids are never reused (KIP-516).
-    let gone = |id: &&PartitionId| state.partition(id).is_none_or(|p| !p.is_replica(local.id));
-    let removed = on_disk.iter().filter(gone).copied().collect();
+    let gone = |id: &PartitionId| state.partition(id).is_none_or(|p| !p.is_replica(local.id));
+    let held = earlier.into_iter().flat_map(|s| s.partitions_of(local.id));
+    let had: BTreeSet<PartitionId> = held.map(|p| p.id).chain(on_disk.iter().copied()).collect();
+    let removed = had.into_iter().filter(gone).collect();
     update(local, state, changed, removed)
 }
 
@@ -172,5 +184,47 @@ fn update(
         log_configs,
         changed,
         removed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rivven_core_types::{Durability, LogConfig, TopicId, TopicName};
+
+    use super::*;
+    use crate::builds::Builds;
+
+    /// A log that is blank has no directory when the process starts.
+    #[test]
+    fn what_was_deleted_before_a_new_registration_is_removed_though_it_was_not_on_disk_at_the_start()
+     {
+        let mut builds = Builds::new();
+        builds.register(1, 1, 1);
+        let broker = builds.state().brokers().next().unwrap();
+        let local = LocalBroker {
+            id: broker.id,
+            node_epoch: broker.node_epoch,
+        };
+        builds.apply(&Command::UnfenceBroker {
+            broker: local.id,
+            node_epoch: local.node_epoch,
+        });
+        let (name, id) = (TopicName::new("t").unwrap(), TopicId::from_bytes([7; 16]));
+        builds.apply(&Command::CreateTopic {
+            name: name.clone(),
+            id,
+            replicas: vec![vec![local.id]],
+            min_isr: 1,
+            durability: Durability::Fsync,
+            log: LogConfig::default(),
+            placement: None,
+        });
+        let before = builds.state().clone();
+        builds.apply(&Command::DeleteTopic { name });
+        builds.register(1, 1, 1);
+        let old = PartitionId::new(TopicId::from_bytes([6; 16]), 3);
+        let told = everything(local, builds.state(), &[old], Some(&before));
+        assert_eq!(told.removed, [old, PartitionId::new(id, 0)]);
+        assert!(told.changed.is_empty());
     }
 }

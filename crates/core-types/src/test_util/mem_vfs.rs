@@ -432,9 +432,13 @@ impl Vfs for MemVfs {
             .collect();
         disk.durable_names.retain(|p, _| p.parent() != Some(path));
         disk.durable_names.extend(here);
-        let below: Vec<_> = disk.directories.iter().cloned().collect();
-        let below = below.into_iter().filter(|d| d.parent() == Some(path));
-        disk.durable_directories.extend(below);
+        let Disk {
+            directories,
+            durable_directories,
+            ..
+        } = &mut *disk;
+        let below = directories.iter().filter(|d| d.parent() == Some(path));
+        durable_directories.extend(below.cloned());
         disk.digest(b'd', path, [0; 2]);
         disk.syncs += 1;
         Ok(())
