@@ -120,6 +120,20 @@ impl CertificateAuthority {
 
     /// Makes a certificate for a node, for both roles, valid for `days` from now.
     pub fn issue(&self, node: &NodeName, days: u32) -> Result<IssuedCertificate, TransportError> {
+        // A node is a server to those who dial it and a client to those whom it dials.
+        let roles = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        self.issue_for(node, days, roles)
+    }
+
+    fn issue_for(
+        &self,
+        node: &NodeName,
+        days: u32,
+        roles: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Result<IssuedCertificate, TransportError> {
         let identity = CertificateIdentity {
             cluster: self.cluster.clone(),
             node: node.clone(),
@@ -128,11 +142,7 @@ impl CertificateAuthority {
         let uri = identity.uri().as_str().try_into().map_err(failed)?;
         parameters.subject_alt_names = vec![SanType::URI(uri)];
         parameters.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        // A node is a server to those who dial it and a client to those whom it dials.
-        parameters.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        parameters.extended_key_usages = roles;
         parameters.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = parameters.signed_by(&key, &self.issuer).map_err(failed)?;
@@ -171,4 +181,27 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
 /// The private key of a PEM text.
 pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(pem).map_err(|e| format!("it holds no private key: {e}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::verify::check_issued;
+    use super::*;
+
+    #[test]
+    fn a_certificate_for_one_role_alone_is_refused() {
+        let ca = CertificateAuthority::create("orders".parse().unwrap(), 1).unwrap();
+        let node = NodeName::new("a").unwrap();
+        let server = ExtendedKeyUsagePurpose::ServerAuth;
+        let client = ExtendedKeyUsagePurpose::ClientAuth;
+        let judged = |roles: &[ExtendedKeyUsagePurpose]| {
+            let issued = ca.issue_for(&node, 1, roles.to_vec()).unwrap();
+            check_issued(ca.certificate_pem(), &issued.certificate_pem)
+        };
+        judged(&[server.clone(), client.clone()]).unwrap();
+        for one in [server, client] {
+            let error = judged(&[one]).unwrap_err().to_string();
+            assert!(error.contains("serverAuth and clientAuth"), "{error}");
+        }
+    }
 }

@@ -192,6 +192,13 @@ fn certificate_error(error: &webpki::Error) -> Error {
         webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        webpki::Error::RequiredEkuNotFoundContext(_) => {
+            return refused(
+                "not for both roles: a node's certificate needs the extended key usages serverAuth \
+                 and clientAuth"
+                    .to_owned(),
+            );
+        }
         other => return refused(other.to_string()),
     };
     Error::InvalidCertificate(known)
