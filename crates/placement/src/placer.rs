@@ -226,10 +226,13 @@ impl PartitionPlacer {
             return false;
         }
         let racks_matter = rules.rack_mode != RackMode::Off;
+        // The next hash is computed beside the choice, which waits for memory most of the time.
+        let mut next = key.partition(0);
         for partition in 0..partitions {
+            let hash = std::mem::replace(&mut next, key.partition(partition.wrapping_add(1)));
             let left = usize::try_from(partitions - partition).unwrap_or(usize::MAX);
             balancer.prepare(ledger, topology, left.saturating_mul(replication_factor));
-            let request = (key.partition(partition), replication_factor, racks_matter);
+            let request = (hash, replication_factor, racks_matter);
             balancer.place_plainly(ledger, topology, request, assigned);
         }
         ledger.append(assigned, replication_factor);

@@ -467,11 +467,15 @@ impl Balancer {
             }
             rack.set(pick.at, fill, leads);
         }
+        let small = self.rack_fills.is_small();
         for pick in &self.picks {
             let fill = self.racks[pick.rack].fill(self.heed_totals);
-            self.rack_fills.put(pick.rack, fill);
+            match small {
+                true => self.rack_fills.put_unsettled(pick.rack, fill),
+                false => self.rack_fills.put(pick.rack, fill),
+            }
         }
-        if !self.rack_fills.is_small() {
+        if !small {
             self.rack_fills.settle();
         }
     }

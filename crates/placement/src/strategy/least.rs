@@ -172,6 +172,14 @@ impl Least {
         self.bits.set(at, fill == self.least && fill != CLOSED);
     }
 
+    /// Sets one where nothing but [`Self::find_outside`] is called before [`Self::settle`], which then looks at
+    /// all of them.
+    #[inline]
+    pub(crate) fn put_unsettled(&mut self, at: usize, fill: Fill) {
+        self.fills[at] = fill;
+        self.outdated = true;
+    }
+
     /// Replaces the topic's part of one of several, unless it is closed; then as [`Self::put`].
     #[inline]
     pub(crate) fn restart(&mut self, at: usize, topic: u64) {
