@@ -98,6 +98,10 @@ impl GroupCoordinator {
         if self.maintenance.next_forget <= view.now {
             self.maintenance.next_forget = view.now + FORGET_INTERVAL;
             self.forget_idle(view.now);
+            if !self.unsure.is_empty() {
+                // A change of nothing: once it is applied, it is known what became of those before it.
+                self.push(Op::DeleteTopics { topics: Vec::new() }, Waiter::Nobody);
+            }
         }
     }
 

@@ -16,7 +16,7 @@ mod plan;
 mod requests;
 mod timers;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rivven_core_types::MonoTime;
 
@@ -127,6 +127,8 @@ pub struct GroupCoordinator {
     queue: VecDeque<Proposal>,
     replies: Vec<(Ticket, Response)>,
     maintenance: maintenance::Maintenance,
+    /// Groups of which a change was lost, or came through without anybody hearing of it.
+    unsure: BTreeSet<GroupId>,
     /// Members of all groups, for the heartbeat interval.
     members: usize,
 }
@@ -143,6 +145,7 @@ impl GroupCoordinator {
             queue: VecDeque::new(),
             replies: Vec::new(),
             maintenance: maintenance::Maintenance::default(),
+            unsure: BTreeSet::new(),
             members: 0,
         }
     }
@@ -163,25 +166,36 @@ impl GroupCoordinator {
         }
     }
 
+    /// Takes note of what nobody keeps track of here: members without a session, what is to be planned or
+    /// given up, rounds that have not ended.
     fn adopt(&mut self, view: View<'_>, group: &Group) {
         if let Some(consumer) = group.consumer() {
             for member in consumer.members() {
-                self.arm_session(view, group, &member.id);
+                self.adopt_member(view, group, &member.id);
                 self.arm_revocation(view, group.id(), member);
             }
             self.want_plan(view, group);
         }
         if let Some(classic) = group.classic() {
             for member in classic.members() {
-                self.arm_session(view, group, &member.id);
+                self.adopt_member(view, group, &member.id);
             }
-            if classic.member_count() > 0 && !classic.settled {
+            let local = self.local(group.id());
+            let (joins, syncs) = (local.barrier.is_some(), local.sync_deadline.is_some());
+            let open = classic.member_count() > 0 && !joins;
+            if open && !classic.settled && !syncs {
                 self.arm_sync(view, group);
             }
             let orphaned = !classic.settled && classic.leader.is_none();
-            if classic.member_count() > 0 && (classic.rejoin || orphaned) {
+            if open && (classic.rejoin || orphaned) {
                 self.start_barrier(view, group.id(), false);
             }
+        }
+    }
+
+    fn adopt_member(&mut self, view: View<'_>, group: &Group, member: &MemberId) {
+        if !self.local(group.id()).sessions.contains_key(member) {
+            self.arm_session(view, group, member);
         }
     }
 
@@ -196,6 +210,7 @@ impl GroupCoordinator {
             local.refuse_all(&refused, &mut self.replies);
         }
         self.timers = Timers::default();
+        self.unsure = BTreeSet::new();
         self.members = 0;
     }
 
@@ -315,6 +330,9 @@ impl GroupCoordinator {
             if current && matches!(proposal.op, Op::TopicsChanged { .. }) {
                 self.maintenance.told(false);
             }
+            if current && !matches!(proposal.op, Op::Commit { .. }) {
+                self.unsure.extend(proposal.op.group().cloned());
+            }
             self.refuse(proposal, error);
             if let Some(group) = group.filter(|_| current) {
                 self.proposal_lost(view, &group, error);
@@ -358,6 +376,14 @@ impl GroupCoordinator {
             self.settle(view, proposal.waiter, result);
             if let Some(found) = group.and_then(|group| view.state.group(&group)) {
                 self.want_plan(view, found);
+            }
+        }
+        if self.leading {
+            // The log keeps the order of the proposals: what was unsure is in the state now, or never will be.
+            for group in std::mem::take(&mut self.unsure) {
+                if let Some(found) = view.state.group(&group) {
+                    self.adopt(view, found);
+                }
             }
         }
     }

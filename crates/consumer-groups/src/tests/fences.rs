@@ -7,7 +7,8 @@ use rivven_core_types::PartitionId;
 use super::rules::{beat, call, owned};
 use super::world::{World, group, member};
 use crate::{
-    Committer, Epoch, GroupError, Heartbeat, InstanceId, OffsetToCommit, Op, Request, Response,
+    Committer, Epoch, GroupConfig, GroupError, Heartbeat, InstanceId, OffsetToCommit, Op, Request,
+    Response,
 };
 
 fn commit(world: &mut World, id: &str, epoch: Epoch, partition: PartitionId) -> crate::OpResult {
@@ -42,6 +43,26 @@ fn fixed(id: &str, epoch: Epoch) -> Heartbeat {
         instance: Some(InstanceId::new("i").unwrap()),
         ..beat(id, epoch, &[])
     }
+}
+
+/// The log was slow, so that the coordinator was told that nobody knows, and refused the client; then the
+/// join came through. No session was kept for that member, and what it was given was read by nobody until
+/// another node coordinated.
+#[test]
+fn a_member_whose_join_came_through_unheard_is_out_when_it_stays_silent() {
+    let mut world = World::new();
+    world.topics.put("t", 2);
+    let joining = world.ask(Request::Heartbeat(Box::new(beat("a", Epoch::JOIN, &[]))));
+    let joined = world.take_batch();
+    world.apply(&joined);
+    world.lose(joined);
+    let refused = Response::Heartbeat(Err(GroupError::LoadInProgress));
+    assert_eq!(world.replies.remove(&joining), Some(refused));
+    let session = GroupConfig::default().consumer_session_timeout;
+    world.pass(session - Duration::from_secs(1));
+    assert!(is_member(&world, "a"), "it has a whole session");
+    world.pass(Duration::from_secs(30));
+    assert!(!is_member(&world, "a"));
 }
 
 #[test]
