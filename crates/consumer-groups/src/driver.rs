@@ -1,11 +1,14 @@
 //! Runs the coordinator on tokio: hands requests in, proposes what comes out, batch by batch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rivven_core_types::{Clock, MonoTime, ProposeError, Proposer, RaftGroupId, limits};
+use bytes::Bytes;
+use rivven_core_types::{BoxFuture, Clock, MonoTime, ProposeError, Proposer, RaftGroupId, limits};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -19,8 +22,11 @@ use crate::machine::GroupsWatch;
 use crate::state::{Group, GroupPhase};
 
 /// Shortest time from one proposal to the next: under load what comes meanwhile goes together, which
-/// bounds the proposals at 250 a second. A coordinator that was idle proposes at once.
+/// bounds the proposals at 250 a second, whatever a commit takes. A coordinator that was idle proposes at once.
 const PROPOSAL_INTERVAL: Duration = Duration::from_millis(4);
+/// Most proposals under way. One may wait for a slow disk or peer: what comes meanwhile waits for its own
+/// commit, and not for the outcome of that one and for the next commit after it.
+const MAX_UNDER_WAY: usize = 4;
 /// About how many bytes of operations go into one proposal.
 const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// How long a proposal may take.
@@ -233,55 +239,63 @@ impl ConsumerCoordinator {
 
     async fn run_proposals(&self) {
         let clock = Arc::clone(&self.inner.ports.clock);
+        let mut under_way = UnderWay::default();
         let mut last: Option<MonoTime> = None;
         loop {
-            let batch = self.core().coordinator.take_batch(MAX_OPS, MAX_BATCH_BYTES);
-            if batch.is_empty() {
-                self.inner.wake.notified().await;
-                if let Some(last) = last {
-                    let early = PROPOSAL_INTERVAL.saturating_sub(clock.now().since(last));
-                    if !early.is_zero() {
-                        sleep(early).await;
-                    }
+            let since = |last| PROPOSAL_INTERVAL.saturating_sub(clock.now().since(last));
+            let early = last.map_or(Duration::ZERO, since);
+            let room = under_way.proposals.len() < MAX_UNDER_WAY;
+            if room && early.is_zero() {
+                let batch = self.core().coordinator.take_batch(MAX_OPS, MAX_BATCH_BYTES);
+                if !batch.is_empty() {
+                    last = Some(clock.now());
+                    under_way.push(self.propose(&batch), batch);
+                    continue;
                 }
-                continue;
             }
-            let started = clock.now();
-            last = Some(started);
-            self.propose(batch).await;
-            let early = PROPOSAL_INTERVAL.saturating_sub(clock.now().since(started));
-            if !early.is_zero() {
-                sleep(early).await;
+            tokio::select! {
+                biased;
+                (batch, outcome) = poll_fn(|cx| under_way.poll_next(cx)) => self.settle(batch, outcome),
+                () = sleep(early), if room && !early.is_zero() => {}
+                () = self.inner.wake.notified(), if room && early.is_zero() => {}
             }
         }
     }
 
-    async fn propose(&self, batch: Vec<Proposal>) {
+    /// Proposes the operations when it is first polled.
+    fn propose(&self, batch: &[Proposal]) -> BoxFuture<'static, Outcome> {
         let ports = &self.inner.ports;
-        let started = ports.clock.now();
         metrics::histogram!("rivven_groups_batch_operations").record(batch.len() as f64);
         let operations = batch.iter().map(|proposal| &proposal.op);
-        let outcome = match Batch::encode_ops(ports.clock.wall(), operations) {
-            Ok(command) => {
-                let proposed =
-                    ports
-                        .proposer
-                        .propose(RaftGroupId::GROUPS, command, PROPOSAL_DEADLINE);
-                match timeout(PROPOSAL_DEADLINE * 2, proposed).await {
-                    Ok(outcome) => outcome.map_err(|error| refusal(&error)),
-                    Err(_) => Err(GroupError::LoadInProgress),
-                }
-            }
+        let command = match Batch::encode_ops(ports.clock.wall(), operations) {
+            Ok(command) => command,
             Err(error) => {
                 tracing::error!(%error, "a change of a group is too long for the log");
-                Err(too_large(&error))
+                let refused = Err(too_large(&error));
+                return Box::pin(std::future::ready(refused));
             }
         };
-        let took = ports.clock.now().since(started);
-        metrics::histogram!("rivven_groups_proposal_seconds").record(took.as_secs_f64());
+        let proposed = ports
+            .proposer
+            .propose(RaftGroupId::GROUPS, command, PROPOSAL_DEADLINE);
+        let clock = Arc::clone(&ports.clock);
+        Box::pin(async move {
+            let started = clock.now();
+            let outcome = timeout(PROPOSAL_DEADLINE * 2, proposed).await;
+            let took = clock.now().since(started);
+            metrics::histogram!("rivven_groups_proposal_seconds").record(took.as_secs_f64());
+            match outcome {
+                Ok(Ok(proposed)) => Ok(proposed.result),
+                Ok(Err(error)) => Err(refusal(&error)),
+                Err(_) => Err(GroupError::LoadInProgress),
+            }
+        })
+    }
+
+    fn settle(&self, batch: Vec<Proposal>, outcome: Outcome) {
         match outcome {
-            Ok(proposed) => {
-                let results = decode_results(&proposed.result).unwrap_or_else(|error| {
+            Ok(results) => {
+                let results = decode_results(&results).unwrap_or_else(|error| {
                     tracing::error!(%error, "unreadable results");
                     Vec::new()
                 });
@@ -295,6 +309,47 @@ impl ConsumerCoordinator {
             Err(error) => {
                 tracing::debug!(%error, "a change of the groups was not committed");
                 self.step(|core, view| core.coordinator.failed(view, batch, &error));
+            }
+        }
+    }
+}
+
+/// The results of a batch, encoded, or why there are none.
+type Outcome = Result<Bytes, GroupError>;
+
+/// The batches that were proposed and not settled yet, in their order.
+#[derive(Default)]
+struct UnderWay {
+    proposals: VecDeque<(Vec<Proposal>, Stage)>,
+}
+
+enum Stage {
+    Waits(BoxFuture<'static, Outcome>),
+    Done(Outcome),
+}
+
+impl UnderWay {
+    fn push(&mut self, proposal: BoxFuture<'static, Outcome>, batch: Vec<Proposal>) {
+        self.proposals.push_back((batch, Stage::Waits(proposal)));
+    }
+
+    /// The first batch, once its outcome is known. All are polled in their order, so that they come into the
+    /// log in that order, and settled in it, so that the coordinator learns of nothing before its cause.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(Vec<Proposal>, Outcome)> {
+        for (_, stage) in &mut self.proposals {
+            if let Stage::Waits(proposal) = stage
+                && let Poll::Ready(outcome) = proposal.as_mut().poll(cx)
+            {
+                *stage = Stage::Done(outcome);
+            }
+        }
+        match self.proposals.pop_front() {
+            Some((batch, Stage::Done(outcome))) => Poll::Ready((batch, outcome)),
+            first => {
+                if let Some(first) = first {
+                    self.proposals.push_front(first);
+                }
+                Poll::Pending
             }
         }
     }

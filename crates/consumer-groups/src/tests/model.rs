@@ -3,7 +3,7 @@
 //!
 //! `RIVVEN_GROUPS_MODEL_STEPS` sets how many steps are taken (docs/verification.md).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use rivven_core_types::{PartitionId, Rng, TopicName};
@@ -17,6 +17,8 @@ use crate::{
 
 const STEPS: u64 = 1_000_000;
 const CLIENTS: u64 = 7;
+/// Most proposals under way.
+const MAX_IN_FLIGHT: usize = 4;
 const TOPICS: [&str; 3] = ["a", "b", "c"];
 
 /// A consumer as librdkafka is one.
@@ -107,7 +109,8 @@ struct Model {
     world: World,
     rng: Rng,
     clients: Vec<Client>,
-    in_flight: Option<Vec<Proposal>>,
+    /// Proposals under way, in their order.
+    in_flight: VecDeque<Vec<Proposal>>,
     epochs: BTreeMap<String, Epoch>,
     group_epoch: Epoch,
     committed: BTreeMap<PartitionId, i64>,
@@ -124,7 +127,7 @@ impl Model {
             world,
             rng: Rng::new(seed),
             clients: (0..CLIENTS).map(Client::new).collect(),
-            in_flight: None,
+            in_flight: VecDeque::new(),
             epochs: BTreeMap::new(),
             group_epoch: Epoch::default(),
             committed: BTreeMap::new(),
@@ -189,11 +192,13 @@ impl Model {
 
     /// Moves what is to be proposed into the log, or loses it on the way.
     fn carry(&mut self) {
-        match self.in_flight.take() {
-            None => {
-                let batch = self.world.take_batch();
-                self.in_flight = (!batch.is_empty()).then_some(batch);
-            }
+        if self.in_flight.len() < MAX_IN_FLIGHT && self.rng.below(2) == 0 {
+            let batch = self.world.take_batch();
+            self.in_flight.extend((!batch.is_empty()).then_some(batch));
+            return;
+        }
+        match self.in_flight.pop_front() {
+            None => {}
             Some(batch) if self.rng.below(20) == 0 => self.world.lose(batch),
             Some(batch) if self.rng.below(20) == 0 => {
                 // It is committed, but the coordinator is told that nobody knows.
@@ -224,7 +229,7 @@ impl Model {
                 metadata: "".into(),
             }],
         };
-        if let Some(batch) = self.in_flight.take() {
+        for batch in self.in_flight.drain(..) {
             self.world.commit(batch);
         }
         self.world.settle();
@@ -297,12 +302,15 @@ impl Model {
 
     fn fail_over(&mut self) {
         let before = self.members();
-        if let Some(batch) = self.in_flight.take() {
-            // The new coordinator sees it or not.
-            if self.rng.below(2) == 0 {
+        if !self.in_flight.is_empty() {
+            // The new coordinator sees so many of them.
+            let seen = self.rng.below(self.in_flight.len() as u64 + 1);
+            for batch in self
+                .in_flight
+                .drain(..)
+                .take(usize::try_from(seen).unwrap())
+            {
                 self.world.apply(&batch);
-            } else {
-                drop(batch);
             }
             self.world.fail_over();
         } else {
@@ -396,7 +404,7 @@ impl Model {
 
     /// Without disturbances everybody gets its target after a few heartbeats.
     fn end(&mut self) {
-        if let Some(batch) = self.in_flight.take() {
+        for batch in self.in_flight.drain(..) {
             self.world.commit(batch);
         }
         // Whoever is gone runs out of its session; the plan that follows waits if somebody came and went
@@ -408,7 +416,7 @@ impl Model {
             for chosen in 0..self.clients.len() {
                 self.follow(chosen);
                 if self.clients[chosen].alive {
-                    self.clients[chosen].waits = None;
+                    self.lose_answer(chosen);
                     self.heartbeat(chosen);
                     self.world.settle();
                     self.deliver();
