@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use rivven_core_types::{Address, ClusterId, Incarnation, NodeName};
+use rivven_metadata::LevelRange;
 
 use crate::messages::{FirstVoter, Formation, ProbeReply};
 
@@ -19,6 +20,7 @@ use crate::messages::{FirstVoter, Formation, ProbeReply};
 pub(crate) struct OwnView {
     pub(crate) node: FirstVoter,
     pub(crate) formation: Formation,
+    pub(crate) levels: LevelRange,
     /// The other members by address, with the name where the configuration gives one.
     pub(crate) others: BTreeMap<Address, Option<NodeName>>,
 }
@@ -169,6 +171,15 @@ fn objection(
         }
         (Formation::Blank, _) => {}
     }
+    // Whoever leads first raises the level to the least that it understands; the others go along only if they
+    // begin there too.
+    if own.levels.min != reply.levels.min {
+        let (theirs, ours) = (reply.levels, own.levels);
+        return Some(format!(
+            "{name} runs a build that understands the metadata levels {theirs}, this node one that understands \
+             {ours}: builds that begin with the same level form a cluster"
+        ));
+    }
     if names != Some(&reply.members) {
         let theirs: Vec<_> = reply.members.iter().map(NodeName::as_str).collect();
         return Some(if theirs.is_empty() {
@@ -183,6 +194,7 @@ fn objection(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builds::range;
     use crate::messages::KnownAs;
     use rivven_core_types::RaftNodeId;
 
@@ -203,6 +215,7 @@ mod tests {
         OwnView {
             node: voter(n),
             formation: Formation::Blank,
+            levels: LevelRange::UNSAID,
             others: others.iter().map(|o| (address(*o), None)).collect(),
         }
     }
@@ -217,6 +230,7 @@ mod tests {
                 formation,
                 members,
                 known_as: None,
+                levels: LevelRange::UNSAID,
             },
         )
     }
@@ -243,6 +257,43 @@ mod tests {
             panic!()
         };
         assert!(reasons.iter().any(|r| r.contains(":9003")), "{reasons:?}");
+    }
+
+    /// The first leader's level would stop the others, or theirs keep it from registering.
+    #[test]
+    fn builds_that_begin_with_different_levels_form_no_cluster() {
+        let mut replies = BTreeMap::from([blank(2, &[1, 2])]);
+        let mut own = own(1, &[2]);
+        own.levels = range(2, 3);
+        let Decision::Wait(reasons) = decide(&own, &replies) else {
+            panic!("a build of the first level is among them")
+        };
+        assert!(
+            reasons
+                .iter()
+                .any(|r| r.contains("1 to 1") && r.contains("2 to 3")),
+            "{reasons:?}"
+        );
+        for reply in replies.values_mut() {
+            reply.levels = range(2, 2);
+        }
+        assert!(matches!(
+            decide(&own, &replies),
+            Decision::Initialize { .. }
+        ));
+    }
+
+    /// Builds of the first level neither say nor expect a word about levels.
+    #[test]
+    fn levels_travel_beside_the_answer_to_a_probe() {
+        let (_, mut reply) = blank(2, &[1, 2]);
+        let silent = reply.clone().into_response().unwrap();
+        assert!(silent.body.is_empty());
+        assert_eq!(ProbeReply::from_response(&silent).unwrap(), reply);
+        reply.levels = range(2, 5);
+        let told = reply.clone().into_response().unwrap();
+        assert_eq!(told.meta, silent.meta);
+        assert_eq!(ProbeReply::from_response(&told).unwrap(), reply);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rivven_core_types::{
     Clock, FencedState, NodeName, PeerIdentity, PeerRpc, ProposeError, Proposer, RaftGroupId,
     Reply, RpcError, RpcRequest, RpcResponse, Term,
 };
-use rivven_metadata::{ClusterState, Command, CommandResult, LevelCommand};
+use rivven_metadata::{ClusterState, Command, CommandResult, LevelCommand, LevelRange};
 use rivven_raft_store::{Member, RaftHandle, RaftState, RaftStatus};
 use rivven_swim::{MemberState, Membership};
 
@@ -54,6 +54,15 @@ fn level_due(state: &ClusterState, raft: &RaftStatus) -> Option<Command> {
     let mut members = raft.voters.iter().chain(&raft.learners);
     members
         .all(has_said)
+        .then_some(Command::Level(LevelCommand::Raise { from, to }))
+}
+
+/// A new cluster begins with the first level, at which a build beyond it cannot register: its leader raises
+/// the level to the least that it understands before anybody has registered. Those who formed the cluster
+/// begin with the same one.
+fn first_level_due(state: &ClusterState, own: LevelRange) -> Option<Command> {
+    let (from, to) = (state.level(), own.min);
+    (state.broker_count() == 0 && from < to)
         .then_some(Command::Level(LevelCommand::Raise { from, to }))
 }
 
@@ -138,6 +147,7 @@ impl Controller {
             (None, None) => Vec::new(),
             (Some(_), _) => {
                 let mut due = sessions.due(self.clock.now(), &state, &|name| self.is_dead(name));
+                due.extend(first_level_due(&state, LevelRange::SUPPORTED));
                 due.extend(level_due(&state, &self.raft.status()));
                 due
             }
@@ -200,7 +210,7 @@ mod tests {
     use rivven_metadata::MetadataLevel;
 
     use super::*;
-    use crate::builds::Builds;
+    use crate::builds::{Builds, range};
 
     fn members(ids: &[u64]) -> Vec<Member> {
         let member = |id: &u64| Member {
@@ -217,6 +227,22 @@ mod tests {
             learners: members(learners),
             ..RaftStatus::default()
         }
+    }
+
+    /// Nobody could register, and without a registered broker no level would ever rise.
+    #[test]
+    fn a_build_beyond_the_first_level_begins_a_cluster_with_its_own() {
+        let mut builds = Builds::new();
+        assert_eq!(first_level_due(builds.state(), range(1, 9)), None);
+        let due = first_level_due(builds.state(), range(3, 4)).unwrap();
+        builds.apply(&due);
+        assert_eq!(builds.state().level(), MetadataLevel::new(3));
+        assert_eq!(first_level_due(builds.state(), range(3, 4)), None);
+        builds.register(1, 3, 4);
+
+        let mut older = Builds::new();
+        older.register(1, 1, 2);
+        assert_eq!(first_level_due(older.state(), range(2, 2)), None);
     }
 
     /// In a new cluster the first to register says nothing for those that are still about to: of an older

@@ -10,6 +10,7 @@ use rivven_core_types::{
     Address, ClusterId, Entropy, FencedState, Incarnation, Lane, LogDirId, NodeName, PeerIdentity,
     Reply, RpcError, RpcKind, RpcRequest, RpcResponse, SharedIoExecutor,
 };
+use rivven_metadata::LevelRange;
 use rivven_raft_store::{Identity, RaftHandle, RaftStoreError, Voter};
 
 use crate::blocking;
@@ -231,6 +232,7 @@ impl Former {
         OwnView {
             node: self.own.clone(),
             formation: self.formation(),
+            levels: LevelRange::SUPPORTED,
             others,
         }
     }
@@ -252,8 +254,7 @@ impl Former {
             let Ok((address, outcome)) = joined else {
                 continue;
             };
-            match outcome.and_then(|(peer, r)| Ok((peer, messages::decode::<ProbeReply>(&r.meta)?)))
-            {
+            match outcome.and_then(|(peer, r)| Ok((peer, ProbeReply::from_response(&r)?))) {
                 // What the peer says of its name is what the handshake proved, or it is no answer.
                 Ok((peer, reply)) if peer.name == reply.node.name => {
                     replies.insert(address, reply);
@@ -325,11 +326,9 @@ impl Former {
                 .unwrap_or_else(PoisonError::into_inner)
                 .clone(),
             known_as: known,
+            levels: LevelRange::SUPPORTED,
         };
-        Reply::Now(messages::encode(&reply).map(|meta| RpcResponse {
-            meta,
-            body: Bytes::new(),
-        }))
+        Reply::Now(reply.into_response())
     }
 
     /// Answers `BOOTSTRAP_COMMIT`.

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use rivven_core_types::{
     Address, BrokerId, ClusterId, Incarnation, LeaderEpoch, LogIndex, NodeEpoch, NodeName, Offset,
-    PartitionEpoch, PartitionId, Proposed, RaftGroupId, RaftNodeId, RpcError, limits, wire,
+    PartitionEpoch, PartitionId, Proposed, RaftGroupId, RaftNodeId, RpcError, RpcResponse, limits,
+    wire,
 };
-use rivven_metadata::Rejection;
+use rivven_metadata::{LevelRange, Rejection};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,34 @@ pub(crate) struct ProbeReply {
     pub(crate) members: Vec<NodeName>,
     /// What the cluster knows of the asking node's name, if anything.
     pub(crate) known_as: Option<KnownAs>,
+    /// The metadata levels that its build understands. They travel beside the message, for builds that know
+    /// of the first level alone say nothing of levels and expect nothing.
+    #[serde(skip, default = "unsaid")]
+    pub(crate) levels: LevelRange,
+}
+
+const fn unsaid() -> LevelRange {
+    LevelRange::UNSAID
+}
+
+impl ProbeReply {
+    pub(crate) fn into_response(self) -> Result<RpcResponse, RpcError> {
+        let body = if self.levels == LevelRange::UNSAID {
+            Bytes::new()
+        } else {
+            encode(&self.levels)?
+        };
+        let meta = encode(&self)?;
+        Ok(RpcResponse { meta, body })
+    }
+
+    pub(crate) fn from_response(response: &RpcResponse) -> Result<Self, RpcError> {
+        let mut reply: Self = decode(&response.meta)?;
+        if !response.body.is_empty() {
+            reply.levels = decode(&response.body)?;
+        }
+        Ok(reply)
+    }
 }
 
 /// The life of a data directory that registered under a name last.
