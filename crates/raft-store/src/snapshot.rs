@@ -365,6 +365,10 @@ impl Verified {
                 path: path.clone(),
                 reason,
             },
+            // An image that ends too early is damaged; bytes that cannot be read now may be later.
+            RestoreError::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+                RaftStoreError::io("read", path)(source)
+            }
             damaged => RaftStoreError::corrupt(path, "snapshot image", damaged),
         })?;
         let mut rest = [0; 1];

@@ -168,47 +168,73 @@ async fn a_leader_does_not_propose_what_it_does_not_understand() {
     assert_eq!(handle.status().state, RaftState::Leader);
 }
 
-/// A build to which every image but its first is one of a later version.
-struct Older(KvStateMachine);
+/// A build that fails to restore every image but its first.
+struct Refusing {
+    inner: KvStateMachine,
+    failure: fn() -> RestoreError,
+}
 
-impl StateMachine for Older {
+impl StateMachine for Refusing {
     fn apply(&mut self, batch: &[CommittedEntry]) -> Result<Vec<Bytes>, ApplyStop> {
-        self.0.apply(batch)
+        self.inner.apply(batch)
     }
 
     fn freeze(&self) -> Arc<dyn FrozenState> {
-        self.0.freeze()
+        self.inner.freeze()
     }
 
     fn restore(&self, image: &mut dyn Read) -> Result<Box<dyn StateMachine>, RestoreError> {
         let (mut bytes, mut genesis) = (Vec::new(), Vec::new());
         image.read_to_end(&mut bytes)?;
-        self.0.freeze().write_to(&mut genesis)?;
+        self.inner.freeze().write_to(&mut genesis)?;
         if bytes == genesis {
-            return self.0.restore(&mut bytes.as_slice());
+            return self.inner.restore(&mut bytes.as_slice());
         }
-        Err(RestoreError::Unsupported("level 2".to_owned()))
+        Err((self.failure)())
     }
 
     fn hash(&self) -> u64 {
-        self.0.hash()
+        self.inner.hash()
     }
 }
 
 /// Taken for damaged, the newest snapshot would be given up for the one before and removed.
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_of_a_later_version_is_kept_for_the_build_that_understands_it() {
+    let refused = refusal_of_the_newest(|| RestoreError::Unsupported("level 2".to_owned())).await;
+    assert!(
+        matches!(&refused, RaftStoreError::StateUnsupported { reason, .. } if reason == "level 2"),
+        "{refused:?}"
+    );
+}
+
+/// The next attempt may be able to read it.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_whose_image_cannot_be_read_now_is_kept() {
+    let refused = refusal_of_the_newest(|| std::io::Error::other("EIO").into()).await;
+    assert!(
+        matches!(&refused, RaftStoreError::Io { source, .. } if source.to_string() == "EIO"),
+        "{refused:?}"
+    );
+}
+
+/// Starts a node with two snapshots under a build that fails to restore them; returns what it says. It must
+/// change nothing.
+async fn refusal_of_the_newest(failure: fn() -> RestoreError) -> RaftStoreError {
     let net = Net::default();
     let scope = || NodeScope::new(1);
     let edit = |config: &mut RaftNodeConfig, options: &mut RaftNodeOptions| {
         config.snapshot_threshold = 20;
         options.limits.logs_kept_behind_snapshot = 5;
     };
-    let build = |vfs: MemVfs, wrap: fn(KvStateMachine) -> Box<dyn StateMachine>| {
-        TestNode::start_machine(&net, "n1", vfs, scope(), edit, wrap)
+    let build = |vfs: MemVfs, failure: Option<fn() -> RestoreError>| {
+        TestNode::start_machine(&net, "n1", vfs, scope(), edit, move |inner| match failure {
+            Some(failure) => Box::new(Refusing { inner, failure }),
+            None => Box::new(inner),
+        })
     };
     let vfs = MemVfs::new();
-    let node = build(vfs.clone(), |kv| Box::new(kv)).await.unwrap();
+    let node = build(vfs.clone(), None).await.unwrap();
     let handle = node.handle();
     handle.initialize(vec![node.voter.clone()]).await.unwrap();
     handle.read_barrier(DEADLINE).await.unwrap();
@@ -234,18 +260,15 @@ async fn a_snapshot_of_a_later_version_is_kept_for_the_build_that_understands_it
     assert_eq!(before.len(), 2, "{before:?}");
 
     let vfs = vfs.restart_process();
-    let refused = build(vfs.clone(), |kv| Box::new(Older(kv))).await.err();
-    assert!(
-        matches!(
-            &refused,
-            Some(RaftStoreError::StateUnsupported { path, reason })
-                if before.contains(path) && reason == "level 2"
-        ),
-        "{refused:?}"
-    );
+    let refused = build(vfs.clone(), Some(failure)).await.err().unwrap();
+    let (RaftStoreError::StateUnsupported { path, .. } | RaftStoreError::Io { path, .. }) =
+        &refused
+    else {
+        panic!("{refused}")
+    };
+    assert!(before.contains(path), "{refused}");
     assert_eq!(files(&vfs), before);
-    let again = build(vfs.restart_process(), |kv| Box::new(kv))
-        .await
-        .unwrap();
+    let again = build(vfs.restart_process(), None).await.unwrap();
     assert_eq!(again.handle().state_hash().unwrap().1, hash.1);
+    refused
 }
