@@ -14,7 +14,9 @@ use std::io;
 use std::time::Duration;
 
 use futures_util::future::{Either, ready};
-use openraft::rt::{AsyncRuntime, OptionalSend};
+use openraft::rt::{
+    AsyncRuntime, Instant as _, Mpsc, MpscReceiver as _, OptionalSend, TryRecvError,
+};
 use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 
 pub use scope::{NodeScope, RuntimeHooks};
@@ -96,6 +98,28 @@ impl AsyncRuntime for NodeRuntime {
     {
         self.tokio
             .block_on(scope::enter(self.scope.clone(), future))
+    }
+
+    /// The core takes what clients propose by this, one after another, until nothing is left: it is how a batch
+    /// is made. Whoever was woken together with the first has not had its turn yet; a batch of one each would
+    /// cost a write of the log and a message to each follower. So all that is ready has its turn first.
+    async fn mpsc_recv_deadline<T: OptionalSend>(
+        receiver: &mut <Self::Mpsc as Mpsc>::Receiver<T>,
+        deadline: Self::Instant,
+    ) -> Result<T, TryRecvError> {
+        match receiver.try_recv() {
+            Err(TryRecvError::Empty) => {}
+            taken => return taken,
+        }
+        tokio::task::yield_now().await;
+        match receiver.try_recv() {
+            Err(TryRecvError::Empty) if deadline > RaftInstant::now() => {}
+            taken => return taken,
+        }
+        match timeout_at(deadline, receiver.recv()).await {
+            Ok(taken) => taken.ok_or(TryRecvError::Disconnected),
+            Err(_) => Err(TryRecvError::Empty),
+        }
     }
 
     /// Inline under a scope: a foreign thread would let a paused clock run ahead of the work.

@@ -136,7 +136,9 @@ impl Writer {
         if let (None, Some((end, generation))) = (&self.failed, appended) {
             lock(&self.memory).tail.durable(end, generation);
         }
-        for done in waiting {
+        // The newest first: openraft keeps the greatest flushed position alone, and each one before it
+        // would wake it once more. Two wake-ups within a microsecond cost it a timer of a millisecond.
+        for done in waiting.into_iter().rev() {
             done.tell(self.failed.as_deref().map_or(Ok(()), Err));
         }
         closing
