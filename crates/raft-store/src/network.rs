@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{FusedStream as _, FuturesOrdered};
 use futures_util::{Stream, StreamExt, stream};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -303,6 +304,50 @@ impl Peer {
     }
 }
 
+/// Makes a call of each request, `most` at once, and gives their outcomes in order. A request without entries
+/// says no more than how much is committed. It waits while others are on the way, since its answer would wait
+/// for theirs, and whichever comes next says it as well: openraft books the answer to that one for both.
+fn pipelined<'s, S, F>(
+    input: S,
+    most: usize,
+    call: impl Fn(AppendEntriesRequest<TypeConfig>) -> F + Send + 's,
+) -> impl Stream<Item = F::Output> + Send + 's
+where
+    S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 's,
+    F: Future<Output: Send> + Send + 's,
+{
+    let state = (input.fuse(), FuturesOrdered::new(), None, call);
+    stream::unfold(
+        state,
+        move |(mut input, mut calls, mut held, call)| async move {
+            loop {
+                if calls.is_empty() {
+                    calls.extend(held.take().map(&call));
+                }
+                let has_room = calls.len() < most && !input.is_terminated();
+                tokio::select! {
+                    biased;
+                    rpc = input.next(), if has_room => {
+                        let Some(rpc): Option<AppendEntriesRequest<TypeConfig>> = rpc else {
+                            continue;
+                        };
+                        if rpc.entries.is_empty() && !calls.is_empty() {
+                            held = Some(rpc);
+                        } else {
+                            held = None;
+                            calls.push_back(call(rpc));
+                        }
+                    }
+                    outcome = calls.next(), if !calls.is_empty() => {
+                        return Some((outcome?, (input, calls, held, call)));
+                    }
+                    else => return None,
+                }
+            }
+        },
+    )
+}
+
 impl RaftNetworkV2<TypeConfig> for Peer {
     type SnapshotData = SnapshotFile;
 
@@ -326,13 +371,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let peer: &'s Self = self;
-        let calls = input.map(move |rpc| {
+        let calls = Box::pin(pipelined(input, APPENDS_IN_FLIGHT, move |rpc| {
             let prev = rpc.prev_log_id;
             let last = rpc.entries.last().map(|entry| entry.log_id).or(prev);
             let option = option.clone();
             async move { (prev, last, peer.append(rpc, &option).await) }
-        });
-        let calls = Box::pin(calls.buffered(APPENDS_IN_FLIGHT));
+        }));
         let results = stream::unfold((Some(calls), None), move |(calls, matched)| async move {
             let mut calls = calls?;
             let (prev, last, response) = calls.next().await?;
@@ -434,5 +478,79 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let (first, most) = BACKOFF;
         let next = move |pause: &Duration| Some((*pause * 2).min(most));
         Some(Backoff::new(std::iter::successors(Some(first), next)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use openraft::EntryPayload;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::types::{Entry, LogId};
+
+    /// A request behind `prev` with so many entries, and how much is committed.
+    fn request(prev: u64, entries: u64, commit: u64) -> AppendEntriesRequest<TypeConfig> {
+        let id = |index| LogId::new_term_index(1, index);
+        let entry = |index| Entry {
+            log_id: id(index),
+            payload: EntryPayload::Blank,
+        };
+        AppendEntriesRequest {
+            vote: Vote::new_committed(1, 1),
+            prev_log_id: Some(id(prev)),
+            entries: (prev + 1..=prev + entries).map(entry).collect(),
+            leader_commit: Some(id(commit)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_commit_index_alone_waits_for_the_next_entries_while_others_are_on_the_way() {
+        let (ask, asked) = mpsc::unbounded_channel();
+        let (sent, mut on_the_way) = mpsc::unbounded_channel();
+        let input = stream::unfold(asked, |mut asked| async move {
+            asked.recv().await.map(|request| (request, asked))
+        });
+        let call = |rpc: AppendEntriesRequest<TypeConfig>| {
+            let (answer, answered) = oneshot::channel();
+            let said = (rpc.prev_log_id.unwrap().index, rpc.entries.len(), answer);
+            sent.send(said).unwrap();
+            async move { answered.await.unwrap() }
+        };
+        let mut outcomes = Box::pin(pipelined(Box::pin(input), 2, call));
+
+        // Nothing is on the way.
+        ask.send(request(5, 0, 4)).unwrap();
+        assert!(outcomes.next().now_or_never().is_none());
+        let (prev, entries, first) = on_the_way.try_recv().unwrap();
+        assert_eq!((prev, entries), (5, 0));
+        // Two more that say what is committed, and then entries.
+        for rpc in [request(5, 0, 5), request(5, 0, 5), request(5, 3, 5)] {
+            ask.send(rpc).unwrap();
+        }
+        ask.send(request(8, 1, 5)).unwrap();
+        assert!(outcomes.next().now_or_never().is_none());
+        let (prev, entries, second) = on_the_way.try_recv().unwrap();
+        assert_eq!((prev, entries), (5, 3));
+        assert!(on_the_way.try_recv().is_err(), "two are on the way");
+        first.send('a').unwrap();
+        assert_eq!(outcomes.next().now_or_never(), Some(Some('a')));
+        assert!(outcomes.next().now_or_never().is_none());
+        let (prev, entries, third) = on_the_way.try_recv().unwrap();
+        assert_eq!((prev, entries), (8, 1));
+        // The last word is said as soon as nothing is on the way, and before the end.
+        ask.send(request(9, 0, 9)).unwrap();
+        drop(ask);
+        second.send('b').unwrap();
+        third.send('c').unwrap();
+        assert_eq!(outcomes.next().now_or_never(), Some(Some('b')));
+        assert_eq!(outcomes.next().now_or_never(), Some(Some('c')));
+        assert!(outcomes.next().now_or_never().is_none());
+        let (prev, entries, last) = on_the_way.try_recv().unwrap();
+        assert_eq!((prev, entries), (9, 0));
+        last.send('d').unwrap();
+        assert_eq!(outcomes.next().now_or_never(), Some(Some('d')));
+        assert_eq!(outcomes.next().now_or_never(), Some(None));
     }
 }
