@@ -1,7 +1,9 @@
 //! The metrics, by name.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use metrics::Counter;
 use rivven_core_types::{ProposeError, RaftGroupId};
 
 use crate::status::{RaftState, RaftStatus};
@@ -53,18 +55,48 @@ pub(crate) fn status(before: &RaftStatus, now: &RaftStatus) {
     }
 }
 
-pub(crate) fn proposal<T>(group: RaftGroupId, outcome: &Result<T, ProposeError>) {
-    let outcome = match outcome {
-        Ok(_) => "ok",
-        Err(ProposeError::NotLeader { .. }) => "not_leader",
-        Err(ProposeError::NotInitialized) => "not_initialized",
-        Err(ProposeError::TooLarge { .. }) => "too_large",
-        Err(ProposeError::NotUnderstood { .. }) => "not_understood",
-        Err(ProposeError::Overloaded) => "overloaded",
-        Err(ProposeError::Unknown { .. }) => "unknown",
-        Err(_) => "unavailable",
-    };
-    let group = label(group);
-    metrics::counter!("rivven_raft_proposals_total", "group" => group, "outcome" => outcome)
-        .increment(1);
+/// The counters of proposals by their outcome. Each is looked up once: a look-up costs more than the count.
+#[derive(Debug)]
+pub(crate) struct Outcomes {
+    group: RaftGroupId,
+    counters: [OnceLock<Counter>; NAMES.len()],
+}
+
+const NAMES: [&str; 8] = [
+    "ok",
+    "not_leader",
+    "not_initialized",
+    "too_large",
+    "not_understood",
+    "overloaded",
+    "unknown",
+    "unavailable",
+];
+
+impl Outcomes {
+    pub(crate) fn new(group: RaftGroupId) -> Self {
+        Self {
+            group,
+            counters: Default::default(),
+        }
+    }
+
+    pub(crate) fn count<T>(&self, outcome: &Result<T, ProposeError>) {
+        let name = match outcome {
+            Ok(_) => "ok",
+            Err(ProposeError::NotLeader { .. }) => "not_leader",
+            Err(ProposeError::NotInitialized) => "not_initialized",
+            Err(ProposeError::TooLarge { .. }) => "too_large",
+            Err(ProposeError::NotUnderstood { .. }) => "not_understood",
+            Err(ProposeError::Overloaded) => "overloaded",
+            Err(ProposeError::Unknown { .. }) => "unknown",
+            Err(_) => "unavailable",
+        };
+        let mut counters = NAMES.iter().zip(&self.counters);
+        if let Some((_, counter)) = counters.find(|(known, _)| **known == name) {
+            let group = || label(self.group);
+            let look_up = || metrics::counter!("rivven_raft_proposals_total", "group" => group(), "outcome" => name);
+            counter.get_or_init(look_up).increment(1);
+        }
+    }
 }

@@ -17,7 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::RaftStoreError;
 use crate::instance::{Context, Instance};
-use crate::observe;
+use crate::observe::{self, Outcomes};
 use crate::runtime::{RaftInstant, WatchReceiver, WatchSender, sleep, timeout};
 use crate::status::{Member, RaftState, RaftStatus};
 use crate::types::{LogId, PeerNode, TypeConfig};
@@ -42,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) instance: ArcSwapOption<Instance>,
     pub(crate) status: WatchSender<RaftStatus>,
     pub(crate) proposals: Semaphore,
+    pub(crate) outcomes: Outcomes,
 }
 
 impl fmt::Debug for Shared {
@@ -166,6 +167,7 @@ impl Shared {
             instance: ArcSwapOption::empty(),
             status,
             proposals,
+            outcomes: Outcomes::new(group),
         }
     }
 

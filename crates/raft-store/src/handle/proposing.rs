@@ -9,7 +9,6 @@ use rivven_core_types::limits::MAX_COMMAND_BYTES;
 use rivven_core_types::{BoxFuture, LogIndex, ProposeError, Proposed, Proposer, RaftGroupId};
 
 use super::{RaftHandle, not_leader, unavailable};
-use crate::observe;
 use crate::runtime::timeout;
 use crate::types::{Applied, Command, LogId, TypeConfig};
 
@@ -58,7 +57,7 @@ impl RaftHandle {
     }
 
     async fn propose_here(
-        self,
+        &self,
         group: RaftGroupId,
         command: Bytes,
         deadline: Duration,
@@ -91,14 +90,13 @@ impl RaftHandle {
         commands: Vec<Bytes>,
         deadline: Duration,
     ) -> Result<Vec<Result<Proposed, ProposeError>>, ProposeError> {
-        let group = self.group();
         let call = self.clone().propose_all(commands, deadline);
         let outcome = self.enter(call).await;
         match &outcome {
             Ok(outcomes) => outcomes
                 .iter()
-                .for_each(|one| observe::proposal(group, one)),
-            Err(_) => observe::proposal(group, &outcome),
+                .for_each(|one| self.shared.outcomes.count(one)),
+            Err(_) => self.shared.outcomes.count(&outcome),
         }
         outcome
     }
@@ -152,10 +150,10 @@ impl Proposer for RaftHandle {
     ) -> BoxFuture<'static, Result<Proposed, ProposeError>> {
         let this = self.clone();
         Box::pin(async move {
-            let hooks = this.shared.context.options.runtime.clone();
-            let call = this.propose_here(group, command, deadline);
-            let outcome = hooks.enter(call).await;
-            observe::proposal(group, &outcome);
+            let outcome = this
+                .enter(this.propose_here(group, command, deadline))
+                .await;
+            this.shared.outcomes.count(&outcome);
             outcome
         })
     }
