@@ -134,6 +134,16 @@ pub(crate) fn in_flight(state: &ClusterState, sizes: &Sizes) -> Vec<Move> {
     moves
 }
 
+/// Whether the partition's reassignment cannot end before a broker comes back that is not there: nobody
+/// can say when that will be.
+pub(crate) fn waits_for_absent(state: &ClusterState, id: &PartitionId) -> bool {
+    let (Some(under_way), Some(partition)) = (state.reassignment(id), state.partition(id)) else {
+        return false;
+    };
+    let lacks = |b: &BrokerId| !partition.isr.contains(b) && !state.is_active(*b);
+    under_way.target.iter().any(lacks)
+}
+
 /// The loads of all brokers, but for those of one topic.
 fn loads(state: &ClusterState, except: Option<TopicId>) -> BTreeMap<BrokerId, NodeLoad> {
     let mut loads: BTreeMap<BrokerId, NodeLoad> = BTreeMap::new();

@@ -15,11 +15,13 @@ use rivven_metadata::{
     BrokerRecord, ClusterState, Command, CommandResult, PlacementCommand, ReplicaTarget,
     TopicRecord,
 };
-use rivven_placement::{Goals, Limits, Phase, PlacementConfig, PlacementStrategy, Plan};
+use rivven_placement::{
+    Goals, LeaderMove, Limits, Phase, PlacementConfig, PlacementStrategy, Plan,
+};
 use rivven_raft_store::{RaftHandle, RaftState};
 use std::sync::Arc;
 
-use crate::layout::{Sizes, in_flight, led_by_another, plan_for, still_draining};
+use crate::layout::{Sizes, in_flight, led_by_another, plan_for, still_draining, waits_for_absent};
 use crate::log_sizes::{LogSizes, unknown_size};
 use crate::proposals;
 use crate::state::StateWatch;
@@ -130,9 +132,12 @@ pub(crate) fn next_steps(
     let planned = plan.moves.len();
     // What somebody has asked of a partition is not redirected only to even things out. One that is to have
     // fewer replicas is no move: the wave knows nothing of it.
+    let mut awaited = false;
     plan.moves.retain(|step| {
         let urgent = matches!(step.phase, Phase::Repair | Phase::Drain);
-        urgent || state.reassignment(&step.partition).is_none()
+        let free = urgent || state.reassignment(&step.partition).is_none();
+        awaited |= !free && !waits_for_absent(state, &step.partition);
+        free
     });
     let under_min_isr = state.partitions().any(|p| p.is_under_min_isr());
     let in_flight = in_flight(state, &sizes);
@@ -155,7 +160,7 @@ pub(crate) fn next_steps(
             })
             .collect();
     }
-    if rebalancing && planned == 0 && in_flight.is_empty() {
+    if rebalancing && plan.moves.is_empty() && !awaited && in_flight.is_empty() {
         return finish(state, &plan);
     }
     Vec::new()
@@ -163,11 +168,11 @@ pub(crate) fn next_steps(
 
 /// The data is where it should be: now the leaders, which costs nothing.
 fn finish(state: &ClusterState, plan: &Plan) -> Vec<PlacementCommand> {
-    let moves = plan
-        .leader_moves
-        .iter()
-        .take(limits::MAX_PARTITIONS_PER_REQUEST);
+    // Where a reassignment waits for a broker that is not there, somebody else has said who is to lead.
+    let free = |step: &&LeaderMove| state.reassignment(&step.partition).is_none();
+    let moves = plan.leader_moves.iter().filter(free);
     let mut commands: Vec<PlacementCommand> = moves
+        .take(limits::MAX_PARTITIONS_PER_REQUEST)
         .filter_map(|step| {
             let partition = state.partition(&step.partition)?;
             let change = ReplicaTarget {

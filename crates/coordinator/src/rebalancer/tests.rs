@@ -327,6 +327,38 @@ fn what_was_asked_of_a_partition_is_not_undone_by_evening_out() {
     assert!(!steps(&world).is_empty(), "now they are evened out");
 }
 
+/// Nobody can say when a dead broker comes back: evening out ends without what waits for it.
+#[test]
+fn evening_out_ends_while_a_reassignment_waits_for_a_dead_broker() {
+    let mut world = World::new(4);
+    world.fence(3);
+    let fewer = |partition: &rivven_core_types::PartitionState| ReplicaTarget {
+        partition: partition.id,
+        partition_epoch: partition.partition_epoch,
+        target: Some(vec![b(1), b(3)]),
+    };
+    let changes: Vec<_> = world.state().partitions().map(fewer).collect();
+    let waiting = changes.len();
+    world.place(PlacementCommand::Reassign { changes });
+    let goals = Goals::default();
+    let plan = plan_for(world.state(), &goals, &world.sizes);
+    assert!(!plan.moves.is_empty(), "there is something to even out");
+    world.place(PlacementCommand::SetRebalancing { rebalancing: true });
+    for _ in 0..3 {
+        world.round(&Limits::default());
+        world.catch_up();
+    }
+    assert!(!world.state().is_rebalancing());
+    assert_eq!(world.state().reassignments().count(), waiting);
+
+    world.unfence(3);
+    world.catch_up();
+    assert!(world.state().reassignments().next().is_none());
+    world.place(PlacementCommand::SetRebalancing { rebalancing: true });
+    world.settle();
+    assert_eq!(world.loads(), [(6, 3); 4]);
+}
+
 /// The new replica counts beside the old one while it moves: there is no room for it.
 #[test]
 fn a_partition_with_as_many_replicas_as_can_be_is_said_to_be_in_the_way() {
