@@ -142,7 +142,12 @@ impl Shard {
             }
             self.heal(record);
             if self.open(partition).is_none() {
-                continue;
+                // Damage that shows only as the log is opened, after the record has settled: nothing that
+                // would ask again need ever come.
+                self.heal(record);
+                if self.open(partition).is_none() {
+                    continue;
+                }
             }
             let config = update.log_configs.get(&partition.topic);
             self.configure(record, config.copied().unwrap_or_default());

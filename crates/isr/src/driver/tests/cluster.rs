@@ -541,6 +541,29 @@ async fn a_damaged_replica_is_fetched_again_once_nobody_counts_on_it() {
     assert_eq!(cluster.contents(3), cluster.contents(1));
 }
 
+/// Once its log is open nothing about the partition changes any more: no second chance comes.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_found_damaged_as_it_is_opened_is_made_anew_at_once_if_nobody_counts_on_it()
+ {
+    let mut cluster = Cluster::start(Durability::Fsync, 2).await;
+    for _ in 0..3 {
+        let _done = cluster.produce(1, batch("x"), Acks::All).await.unwrap();
+    }
+    let damaged = cluster.stores[&broker(3)].log(cluster.partition).unwrap();
+    damaged.damage("bit rot");
+    let _done = cluster.produce(1, batch("y"), Acks::Leader).await.unwrap();
+    cluster
+        .until("shrunk", 1, |s| !s.isr.contains(&broker(3)))
+        .await;
+    cluster.boot(broker(3));
+    cluster.apply(broker(3)).await;
+    cluster
+        .until("back in sync", 1, |s| s.isr.contains(&broker(3)))
+        .await;
+    assert!(cluster.node(3).failed_logs().is_empty());
+    assert_eq!(cluster.contents(3), cluster.contents(1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_last_damaged_replica_is_left_alone() {
     let cluster = Cluster::start(Durability::Fsync, 1).await;
