@@ -40,6 +40,8 @@ struct Inode {
     since_sync: Vec<Change>,
     /// How often unsynced writes have been lost.
     losses: u64,
+    /// Bytes in which a bit was flipped, and that nobody has written since.
+    damaged: BTreeSet<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +52,10 @@ struct Disk {
     durable_names: BTreeMap<PathBuf, u64>,
     directories: BTreeSet<PathBuf>,
     durable_directories: BTreeSet<PathBuf>,
+    /// Whether all names are durable as they are.
+    names_synced: bool,
+    /// Files with unsynced writes, and perhaps some without.
+    dirty: BTreeSet<u64>,
     faults: Vec<(String, DiskFault)>,
     /// How often a file has lost unsynced writes.
     losses: u64,
@@ -140,6 +146,8 @@ impl MemVfs {
         disk.sync_fuse = None;
         disk.boots += 1;
         disk.lose_directories();
+        disk.names_synced = false;
+        disk.dirty.clear();
         disk.names = disk.durable_names.clone();
         let live: BTreeSet<u64> = disk.names.values().copied().collect();
         disk.inodes.retain(|inode, _| live.contains(inode));
@@ -211,7 +219,31 @@ impl MemVfs {
                 *byte ^= 1 << (bit & 7);
             }
         }
+        inode.damaged.insert(byte);
         Ok(())
+    }
+
+    /// Whether a file under `path` still has a bit that was flipped.
+    pub fn is_damaged(&self, path: &Path) -> bool {
+        let disk = lock(&self.disk);
+        let mut files = disk.names.iter().filter(|(name, _)| name.starts_with(path));
+        files.any(|(_, inode)| {
+            let inode = disk.inodes.get(inode);
+            inode.is_some_and(|inode| !inode.damaged.is_empty())
+        })
+    }
+
+    /// The files under `path`, with the length of what of each is on the medium and nowhere else.
+    pub fn settled_files(&self, path: &Path) -> Vec<(PathBuf, usize)> {
+        let disk = lock(&self.disk);
+        let files = disk.names.iter().filter(|(name, _)| name.starts_with(path));
+        files
+            .filter_map(|(name, inode)| {
+                let inode = disk.inodes.get(inode)?;
+                let length = inode.synced.len();
+                (inode.since_sync.is_empty() && length > 0).then(|| (name.clone(), length))
+            })
+            .collect()
     }
 
     /// How many syncs have succeeded.
@@ -282,6 +314,22 @@ impl Disk {
             .retain(|name, _| name.parent().is_some_and(stays));
     }
 
+    /// A sync of the whole disk that meets no fault.
+    fn sync_everything(&mut self) {
+        for inode in std::mem::take(&mut self.dirty) {
+            if let Some(inode) = self.inodes.get_mut(&inode) {
+                inode.sync();
+            }
+        }
+        if !self.names_synced {
+            self.durable_names.clone_from(&self.names);
+            self.durable_directories.clone_from(&self.directories);
+            self.names_synced = true;
+        }
+        self.digest(b'a', Path::new(""), [0; 2]);
+        self.syncs += 1;
+    }
+
     fn digest(&mut self, operation: u8, path: &Path, detail: [u64; 2]) {
         let mut crc = crc32c::crc32c(&[operation]);
         crc = crc32c::crc32c_append(crc, path.as_os_str().as_encoded_bytes());
@@ -306,6 +354,9 @@ impl Disk {
             }
             let changes = [DiskFault::FailWrite, DiskFault::FailSync];
             *left -= u64::from(changes.iter().any(|fault| faults.contains(fault)));
+        }
+        if self.faults.is_empty() {
+            return Ok(());
         }
         let path = path.to_string_lossy();
         let hit = self
@@ -343,6 +394,7 @@ impl Vfs for MemVfs {
                 disk.next_inode += 1;
                 disk.inodes.insert(inode, Inode::default());
                 disk.names.insert(path.to_owned(), inode);
+                disk.names_synced = false;
                 inode
             }
         };
@@ -361,6 +413,7 @@ impl Vfs for MemVfs {
         let mut disk = self.alive()?;
         disk.fault(to, &[DiskFault::FailWrite])?;
         disk.digest(b'n', to, [0; 2]);
+        disk.names_synced = false;
         let inode = disk.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         disk.names.insert(to.to_owned(), inode);
         Ok(())
@@ -369,6 +422,7 @@ impl Vfs for MemVfs {
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.alive()?;
         disk.digest(b'u', path, [0; 2]);
+        disk.names_synced = false;
         disk.names
             .remove(path)
             .map(|_| ())
@@ -377,6 +431,7 @@ impl Vfs for MemVfs {
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let mut disk = self.alive()?;
+        disk.names_synced = false;
         disk.directories
             .extend(path.ancestors().map(Path::to_owned));
         Ok(())
@@ -452,6 +507,10 @@ fn lost() -> io::Error {
 impl VfsDisk for MemDisk {
     fn sync_all(&self) -> io::Result<()> {
         let mut disk = self.vfs.alive()?;
+        if disk.faults.is_empty() && disk.fuse.is_none() && disk.sync_fuse.is_none() {
+            disk.sync_everything();
+            return self.tell_of_losses(&disk);
+        }
         let mut failed = None;
         let names: Vec<_> = disk.names.clone().into_iter().collect();
         for (path, inode) in names {
@@ -477,10 +536,17 @@ impl VfsDisk for MemDisk {
             .retain(|path, _| names.contains_key(path));
         disk.durable_directories = disk.directories.clone();
         disk.syncs += 1;
-        if self.heard.swap(disk.losses, Ordering::Relaxed) < disk.losses {
-            failed = Some(lost());
-        }
+        self.tell_of_losses(&disk)?;
         failed.map_or(Ok(()), Err)
+    }
+}
+
+impl MemDisk {
+    fn tell_of_losses(&self, disk: &Disk) -> io::Result<()> {
+        if self.heard.swap(disk.losses, Ordering::Relaxed) < disk.losses {
+            return Err(lost());
+        }
+        Ok(())
     }
 }
 
@@ -488,6 +554,17 @@ impl Inode {
     fn sync(&mut self) {
         for change in std::mem::take(&mut self.since_sync) {
             apply(&mut self.synced, &change, None);
+        }
+    }
+
+    /// What a change replaces is no longer damaged.
+    fn mend(&mut self, change: &Change) {
+        match change {
+            Change::Write { offset, bytes } => {
+                let written = *offset..*offset + bytes.len();
+                self.damaged.retain(|byte| !written.contains(byte));
+            }
+            Change::SetLen(length) => self.damaged.retain(|byte| byte < length),
         }
     }
 
@@ -531,8 +608,13 @@ impl MemFile {
             Change::Write { offset, bytes } => [*offset as u64, u64::from(crc32c::crc32c(bytes))],
             Change::SetLen(length) => [*length as u64, u64::MAX],
         };
-        lock(&self.disk).digest(b'w', &self.path, detail);
+        {
+            let mut disk = lock(&self.disk);
+            disk.digest(b'w', &self.path, detail);
+            disk.dirty.insert(self.inode);
+        }
         self.with(&[DiskFault::FailWrite, DiskFault::Full], |inode| {
+            inode.mend(&change);
             apply(&mut inode.cache, &change, None);
             inode.since_sync.push(change);
             Ok(())

@@ -169,3 +169,29 @@ fn a_directory_is_lost_with_all_below_unless_the_one_above_was_synced() {
     let again = after.lose_power(&mut Rng::new(1));
     assert!(again.exists(Path::new("/d/kept/f")).unwrap());
 }
+
+#[test]
+fn a_flipped_bit_is_damage_until_it_is_written_anew_or_gone() {
+    let vfs = MemVfs::new();
+    let path = Path::new("/d/f");
+    vfs.create_dir_all(Path::new("/d")).unwrap();
+    write(&vfs, "/d/f", b"abcdef", true);
+    write(&vfs, "/d/g", b"x", false);
+    let settled = vfs.settled_files(Path::new("/d"));
+    assert_eq!(settled, [(path.to_owned(), 6)]);
+    let file = vfs.open(path, OpenMode::ReadWrite).unwrap();
+    vfs.flip_bit(path, 3, 0).unwrap();
+    assert_eq!(vfs.read_file(path, 10).unwrap(), b"abceef");
+    assert!(vfs.is_damaged(path) && vfs.is_damaged(Path::new("/d")));
+    assert!(!vfs.is_damaged(Path::new("/d/g")));
+    file.write_all_at(b"b", 1).unwrap();
+    assert!(vfs.is_damaged(path));
+    file.write_all_at(b"cd", 2).unwrap();
+    assert!(!vfs.is_damaged(path));
+    vfs.flip_bit(path, 5, 7).unwrap();
+    file.set_len(5).unwrap();
+    assert!(!vfs.is_damaged(path));
+    vfs.flip_bit(path, 0, 7).unwrap();
+    vfs.remove_file(path).unwrap();
+    assert!(!vfs.is_damaged(path));
+}
