@@ -295,7 +295,8 @@ impl ClusterCoordinator {
             inner.groups_raft.clone(),
         ));
         // Among the records: a large group's plan or a commit storm must not hold up the controller.
-        self.remember(inner.ports.data.spawn(inner.groups.clone().run()));
+        let groups = inner.ports.runtime.hold(inner.groups.clone().run());
+        self.remember(inner.ports.data.spawn(groups));
         let (groups, metadata) = (inner.groups.clone(), inner.raft.clone());
         self.spawn_control(async move { groups.follow_voters(&metadata).await });
         if inner.config.mode == ClusterMode::Cluster {
@@ -306,7 +307,8 @@ impl ClusterCoordinator {
     }
 
     fn spawn_control(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.remember(self.inner.ports.control.spawn(task));
+        let ports = &self.inner.ports;
+        self.remember(ports.control.spawn(ports.runtime.hold(task)));
     }
 
     fn remember(&self, task: JoinHandle<()>) {
@@ -453,12 +455,13 @@ impl ClusterCoordinator {
         let config = inner.config.replication.clone();
         let replication = ReplicationManager::with_ports(local.id, config, ports);
         drop(inner.replication.set(replication.clone()));
-        self.remember(inner.ports.data.spawn(partitions::feed(
+        let feed = inner.ports.runtime.hold(partitions::feed(
             inner.state.clone(),
             session.local.subscribe(),
             replication.clone(),
             inventory.partitions,
-        )));
+        ));
+        self.remember(inner.ports.data.spawn(feed));
         replication
     }
 

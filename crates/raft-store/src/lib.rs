@@ -80,5 +80,5 @@ pub use kv::{
 };
 pub use messages::raft_group_of;
 pub use node::RaftNode;
-pub use runtime::{NodeScope, RuntimeHooks};
+pub use runtime::{Held, NodeScope, RuntimeHooks};
 pub use status::{Member, RaftState, RaftStatus, StatusWatch, Voter};

@@ -4,6 +4,7 @@
 //! a fixed order in both cases, so that a paused current-thread runtime replays a run exactly.
 
 mod clock;
+mod pause;
 mod rng;
 mod scope;
 mod time;
@@ -19,6 +20,7 @@ use openraft::rt::{
 };
 use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 
+pub use pause::Held;
 pub use scope::{NodeScope, RuntimeHooks};
 pub(crate) use scope::{carry, spawn, sync_delay};
 pub(crate) use time::{RaftInstant, sleep, timeout, timeout_at};

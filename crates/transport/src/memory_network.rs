@@ -63,7 +63,7 @@ use std::time::Duration;
 use rivven_core_types::{
     NodeName, PeerIdentity, Rng, RpcError, RpcHandler, RpcKind, RpcRequest, RpcResponse,
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 pub use datagram::MemoryDatagram;
 pub use host::MemoryHost;
@@ -166,6 +166,8 @@ struct World {
     cut: BTreeSet<(SocketAddr, SocketAddr)>,
     weather: Weather,
     traffic: Traffic,
+    /// Hosts that stand still, each with the messages that wait for it.
+    paused: BTreeMap<SocketAddr, Vec<oneshot::Sender<()>>>,
 }
 
 impl World {
@@ -202,6 +204,7 @@ impl MemoryNetwork {
             cut: BTreeSet::new(),
             weather: Weather::default(),
             traffic: Traffic::default(),
+            paused: BTreeMap::new(),
         };
         Self {
             world: Arc::new(Mutex::new(world)),
@@ -223,8 +226,21 @@ impl MemoryNetwork {
         MemoryHost::new(self.clone(), address, generation)
     }
 
+    /// The process at `address` stands still, as after SIGSTOP: what it sends and what it is sent is kept in
+    /// the buffers of its machine, in both directions, until [`MemoryNetwork::resume`].
+    pub fn pause(&self, address: SocketAddr) {
+        self.world().paused.entry(address).or_default();
+    }
+
+    /// The process at `address` goes on, and finds everything that waits for it, the oldest first.
+    pub fn resume(&self, address: SocketAddr) {
+        let waiting = self.world().paused.remove(&address);
+        drop(waiting);
+    }
+
     /// Takes the host at `address` off the network: calls in flight get no answer.
     pub fn kill(&self, address: SocketAddr) {
+        self.resume(address);
         let old = self.world().hosts.get_mut(&address).map(|host| {
             let generation = host.generation + 1;
             let next = Host {
@@ -282,6 +298,20 @@ impl MemoryNetwork {
         let world = self.world();
         let host = world.hosts.get(&address);
         host.is_some_and(|h| h.generation == generation)
+    }
+
+    /// Waits while the process at `address` stands still.
+    async fn until_resumed(&self, address: SocketAddr) {
+        loop {
+            let waiting = self.world().paused.get_mut(&address).map(|waiting| {
+                let (resumes, resumed) = oneshot::channel();
+                waiting.push(resumes);
+                resumed
+            });
+            let Some(resumed) = waiting else { return };
+            // Its sender is dropped, never used.
+            drop(resumed.await);
+        }
     }
 
     /// How a message from `from` to `to` fares; `None` if it never arrives.

@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::Instant;
 
 use super::clock::NodeClock;
+use super::pause::{Held, Pause};
 use crate::machine::guard;
 
 tokio::task_local! {
@@ -46,6 +47,11 @@ impl RuntimeHooks {
         enter(self.scope(), call)
     }
 
+    /// A task of the node that was not spawned here: it stands still while the node does.
+    pub fn hold<F: Future>(&self, task: F) -> Held<F> {
+        Held::new(self.scope(), task)
+    }
+
     /// Runs a short call as this node.
     pub(crate) fn within<T>(&self, call: impl FnOnce() -> T) -> T {
         CURRENT.sync_scope(self.scope(), call)
@@ -67,6 +73,7 @@ struct Host {
     rng: Mutex<Rng>,
     clock: Mutex<NodeClock>,
     sync_delay: Mutex<Duration>,
+    pause: Pause,
 }
 
 #[derive(Debug, Default)]
@@ -105,6 +112,7 @@ impl NodeScope {
             rng: Mutex::new(Rng::new(seed)),
             clock: Mutex::new(NodeClock::new(Instant::now())),
             sync_delay: Mutex::new(Duration::ZERO),
+            pause: Pause::default(),
         };
         Self {
             host: Arc::new(host),
@@ -134,6 +142,29 @@ impl NodeScope {
         for task in tasks {
             task.abort();
         }
+        // The next process is not the one that was stopped.
+        self.host.pause.end();
+    }
+
+    /// Stops the process as SIGSTOP does: no task of the node takes a step, while time goes on.
+    pub fn pause(&self) {
+        self.host.pause.begin();
+    }
+
+    /// Lets the process go on, as SIGCONT does: whatever was due meanwhile is due now.
+    pub fn resume(&self) {
+        self.host.pause.end();
+    }
+
+    /// Whether the process is stopped.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.host.pause.is_on()
+    }
+
+    /// A task that stands still while the node does.
+    pub fn hold<F: Future>(&self, task: F) -> Held<F> {
+        Held::new(Some(self.clone()), task)
     }
 
     /// Whether this life has ended by [`NodeScope::crash`].
@@ -181,6 +212,10 @@ impl NodeScope {
         F::Output: Send + 'static,
     {
         spawn_in(Some(self.clone()), task)
+    }
+
+    pub(super) fn pause_of_host(&self) -> &Pause {
+        &self.host.pause
     }
 
     fn own(&self, task: AbortHandle) {
@@ -255,6 +290,7 @@ where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
+    let task = Held::new(scope.clone(), task);
     let handle = tokio::spawn(CURRENT.scope(scope.clone(), task));
     if let Some(scope) = scope {
         scope.own(handle.abort_handle());

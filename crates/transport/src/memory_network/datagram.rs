@@ -40,7 +40,9 @@ impl MemoryDatagram {
         };
         let (network, payload, from) = (self.network.clone(), payload.to_vec(), self.address);
         drop(tokio::spawn(async move {
+            network.until_resumed(from).await;
             tokio::time::sleep(latency).await;
+            network.until_resumed(to).await;
             network.tell(from, to, MemoryEvent::Datagram(&payload));
             let world = network.world();
             let target = world.hosts.get(&to).and_then(|h| h.datagrams.as_ref());

@@ -131,12 +131,14 @@ impl MemoryHost {
             world.weather
         };
         let here = self.address;
+        self.network.until_resumed(here).await;
         self.network.tell(here, to, MemoryEvent::Sent(&request));
         let (lost, stalled) = (weather.lost_requests, weather.stalled(request.kind));
         let Some(latency) = self.network.send(here, to, lost, stalled) else {
             return;
         };
         tokio::time::sleep(latency).await;
+        self.network.until_resumed(to).await;
         if self.network.is_cut(here, to) {
             return;
         }
@@ -159,12 +161,14 @@ impl MemoryHost {
                 Err(_elapsed) => return,
             },
         };
+        self.network.until_resumed(to).await;
         // A dead host answers nobody.
         if !self.network.is_alive(to, generation) {
             return;
         }
         if let Some(latency) = self.network.send(to, here, weather.lost_answers, 0) {
             tokio::time::sleep(latency).await;
+            self.network.until_resumed(here).await;
             if !self.network.is_cut(to, here) {
                 let event = MemoryEvent::Answered(&request, &response);
                 self.network.tell(here, to, event);

@@ -210,3 +210,39 @@ async fn an_observer_sees_each_message_on_its_way() {
         ["1 2 sent", "1 2 delivered", "1 2 answered", "1 2 hello"]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_host_neither_answers_nor_hears_until_it_goes_on() {
+    let pair = pair(9);
+    let (a, b) = (pair.a.clone(), pair.b.clone());
+    pair.network.pause(at(2));
+    let began = Instant::now();
+    let asked = tokio::spawn(a.call(&name("b"), request(60_000)));
+    let asks = tokio::spawn(b.call(&name("a"), request(60_000)));
+    pair.sockets[0].send_to(b"late", at(2)).await.unwrap();
+    let mut buffer = [0; 16];
+    let heard = pair.sockets[1].recv_from(&mut buffer);
+    let heard = tokio::time::timeout(Duration::from_secs(20), heard).await;
+    assert!(heard.is_err() && !asked.is_finished() && !asks.is_finished());
+    assert_eq!(pair.counter.run(), 0);
+    pair.network.resume(at(2));
+    let (length, from) = pair.sockets[1].recv_from(&mut buffer).await.unwrap();
+    assert_eq!((&buffer[..length], from), (&b"late"[..], at(1)));
+    asked.await.unwrap().unwrap();
+    // a serves nobody, which b learns only now.
+    let refused = asks.await.unwrap();
+    assert!(
+        matches!(refused, Err(RpcError::Unreachable { .. })),
+        "{refused:?}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(21));
+
+    // Whoever is started at the address is not the one that was stopped.
+    pair.network.pause(at(2));
+    let asked = tokio::spawn(a.call(&name("b"), request(1_000)));
+    tokio::task::yield_now().await;
+    let next = pair.network.host(at(2));
+    next.bind(identity("b")).unwrap();
+    next.serve(Arc::<Counter>::clone(&pair.counter));
+    asked.await.unwrap().unwrap();
+}
