@@ -149,6 +149,14 @@ pub const PLANTED_BUGS: &[PlantedBug] = &[
         "openraft: the saved committed index may lie beyond the durable log",
     ),
     bug(
+        "raft-store.core-death-not-noticed",
+        "D1: the supervisor judges a core by its running state, which a panic does not change, and builds no other",
+    ),
+    bug(
+        "raft-store.dead-core-acknowledges",
+        "Raft section 8: a command whose core has died is taken for applied, though nobody knows",
+    ),
+    bug(
         "raft-store.leader-restored",
         "openraft: a restarted leader goes on in its term without its unsynced tail",
     ),

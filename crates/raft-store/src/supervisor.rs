@@ -12,7 +12,7 @@ use arc_swap::ArcSwapOption;
 use openraft::async_runtime::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::{RaftMetrics, ServerState};
-use rivven_core_types::{LogIndex, RaftGroupId, RaftNodeId, Term};
+use rivven_core_types::{LogIndex, RaftGroupId, RaftNodeId, Term, planted};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::RaftStoreError;
@@ -305,6 +305,11 @@ impl Shared {
                 biased;
                 _ = &mut *stop => return Ended::Asked,
                 told = something_to_tell(&mut metrics, &told, quiet) => if told.is_err() {
+                    let looks_well = metrics.borrow_watched().running_state.is_ok();
+                    if looks_well && planted("raft-store.core-death-not-noticed") {
+                        let _stopped = (&mut *stop).await;
+                        return Ended::Asked;
+                    }
                     return Ended::CoreDied;
                 },
                 () = sleep(look_at_disk.left()) => {}

@@ -21,7 +21,7 @@ use crate::snapshot::{SnapshotDir, SnapshotHeader};
 use crate::types::{
     Command, Entry, LastMembership, LogId, LogIdRecord, Membership, PeerNode, VoteRecord,
 };
-use crate::{KvCommand, KvStateMachine, RaftHandle};
+use crate::{KvCommand, KvStateMachine, RaftHandle, RaftState};
 
 const GROUP: RaftGroupId = RaftGroupId::METADATA;
 const LEADER: u64 = 7;
@@ -159,6 +159,57 @@ fn a_planted_answer_before_the_barrier_loses_a_confirmed_snapshot() {
     let _planted = plant("raft-store.snapshot-without-barrier").unwrap();
     let lost = a_snapshot_that_is_not_needed_is_confirmed_only_when_the_log_is_durable;
     std::panic::catch_unwind(lost).unwrap_err();
+}
+
+/// A snapshot that ends behind what was handed to the log but not synced yet: openraft books it as the newest
+/// write. Where assertions are on its core dies of that, and else its cursor goes back. Either way the node
+/// has a core soon, and everything that was sent to it.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_behind_the_unsynced_log_costs_one_core_at_most_and_no_entry() {
+    let (node, target) = follower().await;
+    let handle = node.handle();
+    node.scope.set_sync_delay(Duration::from_secs(2));
+    let append = |prev: u64, commit: u64| AppendMessage {
+        target,
+        vote: vote(),
+        prev: Some(at(prev)),
+        commit: Some(at(commit)),
+    };
+    let entries: Vec<_> = (1..=25).map(|index| entry(target, index)).collect();
+    let body = encode_entries(&entries).unwrap();
+    let waiting = tokio::spawn(send(
+        handle.clone(),
+        RpcKind::RAFT_APPEND,
+        append(0, 5),
+        body,
+    ));
+    let committed = |s: &crate::RaftStatus| s.committed >= Some(LogIndex::new(5));
+    let committed = handle.wait_status(DEADLINE, "the commit index", committed);
+    committed.await.unwrap();
+    let (message, file) = chunk(target, 18);
+    let installed = send(handle.clone(), RpcKind::RAFT_SNAPSHOT, message, file).await;
+    assert_eq!(installed.is_ok(), !cfg!(debug_assertions), "{installed:?}");
+    drop(waiting.await);
+    node.scope.set_sync_delay(Duration::ZERO);
+    let restarts = u64::from(cfg!(debug_assertions));
+    let rebuilt = |s: &crate::RaftStatus| s.restarts == restarts && s.state == RaftState::Follower;
+    let rebuilt = handle.wait_status(DEADLINE, "a core that follows", rebuilt);
+    rebuilt.await.unwrap();
+    let answer = send(handle, RpcKind::RAFT_APPEND, append(25, 25), Bytes::new()).await;
+    let answer: AppendAnswer = decode_answer(&answer.unwrap()).unwrap();
+    assert!(matches!(answer, AppendAnswer::Success), "{answer:?}");
+    let node = after_power_loss(node).await;
+    let last = node.handle().status().last_log;
+    assert_eq!(last, Some(LogIndex::new(25)));
+}
+
+/// Without assertions no core dies here.
+#[cfg(debug_assertions)]
+#[test]
+fn a_planted_supervisor_that_trusts_the_running_state_leaves_the_node_without_a_core() {
+    let _planted = plant("raft-store.core-death-not-noticed").unwrap();
+    let dead = a_snapshot_behind_the_unsynced_log_costs_one_core_at_most_and_no_entry;
+    std::panic::catch_unwind(dead).unwrap_err();
 }
 
 async fn after_power_loss(node: TestNode) -> TestNode {

@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use rivven_core_types::test_util::MemVfs;
 use rivven_core_types::{
     ApplyStop, CommittedEntry, FrozenState, LogIndex, NodeName, ProposeError, Proposer,
-    RaftGroupId, RestoreError, Rng, StateMachine,
+    RaftGroupId, RestoreError, Rng, StateMachine, plant,
 };
 
 use super::world::{DEADLINE, Net, TestNode};
@@ -465,10 +465,19 @@ async fn a_leader_whose_disk_stalls_hands_over_within_two_seconds_and_loses_noth
     assert_eq!(cluster.acked.len(), 26);
 }
 
+#[test]
+fn a_planted_ack_of_a_core_that_has_panicked_loses_a_write() {
+    let _planted = plant("raft-store.dead-core-acknowledges").unwrap();
+    let lost =
+        ticket_2116_twenty_panics_of_leaders_under_load_cost_less_than_a_second_each_and_no_write;
+    std::panic::catch_unwind(lost).unwrap_err();
+}
+
 /// openraft has an open fault that panics the core of a busy leader (its ticket 2116), and there may be
 /// others: each costs less than a second, and nothing that was acknowledged.
 #[tokio::test(start_paused = true)]
-async fn twenty_panics_of_leaders_under_load_cost_less_than_a_second_each_and_no_write() {
+async fn ticket_2116_twenty_panics_of_leaders_under_load_cost_less_than_a_second_each_and_no_write()
+{
     const ROUNDS: u32 = 20;
     let mut cluster = Cluster::form(|config, options| {
         config.snapshot_threshold = 20;

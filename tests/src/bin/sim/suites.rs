@@ -2,7 +2,7 @@
 //! them: a simulation of one part plays a hundred times as many histories, and loses power at every write.
 
 /// The name of the bug, and the package whose tests named `planted` find it.
-pub(crate) const SUITES: [(&str, &str); 14] = [
+pub(crate) const SUITES: [(&str, &str); 16] = [
     ("isr.equal-epoch-settles-a-proposal", "rivven-isr"),
     ("isr.joins-without-the-epochs-records", "rivven-isr"),
     ("isr.leads-an-epoch-twice", "rivven-isr"),
@@ -13,6 +13,8 @@ pub(crate) const SUITES: [(&str, &str); 14] = [
     ("metadata.recovers-without-everybody", "rivven-metadata"),
     ("metadata.takes-an-old-in-sync-set", "rivven-metadata"),
     ("raft-store.committed-beyond-the-log", "rivven-raft-store"),
+    ("raft-store.core-death-not-noticed", "rivven-raft-store"),
+    ("raft-store.dead-core-acknowledges", "rivven-raft-store"),
     ("raft-store.snapshot-without-barrier", "rivven-raft-store"),
     ("raft-store.truncation-not-stored", "rivven-raft-store"),
     ("segment-log.flush-outlives-a-cut", "rivven-segment-log"),
