@@ -8,19 +8,24 @@
 //! clients, faults drawn from the seed, recovery, and a check of every invariant.
 
 mod administrator;
+mod classic_members;
 mod clients;
 mod clock;
 mod copies;
 mod disk_thread;
+mod group_history;
+mod group_seat;
 mod history;
 mod lives;
 mod marks;
+mod members;
 mod nemesis;
 mod network;
 mod panics;
 mod plan;
 mod readers;
 mod shrink;
+mod staff;
 mod stage;
 mod swarm;
 mod trace;

@@ -16,7 +16,7 @@ pub(crate) const COMMAND: Command = Command {
     about: "plays seeds of a whole simulated cluster with faults and checks every invariant",
     help: "Usage: cargo xtask sim [--meta | --planted] [arguments of the program]\n\n\
         Builds the program `sim` of rivven-tests and runs it with all arguments:\n\
-        --seed S, --seeds N, --minutes M, --secs T, --jobs J, --replay S, --only A,B, --marks, --calm,\n\
+        --seed S, --seeds N, --minutes M, --secs T, --jobs J, --replay S, --only A,B, --marks, --dense, --calm,\n\
         --boundaries, --every E, --json; `cargo xtask sim -- --help` says more.\n\
         --meta     plays the seeds in two fresh processes and compares their traces\n\
         --planted  plants each known bug and counts the seeds until the swarm finds it; then runs the\n\
@@ -133,7 +133,7 @@ pub(crate) fn ci() -> Result<Report, Failure> {
     let words = |words: &[&str]| words.iter().map(ToString::to_string).collect::<Vec<_>>();
     report.check("single parts", cores()?);
     let base = [
-        "--seed", "1", "--seeds", CI_SEEDS, "--secs", CI_SECONDS, "--marks",
+        "--seed", "1", "--seeds", CI_SEEDS, "--secs", CI_SECONDS, "--marks", "--dense",
     ];
     let mut first = Traces::new();
     let ok = run_lines(&mut program(&words(&base))?, |line| {
@@ -151,6 +151,7 @@ pub(crate) fn ci() -> Result<Report, Failure> {
         CI_FRESH_SEEDS,
         "--secs",
         CI_SECONDS,
+        "--dense",
     ]);
     let ok = run_process(&mut program(&fresh)?)?;
     report.check("fresh seeds", ok);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rivven_core_types::{NodeName, Rng, TopicName};
+use tokio::time::timeout;
 
 use super::marks::Mark;
 use super::plan::Plan;
@@ -44,6 +45,9 @@ impl Administrator {
             let Some(node) = living.get(at) else {
                 continue;
             };
+            if timeout(DEADLINE, node.reached()).await.is_err() {
+                continue;
+            }
             match self.rng.below(16) {
                 0 | 1 => self.create(node).await,
                 2 => self.delete(node).await,

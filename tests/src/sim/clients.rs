@@ -158,6 +158,10 @@ impl Producer {
             return false;
         };
         let patience = Duration::from_millis(500 + rng.below(2_500));
+        if timeout(patience, node.reached()).await.is_err() {
+            stage.count("produce: nobody is there");
+            return false;
+        }
         let answers: Vec<_> = window
             .iter()
             .map(|pending| {
@@ -281,6 +285,7 @@ impl Consumer {
         end: &mut Offset,
     ) -> Option<()> {
         let asked = replication.list_offset(self.partition, OffsetSpec::Latest, Some(epoch));
+        let asked = node.scope.hold(asked);
         let latest = match timeout(Duration::from_secs(2), asked).await.ok()? {
             Ok(latest) if stage.is_alive(node) => latest?.offset,
             Ok(_) => return None,
@@ -320,7 +325,8 @@ impl Consumer {
             min_bytes: 1,
             max_bytes: 1 << 20,
         };
-        let fetched = timeout(Duration::from_secs(2), replication.fetch(fetch)).await;
+        let fetched = node.scope.hold(replication.fetch(fetch));
+        let fetched = timeout(Duration::from_secs(2), fetched).await;
         let fetched = match fetched.ok()?.pop()?.result {
             Ok(fetched) if stage.is_alive(node) => fetched,
             Ok(_) => return None,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rivven_coordinator::RaftState;
 use rivven_core_types::test_util::MemVfs;
@@ -11,6 +12,8 @@ use rivven_isr::{PartitionStatus, ReplicaRole};
 use rivven_metadata::ClusterState;
 use rivven_segment_log::dump_bytes_from;
 
+use super::lives::LOGS;
+use super::marks::Mark;
 use super::stage::{Node, Stage};
 use super::views::{replicated, whole};
 
@@ -50,7 +53,16 @@ pub(super) fn look_at_copies(stage: &Stage) {
             stage.violate("who is in sync or eligible holds what is committed", detail);
         }
     }
-    if stage.lost_copies().is_some() && whole(stage) && replicated(stage) {
+    let Some(lost) = stage.lost_copies() else {
+        return;
+    };
+    if stage.damaged.load(Ordering::Relaxed) && !is_damaged(stage, lost) {
+        stage.damaged.store(false, Ordering::Relaxed);
+        stage.mark(Mark::DamageHealed);
+        stage.tell(format!("the logs of node {} are sound again", lost + 1));
+    }
+    // Damage that nobody has met yet shows nowhere.
+    if whole(stage) && replicated(stage) && !is_damaged(stage, lost) {
         stage.set_lost_copies(None);
     }
 }
@@ -75,6 +87,10 @@ pub(super) fn may_lose_copies(stage: &Stage, n: usize) -> bool {
         stage.set_lost_copies(Some(n));
     }
     may
+}
+
+fn is_damaged(stage: &Stage, n: usize) -> bool {
+    stage.cluster().nodes[n].disk.is_damaged(LOGS.as_ref())
 }
 
 fn gather(stage: &Stage) -> Vec<Copies> {
@@ -150,7 +166,7 @@ fn counted_end(record: &PartitionState, status: &PartitionStatus) -> Offset {
 /// The durable end of each log of a node that is about to lose its power. Nothing is said of a log that is
 /// offline, and of a disk that failed in the midst of a change.
 pub(super) fn durable_ends(stage: &Stage, n: usize) -> Vec<(PartitionId, Offset)> {
-    if stage.cluster().nodes[n].disk.is_blown() {
+    if stage.cluster().nodes[n].disk.is_blown() || is_damaged(stage, n) {
         return Vec::new();
     }
     let mut living = stage.living().into_iter();
@@ -170,7 +186,7 @@ pub(super) fn check_durable(
 ) {
     for (partition, end) in durable {
         // A log that is gone was deleted, or never got its first record.
-        let bytes = dump_bytes_from(disk, "/data/logs".as_ref(), *partition, *end);
+        let bytes = dump_bytes_from(disk, LOGS.as_ref(), *partition, *end);
         let Ok(batches) = bytes.map(|bytes| split_batches(bytes.into())) else {
             continue;
         };

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rivven_coordinator::NodeScope;
 use rivven_core_types::{BoxFuture, IoExecutor, Rng};
 use tokio::task::AbortHandle;
 use tokio::time::Sleep;
@@ -45,13 +46,15 @@ impl DiskPace {
 #[derive(Debug)]
 pub(super) struct DiskThreads {
     pace: Arc<DiskPace>,
+    scope: NodeScope,
     tasks: Mutex<Vec<AbortHandle>>,
 }
 
 impl DiskThreads {
-    pub(super) fn new(pace: Arc<DiskPace>) -> Self {
+    pub(super) fn new(pace: Arc<DiskPace>, scope: NodeScope) -> Self {
         Self {
             pace,
+            scope,
             tasks: Mutex::default(),
         }
     }
@@ -70,7 +73,7 @@ impl IoExecutor for DiskThreads {
             busy: None,
             pace: Arc::clone(&self.pace),
         };
-        let task = tokio::spawn(paced).abort_handle();
+        let task = tokio::spawn(self.scope.hold(paced)).abort_handle();
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|task| !task.is_finished());
         tasks.push(task);

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use rivven_coordinator::consumer_groups::GroupId;
 use rivven_core_types::{BrokerId, LeaderEpoch, Offset, PartitionId, PartitionState};
 
+use super::group_history::GroupSeen;
 use super::marks::Mark;
 
 /// Producers with numbers from here on write with acks=0 or acks=1: what they write may be lost, or
@@ -50,6 +52,10 @@ pub(super) struct Seen {
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) partitions: BTreeMap<PartitionId, Seen>,
+    pub(super) groups: BTreeMap<GroupId, GroupSeen>,
+    /// The hash of all groups at each index, and where each node was last: its life, the index, the hash.
+    pub(super) group_states: BTreeMap<u64, u64>,
+    pub(super) group_hashes: BTreeMap<usize, (u64, (u64, u64))>,
     leaders: BTreeMap<(PartitionId, LeaderEpoch), BrokerId>,
     acting: BTreeMap<(PartitionId, LeaderEpoch), BrokerId>,
     records: BTreeMap<(PartitionId, i32), PartitionState>,

@@ -1,15 +1,20 @@
 //! Lives of nodes: how they end, what they leave behind, and who starts them again.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rivven_core_types::{Durability, Offset, Vfs};
+use rivven_coordinator::RaftState;
+use rivven_core_types::{Durability, Offset, Rng, Vfs};
 use rivven_isr::ReplicaRole;
 
 use super::copies::{check_durable, durable_ends, may_lose_copies};
 use super::marks::Mark;
 use super::stage::Stage;
+
+/// Where a node keeps the records.
+pub(super) const LOGS: &str = "/data/logs";
 
 /// Ends the life of node `n`, if it has one. The power goes only if what is not synced may go too.
 pub(super) fn crash(stage: &Stage, n: usize, power: bool) {
@@ -45,9 +50,36 @@ pub(super) fn wipe(stage: &Arc<Stage>, n: usize, down: Duration) {
     }
     crash(stage, n, false);
     let disk = stage.cluster().nodes[n].disk.clone();
-    if disk.remove_dir_all("/data/logs".as_ref()).is_ok() {
+    if disk.remove_dir_all(LOGS.as_ref()).is_ok() {
         stage.mark(Mark::LogsWiped);
         stage.tell(format!("the logs of node {} are removed", n + 1));
+    }
+    restart_after(stage, n, down);
+}
+
+/// Ends the life of node `n`, if others hold everything, turns a bit of one of its logs over, and starts it
+/// again.
+pub(super) fn damage(stage: &Arc<Stage>, n: usize, rng: &mut Rng, down: Duration) {
+    let logs: &Path = LOGS.as_ref();
+    if stage.cluster().nodes[n].disk.is_damaged(logs) || !may_lose_copies(stage, n) {
+        return;
+    }
+    crash(stage, n, false);
+    let disk = stage.cluster().nodes[n].disk.clone();
+    let mut files = disk.settled_files(logs);
+    files.retain(|(path, _)| path.extension().is_some_and(|suffix| suffix == "log"));
+    let mut below = |most: usize| {
+        let most = u64::try_from(most).unwrap_or(0);
+        usize::try_from(rng.below(most)).unwrap_or(0)
+    };
+    if let Some((path, length)) = files.get(below(files.len())) {
+        let (byte, bit) = (below(*length), u8::try_from(below(8)).unwrap_or(0));
+        if disk.flip_bit(path, byte, bit).is_ok() {
+            stage.damaged.store(true, Ordering::Relaxed);
+            stage.mark(Mark::BitFlipped);
+            let place = format!("bit {bit} of byte {byte} of {}", path.display());
+            stage.tell(format!("{place} of node {} turns over", n + 1));
+        }
     }
     restart_after(stage, n, down);
 }
@@ -69,6 +101,41 @@ pub(super) fn about_to_join(stage: &Stage) -> Option<usize> {
     })
 }
 
+/// Stops the process of node `n` for a while.
+pub(super) fn pause(stage: &Arc<Stage>, n: usize, length: Duration) {
+    let life = stage.cluster().nodes[n].life;
+    if !stage.living().iter().any(|node| node.number == n) {
+        return;
+    }
+    stage.mark(Mark::Paused);
+    stage.tell(format!("node {} stands still for {length:?}", n + 1));
+    stage.cluster().pause(n);
+    let stage = Arc::clone(stage);
+    drop(tokio::spawn(async move {
+        tokio::time::sleep(length).await;
+        if stage.healing.load(Ordering::Relaxed) || stage.cluster().nodes[n].life != life {
+            return;
+        }
+        if woken_too_late(&stage, n) {
+            stage.mark(Mark::WokeDeposed);
+        }
+        stage.tell(format!("node {} goes on", n + 1));
+        stage.cluster().resume(n);
+    }));
+}
+
+/// Whether node `n` believes that it leads the metadata group, and another does.
+fn woken_too_late(stage: &Stage, n: usize) -> bool {
+    let statuses: Vec<_> = stage
+        .living()
+        .iter()
+        .map(|node| (node.number, node.coordinator.raft_status()))
+        .filter(|(_, status)| status.state == RaftState::Leader)
+        .collect();
+    let own = statuses.iter().find(|(number, _)| *number == n);
+    own.is_some_and(|(_, own)| statuses.iter().any(|(_, other)| other.term > own.term))
+}
+
 pub(super) fn restart_after(stage: &Arc<Stage>, n: usize, down: Duration) {
     let stage = Arc::clone(stage);
     drop(tokio::spawn(async move {
@@ -81,7 +148,7 @@ pub(super) fn restart_after(stage: &Arc<Stage>, n: usize, down: Duration) {
 pub(super) async fn start(stage: &Stage, n: usize) {
     let boot = {
         let mut cluster = stage.cluster();
-        if cluster.nodes[n].is_up() {
+        if cluster.nodes[n].is_up() || !cluster.nodes[n].in_service {
             return;
         }
         cluster.begin_boot(n)
@@ -149,7 +216,7 @@ pub(super) async fn supervise(stage: Arc<Stage>) {
             }
         }
         let healing = stage.healing.load(Ordering::Relaxed);
-        if healing {
+        if healing || stage.overtime.load(Ordering::Relaxed) {
             restart_offline(&stage);
         }
         for (n, since) in down_since.iter_mut().enumerate() {
@@ -172,10 +239,11 @@ pub(super) async fn supervise(stage: Arc<Stage>) {
 fn restart_offline(stage: &Arc<Stage>) {
     for node in stage.living() {
         let statuses = node.coordinator.replication().map(|r| r.statuses());
+        // One that is damaged is made anew without that.
         let offline = statuses
             .iter()
             .flatten()
-            .any(|status| status.role == ReplicaRole::Offline);
+            .any(|status| status.role == ReplicaRole::Offline && !status.corrupt);
         if offline {
             stage.mark(Mark::LogOffline);
             crash(stage, node.number, false);

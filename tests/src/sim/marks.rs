@@ -11,7 +11,8 @@ pub enum Mark {
     Eligible,
     /// A replica joined an in-sync set again.
     Joined,
-    /// The controller asked the brokers how far their logs reach (D9).
+    /// The controller asked the brokers how far their logs reach (D9). Counted and not demanded: it takes a
+    /// torn tail on every node at once, which few seeds have.
     LogsClaimed,
     /// A partition without electable replicas got a leader again.
     Recovered,
@@ -53,16 +54,39 @@ pub enum Mark {
     PreferredLeader,
     /// A group's offset was committed.
     OffsetCommitted,
+    /// A process stood still.
+    Paused,
+    /// The controller stood still for so long that it was replaced, and woke up believing that it leads.
+    WokeDeposed,
+    /// A member of a group got other partitions by the consumer protocol.
+    GroupRebalanced,
+    /// A round of joins of the classic protocol ended with everybody's share.
+    ClassicRound,
+    /// A member of a group had been taken for gone.
+    MemberFenced,
+    /// A member committed an offset.
+    MemberCommitted,
+    /// A member's commit was refused.
+    CommitFenced,
+    /// A bit of a stored log was flipped.
+    BitFlipped,
+    /// A damaged log was made anew.
+    DamageHealed,
+    /// A blank node joined.
+    NodeJoined,
+    /// A node left for good.
+    NodeLeft,
+    /// The one that left had a vote, which another got.
+    VoterReplaced,
 }
 
 impl Mark {
-    /// All marks.
-    pub const ALL: [Self; 25] = [
+    /// All marks that a campaign must hit.
+    pub const ALL: [Self; 36] = [
         Self::AloneInSync,
         Self::Leaderless,
         Self::Eligible,
         Self::Joined,
-        Self::LogsClaimed,
         Self::Recovered,
         Self::SnapshotSent,
         Self::LogCut,
@@ -83,6 +107,18 @@ impl Mark {
         Self::Reassigned,
         Self::PreferredLeader,
         Self::OffsetCommitted,
+        Self::Paused,
+        Self::WokeDeposed,
+        Self::GroupRebalanced,
+        Self::ClassicRound,
+        Self::MemberFenced,
+        Self::MemberCommitted,
+        Self::CommitFenced,
+        Self::BitFlipped,
+        Self::DamageHealed,
+        Self::NodeJoined,
+        Self::NodeLeft,
+        Self::VoterReplaced,
     ];
 
     /// Its name among the counters of a run.

@@ -8,11 +8,12 @@ use std::time::Duration;
 use rivven_core_types::test_util::DiskFault;
 use rivven_core_types::{Rng, RpcKind};
 
-use super::lives::{about_to_join, crash, restart_after, start, wipe};
+use super::lives::{about_to_join, crash, damage, pause, restart_after, start, wipe};
 use super::marks::Mark;
 use super::network::Weather;
 use super::plan::Plan;
 use super::stage::Stage;
+use super::swarm::ENOUGH_CRASHES;
 use super::trace::mix;
 use super::world::SimCluster;
 
@@ -42,10 +43,12 @@ pub(super) enum Fault {
     WipedOnCatchUp,
     Clock,
     Stop,
+    Pause,
+    BitFlip,
 }
 
 impl Fault {
-    pub(super) const ALL: [Self; 23] = [
+    pub(super) const ALL: [Self; 25] = [
         Self::Kill,
         Self::PowerLoss,
         Self::PowerLossInCommit,
@@ -69,6 +72,8 @@ impl Fault {
         Self::WipedOnCatchUp,
         Self::Clock,
         Self::Stop,
+        Self::Pause,
+        Self::BitFlip,
     ];
 
     /// Whether it may take unsynced records from several nodes at once: nothing promises those without
@@ -131,7 +136,10 @@ impl Nemesis {
             }
             let kinds = u64::try_from(self.plan.kinds.len()).unwrap_or(0);
             let n = usize::try_from(self.rng.below(kinds));
-            let fault = n.ok().and_then(|n| self.plan.kinds.get(n).copied());
+            let mut fault = n.ok().and_then(|n| self.plan.kinds.get(n).copied());
+            if self.stage.overtime.load(Ordering::Relaxed) {
+                fault = (self.stage.counter("crashes") < ENOUGH_CRASHES).then_some(Fault::Kill);
+            }
             if let Some(fault) =
                 fault.filter(|_| self.only.as_ref().is_none_or(|only| only.contains(&step)))
             {
@@ -206,6 +214,8 @@ impl Nemesis {
             Fault::WipedOnCatchUp => self.wipe_on_catch_up(),
             Fault::Clock => self.clock(node),
             Fault::Stop => self.stop(node),
+            Fault::Pause => self.pause(node),
+            Fault::BitFlip => self.flip_bit(node),
         }
     }
 
@@ -357,7 +367,7 @@ impl Nemesis {
         self.stage
             .tell(format!("the link {} <-> {} flaps", n + 1, other + 1));
         drop(tokio::spawn(async move {
-            for round in 0..=20 {
+            for round in 0..20 {
                 if stage.healing.load(Ordering::Relaxed) {
                     return;
                 }
@@ -526,6 +536,12 @@ impl Nemesis {
         }));
     }
 
+    /// While a node is down a bit of one of its logs turns over.
+    fn flip_bit(&mut self, n: usize) {
+        let (down, mut rng) = (self.length(), Rng::new(self.rng.next_u64()));
+        damage(&self.stage, n, &mut rng, down);
+    }
+
     fn clock(&mut self, n: usize) {
         let by = Duration::from_millis(1 + self.rng.below(5_000));
         let jumps = self.rng.below(2) == 0;
@@ -541,6 +557,19 @@ impl Nemesis {
         }
     }
 
+    /// Half of the time the controller, and sometimes a leader: longer than any lease, or a moment.
+    fn pause(&mut self, n: usize) {
+        let n = match self.rng.below(4) {
+            0 | 1 => self.stage.cluster().controller(),
+            2 => self.leader(),
+            _ => None,
+        }
+        .unwrap_or(n);
+        let most = 200 << self.rng.below(9);
+        let length = Duration::from_millis(most / 2 + self.rng.below(most / 2));
+        pause(&self.stage, n, length);
+    }
+
     fn stop(&mut self, n: usize) {
         let down = self.length();
         let stage = Arc::clone(&self.stage);
@@ -549,6 +578,7 @@ impl Nemesis {
         };
         stage.tell(format!("node {} is stopped in order", n + 1));
         drop(tokio::spawn(async move {
+            node.reached().await;
             node.coordinator.shutdown().await;
             if stage.is_alive(&node) {
                 crash(&stage, n, false);

@@ -6,11 +6,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rivven_coordinator::{
-    BoundNetwork, ClusterNetwork, CoordinatorError, NetworkFactory, NetworkIdentity,
+    BoundNetwork, ClusterNetwork, CoordinatorError, NetworkFactory, NetworkIdentity, NodeScope,
 };
 use rivven_core_types::{
-    Address, BoxFuture, ClusterId, NodeName, PeerIdentity, PeerRpc, RpcError, RpcHandler, RpcKind,
-    RpcRequest, RpcResponse,
+    Address, BoxFuture, ClusterId, NodeName, PeerIdentity, PeerRpc, Reply, RpcError, RpcHandler,
+    RpcKind, RpcRequest, RpcResponse,
 };
 use rivven_transport::{MemoryEvent, MemoryHost, MemoryNetwork};
 pub use rivven_transport::{Traffic, Weather};
@@ -90,8 +90,9 @@ impl SimNetwork {
 
     /// What a node at `address` binds its network with.
     /// Only one life may use it: [`Self::kill`] and the next factory make it useless.
-    pub fn factory(&self, address: SocketAddr) -> Arc<dyn NetworkFactory> {
-        Arc::new(SimFactory(self.network.host(address)))
+    /// What it answers it works out in `scope`.
+    pub fn factory(&self, address: SocketAddr, scope: NodeScope) -> Arc<dyn NetworkFactory> {
+        Arc::new(SimFactory(self.network.host(address), scope))
     }
 
     /// Takes the node at `address` off the network: calls in flight get no answer.
@@ -107,6 +108,16 @@ impl SimNetwork {
     /// Cuts or restores what goes from `from` to `to`.
     pub fn set_way(&self, from: SocketAddr, to: SocketAddr, up: bool) {
         self.network.set_way(from, to, up);
+    }
+
+    /// The process at `address` stands still: messages from it and to it wait.
+    pub fn pause(&self, address: SocketAddr) {
+        self.network.pause(address);
+    }
+
+    /// The process at `address` goes on.
+    pub fn resume(&self, address: SocketAddr) {
+        self.network.resume(address);
     }
 
     /// Restores all links.
@@ -142,14 +153,14 @@ impl SimNetwork {
     }
 }
 
-struct SimFactory(MemoryHost);
+struct SimFactory(MemoryHost, NodeScope);
 
 impl NetworkFactory for SimFactory {
     fn bind(
         &self,
         identity: NetworkIdentity,
     ) -> BoxFuture<'static, Result<BoundNetwork, CoordinatorError>> {
-        let host = self.0.clone();
+        let (host, scope) = (self.0.clone(), self.1.clone());
         Box::pin(async move {
             let datagram = host.bind(PeerIdentity {
                 name: identity.name,
@@ -160,14 +171,32 @@ impl NetworkFactory for SimFactory {
                 |_| CoordinatorError::InvalidRequest("the simulated process is dead".to_owned());
             Ok(BoundNetwork {
                 datagram: Arc::new(datagram.map_err(dead)?),
-                rpc: Arc::new(SimRpc(host)),
+                rpc: Arc::new(SimRpc { host, scope }),
             })
         })
     }
 }
 
 /// A host as the coordinator knows it.
-struct SimRpc(MemoryHost);
+struct SimRpc {
+    host: MemoryHost,
+    scope: NodeScope,
+}
+
+/// Answers as `handler` does, but not while its node stands still.
+struct Paused {
+    handler: Arc<dyn RpcHandler>,
+    scope: NodeScope,
+}
+
+impl RpcHandler for Paused {
+    fn handle(&self, peer: &PeerIdentity, request: RpcRequest) -> Reply {
+        match self.handler.handle(peer, request) {
+            Reply::Later(answer) => Reply::Later(Box::pin(self.scope.hold(answer))),
+            now @ Reply::Now(_) => now,
+        }
+    }
+}
 
 impl PeerRpc for SimRpc {
     fn call(
@@ -175,13 +204,14 @@ impl PeerRpc for SimRpc {
         peer: &NodeName,
         request: RpcRequest,
     ) -> BoxFuture<'static, Result<RpcResponse, RpcError>> {
-        self.0.call(peer, request)
+        self.host.call(peer, request)
     }
 }
 
 impl ClusterNetwork for SimRpc {
     fn serve(&self, handler: Arc<dyn RpcHandler>) {
-        self.0.serve(handler);
+        let scope = self.scope.clone();
+        self.host.serve(Arc::new(Paused { handler, scope }));
     }
 
     fn add_peer(&self, _name: NodeName, _address: Address) {
@@ -189,7 +219,7 @@ impl ClusterNetwork for SimRpc {
     }
 
     fn set_cluster_id(&self, cluster: ClusterId) {
-        self.0.set_cluster_id(cluster);
+        self.host.set_cluster_id(cluster);
     }
 
     fn call_address(
@@ -197,11 +227,11 @@ impl ClusterNetwork for SimRpc {
         address: &Address,
         request: RpcRequest,
     ) -> BoxFuture<'static, Result<(PeerIdentity, RpcResponse), RpcError>> {
-        self.0.call_address(address, request)
+        self.host.call_address(address, request)
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {
-        self.0.shutdown();
+        self.host.shutdown();
         Box::pin(async {})
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Plan {
     /// The clock rate of each node, in parts per million beside the true one.
     pub(super) drift_ppm: Vec<i32>,
     pub(super) settings: Settings,
+    /// Nodes join and leave.
+    pub(super) members_change: bool,
 }
 
 /// What the nodes are configured with.
@@ -78,6 +80,7 @@ impl Plan {
             durability,
             drift_ppm,
             settings: Settings::draw(&mut rng),
+            members_change: rng.below(3) == 0,
         }
     }
 }

@@ -50,6 +50,8 @@ impl Reader {
             let Some(node) = coordinator else {
                 continue;
             };
+            // What it asked before the node stood still, the node answers when it goes on.
+            node.reached().await;
             if self.rng.below(3) == 0 {
                 self.read(&node).await;
             } else {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rivven_coordinator::ClusterCoordinator;
+use rivven_coordinator::{ClusterCoordinator, NodeScope};
 use rivven_core_types::{Durability, PartitionId, Rng};
 use tokio::time::Instant;
 
@@ -33,7 +33,15 @@ pub struct Violation {
 pub(super) struct Node {
     pub(super) number: usize,
     pub(super) life: u64,
+    pub(super) scope: NodeScope,
     pub(super) coordinator: ClusterCoordinator,
+}
+
+impl Node {
+    /// Waits while its process stands still: until then nothing that it is asked reaches it.
+    pub(super) async fn reached(&self) {
+        self.scope.hold(std::future::ready(())).await;
+    }
 }
 
 /// What everybody shares. Locks are never held across a wait.
@@ -53,6 +61,11 @@ pub(super) struct Stage {
     pub(super) durability: Durability,
     /// The node that has lost what it had stored, since all were in sync last.
     lost_copies: Mutex<Option<usize>>,
+    /// Whether the logs of that node are damaged.
+    pub(super) damaged: AtomicBool,
+    /// Set when the time of the faults is over and too little has happened yet: what is lacking is made up
+    /// for, in a cluster that is otherwise left alone.
+    pub(super) overtime: AtomicBool,
     /// Set when the faults have ended: nodes that stop are started again at once.
     pub(super) healing: AtomicBool,
     /// Set when producers write no new records but finish what they have begun.
@@ -81,6 +94,8 @@ impl Stage {
             keep_story,
             durability,
             lost_copies: Mutex::default(),
+            damaged: AtomicBool::new(false),
+            overtime: AtomicBool::new(false),
             healing: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             unacked: AtomicU64::new(0),
@@ -217,6 +232,7 @@ impl Stage {
                 Some(Node {
                     number,
                     life: node.life,
+                    scope: node.scope.clone(),
                     coordinator: node.coordinator.clone()?,
                 })
             })

@@ -5,23 +5,31 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use rivven_coordinator::consumer_groups::GroupId;
 use rivven_coordinator::{NewTopic, RaftState};
-use rivven_core_types::{BrokerId, Durability, Offset, PartitionId, Rng, RpcKind, TopicId, Vfs};
+use rivven_core_types::test_util::MemVfs;
+use rivven_core_types::{
+    BrokerId, Durability, LogError, Offset, PartitionId, Rng, RpcKind, TopicId, TopicName, Vfs,
+};
 use rivven_isr::{Acks, ReplicaRole};
 use rivven_segment_log::dump_bytes_from;
 use tokio::task::JoinSet;
 
 use super::administrator::Administrator;
+use super::classic_members::ClassicConsumer;
 use super::clients::{Consumer, Producer, records};
 use super::copies::look_at_copies;
+use super::group_seat::{look_at_groups, settled};
 use super::history::{LOOSE, check_log};
 use super::lives;
 use super::marks::Mark;
+use super::members::Member;
 use super::nemesis::Nemesis;
 use super::network::Weather;
 use super::panics::Collector;
 use super::plan::Plan;
 use super::readers::Reader;
+use super::staff::Staff;
 use super::stage::{Node, Stage, Violation};
 use super::trace::Event;
 use super::views::{diagnose, level, replicated, whole};
@@ -31,14 +39,18 @@ use super::world::SimCluster;
 const NODES: u16 = 3;
 /// How long a cluster may take to form, and to recover when the faults have ended.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
+/// Most topics that are made before anything else happens.
+const MOST_TOPICS: u64 = 3;
+/// Members of each group.
+const MEMBERS: u64 = 3;
 /// How often the nodes are looked at.
 const OBSERVE: Duration = Duration::from_millis(20);
 
 /// How a run is played.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwarmOptions {
-    /// Simulated seconds with faults; a run in which too little has happened by then goes on for up to
-    /// as long again.
+    /// Simulated seconds with faults; a run in which too little has happened by then goes on, with no other
+    /// faults than the crashes that it lacks.
     pub seconds: u64,
     /// Whether faults occur at all.
     pub faults: bool,
@@ -54,7 +66,9 @@ pub struct SwarmOptions {
 /// What must have happened in a run that counts as one.
 const ENOUGH_ACKED: usize = 500;
 const ENOUGH_COMMANDS: u64 = 100;
-const ENOUGH_CRASHES: u64 = 3;
+pub(super) const ENOUGH_CRASHES: u64 = 3;
+/// So many times as long as planned a run may take until so much has happened.
+const MOST_OVERTIME: u64 = 3;
 
 impl Default for SwarmOptions {
     fn default() -> Self {
@@ -159,11 +173,13 @@ pub fn run_swarm(seed: u64, options: &SwarmOptions) -> std::io::Result<SwarmRepo
 }
 
 async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
-    let mut plan = Plan::draw(seed, usize::from(NODES));
+    let mut plan = Plan::draw(seed, usize::from(NODES + 1));
     if options.power_lost_after_syncs.is_some() {
         plan.durability = Durability::Fsync;
+        plan.members_change = false;
     }
-    let mut cluster = SimCluster::configured(NODES, seed, plan.settings);
+    let spare = u16::from(plan.members_change);
+    let mut cluster = SimCluster::configured(NODES, spare, seed, plan.settings);
     cluster.only_synced_counts = plan.durability == Durability::Fsync;
     for (node, ppm) in cluster.nodes.iter().zip(&plan.drift_ppm) {
         node.scope.set_clock_rate_ppm(*ppm);
@@ -182,6 +198,9 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
     if let Some(partitions) = form(&stage, &plan).await {
         let mut producers = JoinSet::new();
         start_clients(&stage, &partitions, &mut producers, &mut actors);
+        if plan.members_change {
+            actors.spawn(Staff::new(Arc::clone(&stage)).run());
+        }
         actors.spawn(Administrator::new(Arc::clone(&stage), plan.clone()).run());
         let trouble = (options.faults && boundary.is_none()).then(|| {
             let nemesis = Nemesis::new(Arc::clone(&stage), plan, options.only.as_deref());
@@ -190,9 +209,12 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
         let over = |stage: &Stage| boundary.is_some() && has_lost_power(stage);
         stage.wait(Duration::from_secs(options.seconds), over).await;
         let enough = |stage: &Stage| trouble.is_none() || has_enough(stage);
-        stage
-            .wait(Duration::from_secs(options.seconds), enough)
-            .await;
+        if !enough(&stage) {
+            stage.overtime.store(true, Ordering::Relaxed);
+            undo_faults(&stage);
+        }
+        let most = Duration::from_secs(options.seconds * MOST_OVERTIME);
+        stage.wait(most, enough).await;
         if let Some(trouble) = trouble {
             trouble.abort();
         }
@@ -233,7 +255,7 @@ async fn form(stage: &Arc<Stage>, plan: &Plan) -> Option<Vec<PartitionId>> {
     }
     let mut rng = stage.fork_rng();
     let mut partitions = Vec::new();
-    for n in 0..2 + rng.below(2) {
+    for n in 0..MOST_TOPICS - rng.below(2) {
         let count = 1 + u32::try_from(rng.below(2)).unwrap_or(0);
         let mut topic = SimCluster::topic(&format!("topic-{n}"), count).ok()?;
         topic.durability = plan.durability;
@@ -302,8 +324,28 @@ fn start_clients(
             actors.spawn(reader.run());
         }
     }
+    start_members(stage, actors);
     // They end by themselves.
     producers.detach_all();
+}
+
+/// Two groups that read everything, one of each protocol.
+fn start_members(stage: &Arc<Stage>, actors: &mut JoinSet<()>) {
+    let topics: Vec<_> = (0..MOST_TOPICS)
+        .filter_map(|n| TopicName::new(format!("topic-{n}")).ok())
+        .collect();
+    let (Ok(new), Ok(classic)) = (GroupId::new("members"), GroupId::new("classic")) else {
+        return;
+    };
+    for number in 0..MEMBERS {
+        let (stage, topics) = (Arc::clone(stage), topics.clone());
+        let joins =
+            ClassicConsumer::new(Arc::clone(&stage), classic.clone(), number, topics.clone());
+        actors.spawn(joins.run());
+        if let Some(member) = Member::new(stage, new.clone(), number, topics) {
+            actors.spawn(member.run());
+        }
+    }
 }
 
 /// Follows what the nodes say about themselves and checks it against what all others have said.
@@ -315,6 +357,7 @@ async fn observe(stage: Arc<Stage>) {
         for node in stage.living() {
             look_at_metadata(&stage, &node, &mut last);
             look_at_raft(&stage, &node);
+            look_at_groups(&stage, &node);
             look_at_replicas(&stage, &node, &mut ends);
         }
         look_at_copies(&stage);
@@ -460,19 +503,22 @@ fn numbers(brokers: &[BrokerId]) -> Vec<i32> {
     brokers.iter().map(|broker| broker.get()).collect()
 }
 
+fn undo_faults(stage: &Stage) {
+    let cluster = stage.cluster();
+    cluster.network.restore_links();
+    cluster.network.set_weather(Weather::default());
+    for (n, node) in cluster.nodes.iter().enumerate() {
+        node.slow_disk(0);
+        node.disk.heal();
+        cluster.resume(n);
+    }
+}
+
 /// Ends all faults and waits until everything is well again, by itself.
 async fn recover(stage: &Arc<Stage>, partitions: &[PartitionId]) {
     stage.tell("the faults end");
     stage.healing.store(true, Ordering::Relaxed);
-    {
-        let cluster = stage.cluster();
-        cluster.network.restore_links();
-        cluster.network.set_weather(Weather::default());
-        for node in &cluster.nodes {
-            node.slow_disk(0);
-            node.disk.heal();
-        }
-    }
+    undo_faults(stage);
     // Undoings of faults that are still under way must not count as faults in peace.
     tokio::time::sleep(Duration::from_millis(20)).await;
     if !stage
@@ -501,6 +547,10 @@ async fn recover(stage: &Arc<Stage>, partitions: &[PartitionId]) {
     if !stage.wait(RECOVERY_LIMIT, read).await {
         stage.violate("consumers reach the end", diagnose(stage));
     }
+    if !stage.wait(RECOVERY_LIMIT, |s| settled(s, partitions)).await {
+        let groups = format!("{:?}", stage.history().groups);
+        stage.violate("groups come to rest", groups);
+    }
     if !stage
         .wait(RECOVERY_LIMIT, |s| whole(s) && replicated(s) && level(s))
         .await
@@ -518,27 +568,40 @@ fn check(stage: &Stage, partitions: &[PartitionId]) {
     }
 }
 
+/// The disks of the nodes that hold a partition.
+fn disks_of(stage: &Stage, partition: PartitionId) -> Vec<(usize, MemVfs)> {
+    let living = stage.living();
+    let state = living.first().map(|node| node.coordinator.cluster_state());
+    let record = state.as_ref().and_then(|state| state.partition(&partition));
+    let replicas = record.map(|r| r.replicas.clone()).unwrap_or_default();
+    let cluster = stage.cluster();
+    let numbers = replicas.iter().filter_map(|id| cluster.node_of(*id));
+    numbers
+        .map(|n| (n, cluster.nodes[n].disk.clone()))
+        .collect()
+}
+
 fn check_partition(stage: &Stage, partition: PartitionId) -> Result<(), (&'static str, String)> {
     let statuses = stage.living().into_iter().filter_map(|node| {
         let status = node.coordinator.replication()?.status(partition)?;
         Some(status.high_watermark)
     });
     let high_watermark = statuses.max().unwrap_or_default();
-    let disks: Vec<_> = {
-        let cluster = stage.cluster();
-        cluster.nodes.iter().map(|node| node.disk.clone()).collect()
-    };
     let mut first: Option<Vec<u8>> = None;
-    for (n, disk) in disks.iter().enumerate() {
-        let vfs: &dyn Vfs = disk;
-        let dumped = dump_bytes_from(vfs, "/data/logs".as_ref(), partition, high_watermark)
-            .map_err(|e| ("a log can be read", format!("node {}: {e}", n + 1)))?;
+    for (n, disk) in disks_of(stage, partition) {
+        let vfs: &dyn Vfs = &disk;
+        let dumped = match dump_bytes_from(vfs, lives::LOGS.as_ref(), partition, high_watermark) {
+            // Damage that nobody has met yet, and that whoever reads it would meet.
+            Err(LogError::Corrupt { .. }) if disk.is_damaged(lives::LOGS.as_ref()) => continue,
+            dumped => dumped,
+        };
+        let dumped = dumped.map_err(|e| ("a log can be read", format!("node {}: {e}", n + 1)))?;
         match &first {
             None => first = Some(dumped),
             Some(first) if *first == dumped => {}
             Some(first) => {
                 let detail = format!(
-                    "{partition} below {high_watermark}: {} bytes on node 1, {} on node {}",
+                    "{partition} below {high_watermark}: {} bytes elsewhere, {} on node {}",
                     first.len(),
                     dumped.len(),
                     n + 1

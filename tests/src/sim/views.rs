@@ -11,7 +11,12 @@ use super::stage::Stage;
 
 /// All nodes are active in one cluster, and agree on its metadata.
 pub(super) fn whole(stage: &Stage) -> bool {
-    let nodes = stage.cluster().nodes.len();
+    let nodes = stage
+        .cluster()
+        .nodes
+        .iter()
+        .filter(|n| n.in_service)
+        .count();
     let living = stage.living();
     let all = living.len() == nodes;
     let active = living.iter().all(|node| {

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rivven_coordinator::consumer_groups::GroupConfig;
 use rivven_coordinator::{
     ClusterCoordinator, ClusterMember, ClusterMode, CoordinatorConfig, CoordinatorError,
     CoordinatorPorts, NewTopic, NodeScope, RaftTiming, RuntimeHooks, SessionConfig, TopicDefaults,
@@ -48,6 +49,8 @@ pub struct SimNode {
     pub scope: NodeScope,
     /// Whether its power has ever gone in the midst of a change of its disk.
     pub lost_power_in_change: bool,
+    /// Whether it is a member of the cluster, or on its way in.
+    pub in_service: bool,
     starting: bool,
     pace: Arc<DiskPace>,
     threads: Arc<DiskThreads>,
@@ -70,6 +73,7 @@ impl SimNode {
 pub struct Boot {
     /// The life that this start is to be.
     pub life: u64,
+    scope: NodeScope,
     config: CoordinatorConfig,
     ports: CoordinatorPorts,
 }
@@ -77,7 +81,8 @@ pub struct Boot {
 impl Boot {
     /// Runs the start.
     pub async fn run(self) -> Result<ClusterCoordinator, CoordinatorError> {
-        ClusterCoordinator::start(self.config, self.ports).await
+        let started = ClusterCoordinator::start(self.config, self.ports);
+        self.scope.hold(started).await
     }
 }
 
@@ -92,6 +97,8 @@ pub struct SimCluster {
     pub only_synced_counts: bool,
     seed: u64,
     settings: Settings,
+    /// How many nodes form the cluster; others may join it.
+    founders: usize,
     lives: u64,
     rng: Rng,
 }
@@ -100,21 +107,24 @@ impl SimCluster {
     /// `count` blank nodes that have not been started; all randomness comes from `seed`. Must be
     /// called on the paused runtime that will run them.
     pub fn stopped(count: u16, seed: u64) -> Self {
-        Self::configured(count, seed, Settings::default())
+        Self::configured(count, 0, seed, Settings::default())
     }
 
-    pub(super) fn configured(count: u16, seed: u64, settings: Settings) -> Self {
-        let nodes = (0..count).map(|n| {
+    /// So many nodes that form the cluster, and so many others.
+    pub(super) fn configured(count: u16, spare: u16, seed: u64, settings: Settings) -> Self {
+        let nodes = (0..count + spare).map(|n| {
             let pace = Arc::new(DiskPace::new(seed ^ (u64::from(n) << 32)));
+            let scope = NodeScope::new(seed.wrapping_mul(31) + u64::from(n));
             SimNode {
                 address: SocketAddr::from(([127, 0, 0, 1], 9000 + n)),
                 disk: MemVfs::new(),
                 coordinator: None,
                 life: 0,
-                scope: NodeScope::new(seed.wrapping_mul(31) + u64::from(n)),
                 lost_power_in_change: false,
+                in_service: n < count,
                 starting: false,
-                threads: Arc::new(DiskThreads::new(Arc::clone(&pace))),
+                threads: Arc::new(DiskThreads::new(Arc::clone(&pace), scope.clone())),
+                scope,
                 pace,
             }
         });
@@ -124,6 +134,7 @@ impl SimCluster {
             only_synced_counts: false,
             seed,
             settings,
+            founders: usize::from(count),
             lives: 0,
             rng: Rng::new(seed ^ 0x5eed),
         }
@@ -157,7 +168,8 @@ impl SimCluster {
         node.life = self.lives;
         node.starting = true;
         node.scope = node.scope.next_life();
-        node.threads = Arc::new(DiskThreads::new(Arc::clone(&node.pace)));
+        let threads = DiskThreads::new(Arc::clone(&node.pace), node.scope.clone());
+        node.threads = Arc::new(threads);
         let ports = CoordinatorPorts {
             vfs: Arc::new(node.disk.clone()),
             clock: Arc::new(SimClock::new(node.scope.clone())),
@@ -165,13 +177,14 @@ impl SimCluster {
                 self.seed.wrapping_mul(1000) + self.lives,
             )),
             io: node.threads.clone(),
-            network: self.network.factory(node.address),
+            network: self.network.factory(node.address, node.scope.clone()),
             control: Handle::current(),
             runtime: RuntimeHooks::Simulated(node.scope.clone()),
             data: Handle::current(),
         };
         Ok(Boot {
             life: node.life,
+            scope: node.scope.clone(),
             config,
             ports,
         })
@@ -187,6 +200,14 @@ impl SimCluster {
         node.starting = false;
         node.coordinator = Some(started);
         true
+    }
+
+    /// Node `n`, which is down and no member, is to join with a blank disk.
+    pub fn enlist(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        node.disk = MemVfs::new();
+        node.lost_power_in_change = false;
+        node.in_service = true;
     }
 
     /// Takes note of a start that has failed.
@@ -223,6 +244,20 @@ impl SimCluster {
         if let Some(dead) = node.coordinator.take() {
             bury(dead);
         }
+    }
+
+    /// Stops the process of node `n` as SIGSTOP does: time goes on, it does not.
+    pub fn pause(&self, n: usize) {
+        let node = &self.nodes[n];
+        node.scope.pause();
+        self.network.pause(node.address);
+    }
+
+    /// Lets the process of node `n` go on. What it was sent meanwhile comes before what it finds due itself.
+    pub fn resume(&self, n: usize) {
+        let node = &self.nodes[n];
+        self.network.resume(node.address);
+        node.scope.resume();
     }
 
     /// The nodes that live.
@@ -277,14 +312,12 @@ impl SimCluster {
     fn config(&self, n: usize) -> Result<CoordinatorConfig, InvalidId> {
         let name = |n: usize| NodeName::new(format!("node-{}", n + 1));
         let address = |n: usize| Address::from(self.nodes[n].address);
-        let members = (0..self.nodes.len())
-            .filter(|other| *other != n)
-            .map(|other| {
-                Ok(ClusterMember {
-                    name: Some(name(other)?),
-                    address: address(other),
-                })
-            });
+        let members = (0..self.founders).filter(|other| *other != n).map(|other| {
+            Ok(ClusterMember {
+                name: Some(name(other)?),
+                address: address(other),
+            })
+        });
         let swim = SwimConfig {
             security: SwimSecurity::InsecureDev,
             ..SwimConfig::default()
@@ -307,7 +340,11 @@ impl SimCluster {
                 fetch_max_wait: self.settings.fetch_wait(),
                 ..ReplicationConfig::default()
             },
-            groups: rivven_coordinator::consumer_groups::GroupConfig::default(),
+            groups: GroupConfig {
+                consumer_session_timeout: Duration::from_secs(6),
+                max_flap_delay: Duration::from_secs(3),
+                ..GroupConfig::default()
+            },
             session: SessionConfig::default(),
             topic_defaults: TopicDefaults::default(),
             placement: rivven_coordinator::placement::PlacementConfig::default(),

@@ -12,6 +12,7 @@ pub(crate) const USAGE: &str = "sim: plays seeds of a simulated cluster of three
   --replay S   plays one seed and tells its story; if it breaks an invariant, finds the few faults
                that it takes
   --only A,B   with --replay: plays only the faults of these steps
+  --dense      fails if a seed is thin: too little has happened in it to prove anything
   --marks      fails if something that must happen sometimes never did
   --traces     prints the trace of each seed alone, for comparing two processes
   --planted    plants each known bug and counts the seeds until it is found
@@ -42,6 +43,7 @@ pub(crate) struct Arguments {
     pub(crate) jobs: usize,
     pub(crate) task: Task,
     pub(crate) bug: Option<String>,
+    pub(crate) dense: bool,
     pub(crate) marks: bool,
     pub(crate) json: bool,
     pub(crate) boundaries: bool,
@@ -77,6 +79,7 @@ impl Arguments {
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             task: Task::Play,
             bug: None,
+            dense: false,
             marks: false,
             json: false,
             boundaries: false,
@@ -113,6 +116,7 @@ impl Arguments {
                 "--bug" => parsed.bug = Some(value()?),
                 "--planted" => parsed.task = Task::Planted,
                 "--traces" => parsed.task = Task::Traces,
+                "--dense" => parsed.dense = true,
                 "--marks" => parsed.marks = true,
                 "--calm" => parsed.options.faults = false,
                 "--json" => parsed.json = true,

@@ -71,7 +71,9 @@ impl Totals {
     }
 
     pub(crate) fn is_good(&self, arguments: &Arguments) -> bool {
-        self.violations.is_empty() && (!arguments.marks || self.missed().is_empty())
+        let dense = !arguments.dense || self.thin.is_empty();
+        let marked = !arguments.marks || self.missed().is_empty();
+        self.violations.is_empty() && dense && marked
     }
 
     /// Simulated seconds per second of one core.
@@ -103,6 +105,9 @@ impl Totals {
             self.events,
             self.thin.len()
         );
+        if arguments.dense && !self.thin.is_empty() {
+            println!("sim: too little happened in these seeds: {:?}", self.thin);
+        }
         if arguments.marks && !self.missed().is_empty() {
             println!("sim: never happened: {:?}", self.missed());
         }
