@@ -63,7 +63,8 @@ impl RpcHandler for Router {
             | RpcKind::RAFT_PRE_VOTE
             | RpcKind::RAFT_SNAPSHOT
             | RpcKind::RAFT_TRANSFER
-            | RpcKind::RAFT_READ_INDEX => match raft_group_of(&request) {
+            | RpcKind::RAFT_READ_INDEX
+            | RpcKind::RAFT_WATCH_LEADER => match raft_group_of(&request) {
                 Ok(RaftGroupId::GROUPS) => self.groups_raft.handle(peer, request),
                 // A group that nobody serves is refused by name there.
                 Ok(_) => self.raft.handle(peer, request),

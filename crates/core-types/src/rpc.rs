@@ -74,6 +74,8 @@ rpc_kinds! {
     /// A follower asks the leader up to where it must have applied the log for a linearizable read
     /// (Ongaro's thesis, section 6.4).
     RAFT_READ_INDEX = 0x0106, "raft_read_index";
+    /// A follower keeps a call to its leader open, to learn at once when the leader's process ends.
+    RAFT_WATCH_LEADER = 0x0107, "raft_watch_leader";
     /// A follower's fetch of records from a partition leader.
     REPLICA_FETCH = 0x0201, "replica_fetch";
     /// A proposal forwarded to the Raft leader.

@@ -259,6 +259,7 @@ impl RpcHandler for RaftHandle {
                 | RpcKind::RAFT_SNAPSHOT
                 | RpcKind::RAFT_TRANSFER
                 | RpcKind::RAFT_READ_INDEX
+                | RpcKind::RAFT_WATCH_LEADER
         );
         if !ours {
             return Reply::Now(Err(RpcError::UnknownKind { kind: request.kind }));

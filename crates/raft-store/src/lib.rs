@@ -50,6 +50,7 @@ mod handle;
 mod identity;
 mod instance;
 mod kv;
+mod leader_watch;
 mod log_store;
 mod machine;
 mod messages;

@@ -107,6 +107,19 @@ pub(crate) enum ReadIndexAnswer {
     Unconfirmed(String),
 }
 
+/// Answer after a while, or once you lead no more.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LeaderWatchMessage {
+    pub(crate) target: u64,
+    pub(crate) from: u64,
+    pub(crate) hold_ms: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LeaderWatchAnswer {
+    pub(crate) leads: bool,
+}
+
 fn malformed(error: impl ToString) -> RpcError {
     RpcError::Malformed(error.to_string())
 }

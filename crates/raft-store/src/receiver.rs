@@ -18,9 +18,9 @@ use crate::instance::RaftCore;
 use crate::log_store::LogStore;
 use crate::machine::Machine;
 use crate::messages::{
-    AppendAnswer, AppendMessage, ReadIndexAnswer, ReadIndexMessage, SnapshotAnswer,
-    SnapshotMessage, TransferAnswer, TransferMessage, VoteAnswer, VoteMessage, decode_entries,
-    decode_request, encode_answer,
+    AppendAnswer, AppendMessage, LeaderWatchAnswer, LeaderWatchMessage, ReadIndexAnswer,
+    ReadIndexMessage, SnapshotAnswer, SnapshotMessage, TransferAnswer, TransferMessage, VoteAnswer,
+    VoteMessage, decode_entries, decode_request, encode_answer,
 };
 use crate::runtime::{spawn, timeout};
 use crate::snapshot::SnapshotFile;
@@ -28,6 +28,9 @@ use crate::types::{LogId, LogIdRecord, SnapshotMeta, TypeConfig, Vote, VoteRecor
 
 /// Longest time that a follower's read may keep this node busy.
 const MAX_READ_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest time for which a follower's call is held.
+const MAX_HOLD: Duration = Duration::from_secs(30);
 
 /// Which snapshot a message is about. The transfer's id has 32 bits of entropy, since a CRC is linear:
 /// alone it would not tell two snapshots of one length apart.
@@ -128,6 +131,7 @@ impl Receiver {
             RpcKind::RAFT_TRANSFER => transfer(&call, &request).await,
             RpcKind::RAFT_SNAPSHOT => self.snapshot(&call, request).await,
             RpcKind::RAFT_READ_INDEX => read_index(&call, &request).await,
+            RpcKind::RAFT_WATCH_LEADER => watch_leader(&call, &request).await,
             kind => Err(RpcError::UnknownKind { kind }),
         }
     }
@@ -353,6 +357,26 @@ async fn read_index(call: &Incall<'_>, request: &RpcRequest) -> Result<RpcRespon
         Ok(Err(error)) => ReadIndexAnswer::Unconfirmed(error.to_string()),
         Err(_) => ReadIndexAnswer::Unconfirmed(format!("no quorum within {deadline:?}")),
     })
+}
+
+/// Holds the call while this node leads.
+async fn watch_leader(call: &Incall<'_>, request: &RpcRequest) -> Result<RpcResponse, RpcError> {
+    let message: LeaderWatchMessage = decode_request(request)?;
+    call.check(message.target, message.from)?;
+    let hold = Duration::from_millis(message.hold_ms).min(MAX_HOLD);
+    let mut metrics = call.raft.server_metrics();
+    let deposed = async {
+        while metrics.borrow_and_update().current_leader == Some(call.own_id) {
+            metrics.changed().await?;
+        }
+        Ok::<_, rivven_core_types::watch::Closed>(())
+    };
+    let leads = match timeout(hold, deposed).await {
+        Err(_) => true,
+        Ok(Ok(())) => false,
+        Ok(Err(_)) => return Err(refused("the node is stopping")),
+    };
+    encode_answer(&LeaderWatchAnswer { leads })
 }
 
 async fn transfer(call: &Incall<'_>, request: &RpcRequest) -> Result<RpcResponse, RpcError> {

@@ -17,8 +17,9 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::RaftStoreError;
 use crate::instance::{Context, Instance};
+use crate::leader_watch;
 use crate::observe::{self, Outcomes};
-use crate::runtime::{RaftInstant, WatchReceiver, WatchSender, sleep, timeout};
+use crate::runtime::{RaftInstant, WatchReceiver, WatchSender, sleep, spawn, timeout};
 use crate::status::{Member, RaftState, RaftStatus};
 use crate::types::{LogId, PeerNode, TypeConfig};
 
@@ -233,7 +234,10 @@ impl Shared {
     pub(crate) async fn supervise(self: Arc<Self>, mut stop: oneshot::Receiver<()>) {
         let mut restarts = VecDeque::new();
         while let Some(instance) = self.instance.load_full() {
+            let context = Arc::clone(&self.context);
+            let watch = spawn(leader_watch::run(context, instance.raft.clone()));
             let ended = self.follow(&instance, &mut stop).await;
+            watch.abort();
             self.instance.store(None);
             if ended == Ended::CoreDied {
                 self.set_state(RaftState::Restarting, None);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -119,6 +120,18 @@ impl Cluster {
         let vfs = node.vfs.lose_power(&mut Rng::new(seed));
         drop(node);
         vfs
+    }
+
+    /// `kill -9`.
+    fn kill(&self, name: &NodeName) {
+        self.nodes[name].scope.crash();
+    }
+
+    /// Starts a killed node again.
+    async fn revive(&mut self, name: &NodeName) {
+        self.net.detach(name);
+        let vfs = self.nodes.remove(name).unwrap().vfs.restart_process();
+        self.restart(name, vfs).await;
     }
 
     async fn restart(&mut self, name: &NodeName, vfs: MemVfs) {
@@ -424,10 +437,7 @@ async fn the_log_is_purged_while_a_follower_is_away_and_a_lossy_transfer_brings_
         cluster.write(&leader, 100).await;
         cluster.purged_up_to_the_last(&leader, 150).await;
     }
-    cluster
-        .net
-        .lose_chunks
-        .store(4, std::sync::atomic::Ordering::Relaxed);
+    cluster.net.lose_chunks.store(4, Ordering::Relaxed);
     cluster.net.heal();
     cluster.check().await;
     assert!(cluster.net.installed() > 0, "it was not sent a snapshot");
@@ -522,4 +532,41 @@ async fn ticket_2116_twenty_panics_of_leaders_under_load_cost_less_than_a_second
         .map(|n| n.handle().status().restarts)
         .sum();
     assert_eq!(restarts, u64::from(ROUNDS));
+}
+
+/// The election timeouts alone would take 450 ms at least.
+#[tokio::test(start_paused = true)]
+async fn when_the_leaders_process_ends_another_leads_as_soon_as_its_lease_is_over() {
+    let mut cluster = Cluster::form(|_, _| {}).await;
+    for _ in 0..5 {
+        let leader = cluster.leader(None).await;
+        cluster.write(&leader, 5).await;
+        let started = tokio::time::Instant::now();
+        cluster.kill(&leader);
+        let next = cluster.leader(Some(&leader)).await;
+        cluster.write(&next, 1).await;
+        let took = started.elapsed();
+        assert!(took.as_millis() < 400, "{took:?}");
+        cluster.revive(&leader).await;
+        cluster.check().await;
+    }
+}
+
+/// Only its lease says whether a leader lives.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_lives_goes_on_however_often_connections_to_it_break() {
+    let mut cluster = Cluster::form(|_, _| {}).await;
+    let leader = cluster.leader(None).await;
+    let term = cluster.nodes[&leader].handle().status().term;
+    cluster.net.lose_watches.store(true, Ordering::Relaxed);
+    for _ in 0..20 {
+        cluster.write(&leader, 1).await;
+        // sleep-ok: on a paused clock, to let elections happen.
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    assert_eq!(cluster.acked.len(), 20);
+    for node in cluster.nodes.values() {
+        assert_eq!(node.handle().status().term, term, "{}", node.name);
+    }
+    cluster.check().await;
 }

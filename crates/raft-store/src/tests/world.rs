@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -58,6 +58,8 @@ pub(super) struct Net {
     installed: Arc<AtomicU64>,
     /// Every so many snapshot chunks one is lost, and as many answers; 0 loses none.
     pub(super) lose_chunks: Arc<AtomicU64>,
+    /// Whether the connection breaks over which a voter watches its leader, whenever it asks.
+    pub(super) lose_watches: Arc<AtomicBool>,
     chunks: Arc<AtomicU64>,
     chaos: Option<Arc<Mutex<Chaos>>>,
 }
@@ -235,6 +237,11 @@ impl PeerRpc for Port {
                 incarnation,
                 cluster: None,
             };
+            let lost = || RpcError::ConnectionLost { peer: peer.clone() };
+            let is_watch = request.kind == RpcKind::RAFT_WATCH_LEADER;
+            if is_watch && net.lose_watches.load(Ordering::Relaxed) {
+                return Err(lost());
+            }
             let waited = request.deadline;
             // The message outlives its sender, and dies with its receiver.
             let answer = scope.spawn(async move {
@@ -247,7 +254,14 @@ impl PeerRpc for Port {
                 peer: peer.clone(),
                 waited,
             };
-            let answer = answer.await.map_err(|_| peer_died())??;
+            // A process that is killed has its connections closed; a machine without power closes nothing.
+            let answer = answer.await.map_err(|_| {
+                if guard(&net.handlers).contains_key(&peer) {
+                    lost()
+                } else {
+                    peer_died()
+                }
+            })??;
             if kind == u64::from(RpcKind::RAFT_SNAPSHOT.0)
                 && let Ok(SnapshotAnswer::Installed(_)) = decode_answer(&answer)
             {
