@@ -26,6 +26,9 @@ pub(crate) use scope::{carry, spawn, sync_delay};
 pub(crate) use time::{RaftInstant, sleep, timeout, timeout_at};
 pub(crate) use watch::{FifoWatch, WatchReceiver, WatchSender};
 
+/// Longest time for which a batch of proposals stays open for those that come meanwhile.
+const GATHER: Duration = Duration::from_micros(200);
+
 /// openraft's runtime. A value of it exists only in openraft's own test suite; a node runs on the
 /// tokio runtime that it is opened in.
 #[derive(Debug)]
@@ -112,6 +115,11 @@ impl AsyncRuntime for NodeRuntime {
         match receiver.try_recv() {
             Err(TryRecvError::Empty) => {}
             taken => return taken,
+        }
+        // The merging began at the deadline, as there is no linger. Where proposals come without a pause, the core
+        // must not be kept from its other work for longer.
+        if RaftInstant::now().saturating_duration_since(deadline) > GATHER {
+            return Err(TryRecvError::Empty);
         }
         tokio::task::yield_now().await;
         match receiver.try_recv() {
