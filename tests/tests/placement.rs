@@ -2,15 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rivven_tests::check::judge;
 use rivven_tests::flights::{InputRecord, flights};
 use rivven_tests::kafka::{
-    ClientError, KafkaClient, Producer, ProducerOptions, TopicInfo, read_all,
+    ClientError, KafkaClient, Producer, ProducerOptions, Progress, TopicInfo, read_all,
 };
 use rivven_tests::process::{ClusterOptions, ProcessCluster, node_binary};
 use rivven_tests::{Failure, wait};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// Generous, since the machine may be loaded; nothing waits this long when all is well.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -79,6 +82,70 @@ fn in_sync(topic: &TopicInfo) -> bool {
     topic.partitions.iter().all(settled)
 }
 
+/// A client that writes one record after the other, acks=all, until it is told to stop.
+struct Writing {
+    records: Vec<InputRecord>,
+    progress: Arc<Progress>,
+    stop: oneshot::Sender<()>,
+    /// How many records it has written in the end.
+    task: JoinHandle<Result<usize, Failure>>,
+}
+
+impl Writing {
+    async fn start(client: &KafkaClient, topic: &TopicInfo) -> Self {
+        let records: Vec<InputRecord> = flights().unwrap();
+        let producer = Producer::start(client, topic, &ProducerOptions::default()).await;
+        let mut producer = producer.unwrap();
+        let progress = producer.progress();
+        let (stop, mut stopped) = oneshot::channel::<()>();
+        let input = records.clone();
+        let task = tokio::spawn(async move {
+            let mut written = 0;
+            for (number, record) in input.iter().enumerate() {
+                if stopped.try_recv().is_ok() {
+                    break;
+                }
+                producer.send(number, record).await?;
+                written = number + 1;
+                wait::pause(Duration::from_millis(2)).await;
+            }
+            producer.finish().await?;
+            Ok(written)
+        });
+        Self {
+            records,
+            progress,
+            stop,
+            task,
+        }
+    }
+
+    /// Waits until some more records are acknowledged.
+    async fn goes_on(&self, cluster: &ProcessCluster) {
+        let before = self.progress.acked();
+        let more = wait::until("more records are acknowledged", LIMIT, async || {
+            let now = self.progress.acked();
+            let enough = (now > before + 20).then_some(());
+            enough.ok_or_else(|| Failure::new(format!("{before}, then {now}")))
+        });
+        more.await
+            .unwrap_or_else(|failure| panic!("{}", cluster.explain(failure)));
+    }
+
+    /// Ends it and reads everything: all that was written was acknowledged, and is there once and in order.
+    async fn finish(self, cluster: &ProcessCluster, client: &KafkaClient, least: usize) {
+        self.stop.send(()).unwrap();
+        let written = self.task.await.unwrap();
+        let written = written.unwrap_or_else(|failure| panic!("{}", cluster.explain(failure)));
+        assert_eq!(self.progress.acked(), written);
+        assert!(written >= least, "{written}");
+        let read = read_all(client, TOPIC, &self.progress.highest_offsets(), LIMIT).await;
+        let read = read.unwrap_or_else(|failure| panic!("{}", cluster.explain(failure)));
+        let verdict = judge(&self.records[..written], &read);
+        assert!(verdict.is_clean(), "{verdict:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_drained_under_load_and_a_kill_and_filled_again_and_nothing_is_lost() {
     let options = ClusterOptions {
@@ -93,26 +160,7 @@ async fn a_node_is_drained_under_load_and_a_kill_and_filled_again_and_nothing_is
     let asked = (victim + 2) % 4;
     let name = cluster.node(drained).name.clone();
 
-    // Records are written all the time.
-    let records: Vec<InputRecord> = flights().unwrap();
-    let producer = Producer::start(&client, &topic, &ProducerOptions::default()).await;
-    let mut producer = producer.unwrap();
-    let progress = producer.progress();
-    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
-    let input = records.clone();
-    let writing = tokio::spawn(async move {
-        let mut written = 0;
-        for (number, record) in input.iter().enumerate() {
-            if stopped.try_recv().is_ok() {
-                break;
-            }
-            producer.send(number, record).await?;
-            written = number + 1;
-            wait::pause(Duration::from_millis(2)).await;
-        }
-        Ok::<_, Failure>((producer.finish().await?, written))
-    });
-
+    let writing = Writing::start(&client, &topic).await;
     let plan = insist(&cluster, asked, &["plan"]).await;
     assert!(plan.contains("NODE") && plan.contains(&name), "{plan}");
     insist(&cluster, asked, &["drain", &name]).await;
@@ -157,14 +205,7 @@ async fn a_node_is_drained_under_load_and_a_kill_and_filled_again_and_nothing_is
     let end = topic_until(&cluster, &client, "replicas and leaders are even", even).await;
     assert_eq!(loads(&end).len(), 4);
 
-    stop.send(()).unwrap();
-    let (progress_end, written) = writing.await.unwrap().unwrap();
-    assert_eq!(progress_end.acked(), written);
-    assert!(progress.acked() >= 300, "{}", progress.acked());
-    let read = read_all(&client, TOPIC, &progress_end.highest_offsets(), LIMIT).await;
-    let read = read.unwrap_or_else(|failure| panic!("{}", cluster.explain(failure)));
-    let verdict = judge(&records[..written], &read);
-    assert!(verdict.is_clean(), "{verdict:?}");
+    writing.finish(&cluster, &client, 300).await;
     cluster.check_no_panic().unwrap();
 }
 
@@ -211,6 +252,121 @@ fn code(answer: Result<(), ClientError>) -> i16 {
         Err(ClientError::Answered { code, .. }) => code,
         Err(error) => panic!("{error}"),
     }
+}
+
+/// Asks for these replicas of the only partition and waits until they are all there is, and in sync.
+async fn reassign_and_wait(cluster: &ProcessCluster, client: &KafkaClient, target: &[i32]) {
+    assert_eq!(code(client.reassign(TOPIC, 0, Some(target)).await), 0);
+    reassigned(cluster, client, target).await;
+}
+
+async fn reassigned(cluster: &ProcessCluster, client: &KafkaClient, target: &[i32]) {
+    let what = format!("{target:?} are the replicas, in sync");
+    topic_until(cluster, client, &what, |t| {
+        let partition = &t.partitions[0];
+        partition.replicas == target && partition.isr.len() == target.len()
+    })
+    .await;
+    // Whoever is asked may have heard of it a moment later.
+    let over = wait::until("no reassignment is listed", LIMIT, async || {
+        let listed = client.reassignments().await;
+        let listed = listed.map_err(|error| Failure::new(error.to_string()))?;
+        let over = listed.is_empty().then_some(());
+        over.ok_or_else(|| Failure::new(format!("{listed:?}")))
+    });
+    over.await.unwrap();
+}
+
+/// A partition gets more replicas and then fewer, until none of the first is left, and more again, while a
+/// client writes to all that are in sync: what was acknowledged is there in the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_replicas_changes_under_load_and_nothing_is_lost() {
+    let cluster = ProcessCluster::start(ClusterOptions::default(), LIMIT)
+        .await
+        .unwrap();
+    let client = KafkaClient::new(cluster.bootstrap());
+    let topic = client.create_topic(TOPIC, 1, 1, 1, LIMIT).await.unwrap();
+    let first = topic.partitions[0].replicas[0];
+    let others: Vec<i32> = (1..=3).filter(|id| *id != first).collect();
+    let writing = Writing::start(&client, &topic).await;
+    for target in [
+        vec![first, others[0], others[1]],
+        vec![others[0], others[1]],
+        vec![others[1]],
+        vec![first, others[0]],
+    ] {
+        writing.goes_on(&cluster).await;
+        reassign_and_wait(&cluster, &client, &target).await;
+    }
+    writing.goes_on(&cluster).await;
+    // New partitions have as many replicas as the first one.
+    assert_eq!(code(client.create_partitions(TOPIC, 2).await), 0);
+    topic_until(&cluster, &client, "two partitions", |t| {
+        t.partitions.len() == 2 && t.partitions[1].replicas.len() == 2
+    })
+    .await;
+    writing.finish(&cluster, &client, 100).await;
+    cluster.check_no_panic().unwrap();
+}
+
+/// The leader dies while its partition gets more replicas, of which one is not there yet: the one that has
+/// caught up leads, and the reassignment goes on to its end. Fewer are had without one that is dead, whose
+/// copy of old counts for nothing when it is a replica again.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_die_while_the_number_of_replicas_changes_and_nothing_is_lost() {
+    let mut cluster = ProcessCluster::start(ClusterOptions::default(), LIMIT)
+        .await
+        .unwrap();
+    let client = KafkaClient::new(cluster.bootstrap());
+    let topic = client.create_topic(TOPIC, 1, 1, 1, LIMIT).await.unwrap();
+    let first = topic.partitions[0].replicas[0];
+    let others: Vec<i32> = (1..=3).filter(|id| *id != first).collect();
+    let all = [first, others[0], others[1]];
+    let leader = cluster.node_of_broker(first).await.unwrap();
+    let late = cluster.node_of_broker(others[1]).await.unwrap();
+    let writing = Writing::start(&client, &topic).await;
+    writing.goes_on(&cluster).await;
+
+    cluster.kill(late).unwrap();
+    let begun = wait::until("the reassignment is begun", LIMIT, async || {
+        let begun = client.reassign(TOPIC, 0, Some(&all)).await;
+        begun.map_err(|error| Failure::new(error.to_string()))
+    });
+    begun.await.unwrap();
+    topic_until(&cluster, &client, "the second replica is in sync", |t| {
+        t.partitions[0].isr.contains(&others[0])
+    })
+    .await;
+    assert_eq!(client.reassignments().await.unwrap().len(), 1);
+    // Without the late one there is no majority now: nothing can have been completed.
+    cluster.kill(leader).unwrap();
+    cluster.spawn(late).unwrap();
+    topic_until(&cluster, &client, "the second replica leads", |t| {
+        let leader = t.partitions[0].leader;
+        leader.is_some_and(|(leader, _)| leader == others[0])
+    })
+    .await;
+    assert_eq!(client.reassignments().await.unwrap().len(), 1);
+    writing.goes_on(&cluster).await;
+    cluster.spawn(leader).unwrap();
+    reassigned(&cluster, &client, &all).await;
+    writing.goes_on(&cluster).await;
+
+    cluster.kill(late).unwrap();
+    let fewer = [others[0], first];
+    let begun = wait::until("the dead one is dropped", LIMIT, async || {
+        let begun = client.reassign(TOPIC, 0, Some(&fewer)).await;
+        begun.map_err(|error| Failure::new(error.to_string()))
+    });
+    begun.await.unwrap();
+    reassigned(&cluster, &client, &fewer).await;
+    writing.goes_on(&cluster).await;
+    cluster.spawn(late).unwrap();
+    cluster.wait_ready(LIMIT).await.unwrap();
+    reassign_and_wait(&cluster, &client, &[others[1], others[0]]).await;
+    reassign_and_wait(&cluster, &client, &[others[1]]).await;
+    writing.finish(&cluster, &client, 100).await;
+    cluster.check_no_panic().unwrap();
 }
 
 /// What Kafka's own tools ask for: partitions are added, moved, listed while they move, moved back, and
