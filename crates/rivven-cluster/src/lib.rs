@@ -50,6 +50,7 @@ pub use rivven_raft_store as raft;
 pub use rivven_swim as swim;
 pub use rivven_transport as transport;
 
+pub use rivven_consumer_groups::{ConsumerCoordinator, GroupConfig};
 pub use rivven_core_types::{
     BrokerId, LeaderEpoch, NodeInfo, NodeName, Offset, PartitionId, TopicId, TopicName,
 };

@@ -1,6 +1,9 @@
 //! The API contract: the code of the seed document compiles and does what it says. The lines are its
 //! own; only what it leaves to the reader (addresses, ids) is added around them.
 
+#[cfg(feature = "raft")]
+mod groups;
+
 use std::time::Duration;
 
 use rivven_core_types::{
