@@ -65,6 +65,16 @@ impl Builds {
         self.apply(&registration(n, min, max).into_command());
     }
 
+    pub(crate) fn remove(&mut self, raft_id: u64) {
+        let removed = self.state().broker_by_raft_id(RaftNodeId::new(raft_id));
+        let (broker, node_epoch) = removed.map(|b| (b.id, b.node_epoch)).unwrap();
+        self.apply(&Command::RemoveBroker {
+            broker,
+            node_epoch,
+            accept_loss: false,
+        });
+    }
+
     pub(crate) fn raise(&mut self, from: u16, to: u16) {
         let (from, to) = (MetadataLevel::new(from), MetadataLevel::new(to));
         self.apply(&Command::Level(LevelCommand::Raise { from, to }));

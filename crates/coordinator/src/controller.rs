@@ -62,8 +62,8 @@ fn level_due(state: &ClusterState, raft: &RaftStatus) -> Option<Command> {
 /// begin with the same one.
 fn first_level_due(state: &ClusterState, own: LevelRange) -> Option<Command> {
     let (from, to) = (state.level(), own.min);
-    (state.broker_count() == 0 && from < to)
-        .then_some(Command::Level(LevelCommand::Raise { from, to }))
+    let nobody = state.brokers().all(|b| b.state == FencedState::Removed);
+    (nobody && from < to).then_some(Command::Level(LevelCommand::Raise { from, to }))
 }
 
 impl Controller {
@@ -143,7 +143,9 @@ impl Controller {
             return Vec::new();
         };
         match (state.cluster_id(), self.former.cluster_id()) {
-            (None, Some(cluster_id)) => vec![Command::FormCluster { cluster_id }],
+            (None, Some(cluster_id)) => std::iter::once(Command::FormCluster { cluster_id })
+                .chain(first_level_due(&state, LevelRange::SUPPORTED))
+                .collect(),
             (None, None) => Vec::new(),
             (Some(_), _) => {
                 let mut due = sessions.due(self.clock.now(), &state, &|name| self.is_dead(name));
@@ -206,7 +208,7 @@ impl Controller {
 
 #[cfg(test)]
 mod tests {
-    use rivven_core_types::{Address, BrokerId, RaftNodeId};
+    use rivven_core_types::{Address, RaftNodeId};
     use rivven_metadata::MetadataLevel;
 
     use super::*;
@@ -243,6 +245,8 @@ mod tests {
         let mut older = Builds::new();
         older.register(1, 1, 2);
         assert_eq!(first_level_due(older.state(), range(2, 2)), None);
+        older.remove(1);
+        assert!(first_level_due(older.state(), range(2, 2)).is_some());
     }
 
     /// In a new cluster the first to register says nothing for those that are still about to: of an older
@@ -262,13 +266,7 @@ mod tests {
         // A member whose disk was exchanged has another Raft id: the new one has not registered.
         assert_eq!(level_due(builds.state(), &group(&[1, 2, 9], &[])), None);
 
-        let removed = builds.state().broker_by_raft_id(RaftNodeId::new(3));
-        let (broker, node_epoch): (BrokerId, _) = removed.map(|b| (b.id, b.node_epoch)).unwrap();
-        builds.apply(&Command::RemoveBroker {
-            broker,
-            node_epoch,
-            accept_loss: false,
-        });
+        builds.remove(3);
         assert_eq!(level_due(builds.state(), &group(&[1, 2, 3], &[])), None);
         assert_eq!(level_due(builds.state(), &group(&[1, 2], &[])), raise);
         builds.raise(1, 2);

@@ -17,7 +17,7 @@ use rivven_core_types::{Lane, NodeName, RpcError, RpcKind, RpcRequest};
 use crate::instance::{Context, RaftCore};
 use crate::messages::{LeaderWatchAnswer, LeaderWatchMessage, decode_answer, encode_request};
 use crate::runtime::{RaftInstant, WatchReceiver, sleep, timeout};
-use crate::types::TypeConfig;
+use crate::types::{TypeConfig, Vote};
 
 /// How long a leader holds a call, after which it is made again.
 const HOLD: Duration = Duration::from_secs(5);
@@ -112,7 +112,13 @@ async fn hold(context: &Context, leader: &Followed) -> Result<bool, RpcError> {
     Ok(decode_answer::<LeaderWatchAnswer>(&answer)?.leads)
 }
 
-/// Asks for pre-votes until something changes, or until the timeouts would have led to an election twice.
+/// Whom this node has voted for or follows.
+fn whom(metrics: &mut Metrics) -> (Vote, Option<u64>) {
+    let now = metrics.borrow_and_update();
+    (now.vote, now.current_leader)
+}
+
+/// Asks for pre-votes until somebody stands or leads, or until the timeouts would have led to an election twice.
 async fn stand(
     context: &Context,
     raft: &RaftCore,
@@ -130,11 +136,19 @@ async fn stand(
         0 => step,
         rank => lease + turn * rank,
     };
+    let begun = whom(metrics);
     while until.left() > Duration::ZERO {
         tokio::select! {
             biased;
-            // Somebody stands, or leads.
-            changed = metrics.changed() => return changed.map_err(drop),
+            changed = metrics.changed() => {
+                changed.map_err(drop)?;
+                if whom(metrics) != begun {
+                    // Somebody stands, or leads.
+                    return Ok(());
+                }
+                // Of something else, such as the members.
+                continue;
+            }
             () = sleep(pause) => {}
         }
         raft.trigger().elect(true).await.map_err(drop)?;

@@ -23,7 +23,7 @@ use crate::messages::{
     AppendAnswer, AppendMessage, SnapshotAnswer, SnapshotMessage, TransferAnswer, TransferMessage,
     VoteAnswer, VoteMessage, decode_answer, encode_entries, encode_request,
 };
-use crate::runtime::{sleep, timeout};
+use crate::runtime::{RaftInstant, sleep, timeout};
 use crate::snapshot::{SnapshotDir, SnapshotFile};
 use crate::types::{PeerNode, TypeConfig, Vote};
 use crate::worker::Worker;
@@ -171,7 +171,17 @@ impl Peer {
             body,
             deadline,
         };
+        let until = RaftInstant::after(deadline);
         let answer: AppendAnswer = self.call(call, &message).await.map_err(|e| failure(&e))?;
+        if until.left().is_zero() {
+            // This process stood still, and the answer waited for it. openraft books an answer also for
+            // requests that it asked for since, and the leader's lease by those: as old as the lease it
+            // would prove what is not so.
+            return Err(failure(&RpcError::Timeout {
+                peer: self.name.clone(),
+                waited: deadline,
+            }));
+        }
         Ok(match answer {
             AppendAnswer::Success => AppendEntriesResponse::Success,
             AppendAnswer::PartialSuccess(last) => {
@@ -306,7 +316,8 @@ impl Peer {
 
 /// Makes a call of each request, `most` at once, and gives their outcomes in order. A request without entries
 /// says no more than how much is committed. It waits while others are on the way, since its answer would wait
-/// for theirs, and whichever comes next says it as well: openraft books the answer to that one for both.
+/// for theirs, and whichever comes next says it as well: openraft books an answer for every request that it
+/// covers.
 fn pipelined<'s, S, F>(
     input: S,
     most: usize,

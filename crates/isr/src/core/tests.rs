@@ -2,6 +2,7 @@
 
 mod deletion;
 mod epochs;
+mod offsets;
 mod planted;
 mod rules;
 mod sessions;

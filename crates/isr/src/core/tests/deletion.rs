@@ -49,7 +49,9 @@ fn retention_drops_committed_records_only_and_only_on_leaders() {
     };
     for node in [&mut a, &mut b, &mut c] {
         node.log.configure(&config, Durability::Fsync).unwrap();
-        node.retain(UnixMillis(1_000_000));
+        let moved = node.retain(UnixMillis(1_000_000));
+        assert_eq!(moved, node.log.log_start() > at(0));
+        assert!(!node.retain(UnixMillis(1_000_000)), "nothing is left to do");
     }
     let starts = [&a, &b, &c].map(|n| n.log.log_start());
     assert_eq!(starts, [at(3), at(0), at(0)]);

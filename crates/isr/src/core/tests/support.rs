@@ -152,8 +152,9 @@ impl Node {
         self.next_id
     }
 
-    pub(super) fn retain(&mut self, now: UnixMillis) {
-        let _moved = self.core.apply_retention(now, &mut self.log, &mut self.out);
+    /// Whether the log start has moved.
+    pub(super) fn retain(&mut self, now: UnixMillis) -> bool {
+        self.core.apply_retention(now, &mut self.log, &mut self.out)
     }
 
     pub(super) fn flush(&mut self) {
