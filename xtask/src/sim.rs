@@ -16,7 +16,7 @@ pub(crate) const COMMAND: Command = Command {
     about: "plays seeds of a whole simulated cluster with faults and checks every invariant",
     help: "Usage: cargo xtask sim [--meta | --planted] [arguments of the program]\n\n\
         Builds the program `sim` of rivven-tests and runs it with all arguments:\n\
-        --seed S, --seeds N, --minutes M, --secs T, --jobs J, --replay S, --only A,B, --marks, --dense, --calm,\n\
+        --seed S, --seeds N, --minutes M, --secs T, --jobs J, --replay S, --only A,B, --marks, --dense, --members, --calm,\n\
         --boundaries, --every E, --json; `cargo xtask sim -- --help` says more.\n\
         --meta     plays the seeds in two fresh processes and compares their traces\n\
         --planted  plants each known bug and counts the seeds until the swarm finds it; then runs the\n\

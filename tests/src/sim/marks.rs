@@ -82,7 +82,7 @@ pub enum Mark {
 
 impl Mark {
     /// All marks that a campaign must hit.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 33] = [
         Self::AloneInSync,
         Self::Leaderless,
         Self::Eligible,
@@ -116,10 +116,10 @@ impl Mark {
         Self::CommitFenced,
         Self::BitFlipped,
         Self::DamageHealed,
-        Self::NodeJoined,
-        Self::NodeLeft,
-        Self::VoterReplaced,
     ];
+
+    /// Those that a campaign in which nodes come and go must hit as well.
+    pub const OF_MEMBERS: [Self; 3] = [Self::NodeJoined, Self::NodeLeft, Self::VoterReplaced];
 
     /// Its name among the counters of a run.
     pub fn counter(self) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use rivven_coordinator::MemberRole;
+use rivven_coordinator::{ClusterNode, MemberRole};
 use rivven_core_types::{NodeName, Rng};
 use tokio::time::timeout;
 
@@ -17,6 +17,8 @@ use super::stage::{Node, Stage};
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a node may take to be emptied before it is left as it is.
 const DRAIN_MILLIS: u64 = 60_000;
+/// Voters of a cluster of three nodes and more that play.
+const VOTERS: usize = 3;
 
 /// Changes the members of a cluster that has one node more than it needs.
 pub(super) struct Staff {
@@ -62,8 +64,12 @@ impl Staff {
     async fn join(&mut self, n: usize) {
         self.stage.cluster().enlist(n);
         self.stage.tell(format!("node {} joins", n + 1));
-        self.stage.mark(Mark::NodeJoined);
         start(&self.stage, n).await;
+        while !self.is_over() && !self.is_member(n) {
+            // Its operator waits until it is in before he asks for anything else.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        self.stage.mark(Mark::NodeJoined);
         if let Ok(name) = name_of(n) {
             // One that has been here before was to be emptied.
             self.stay(&name).await;
@@ -93,7 +99,13 @@ impl Staff {
         self.stage.tell(format!("node {} is removed", n + 1));
         self.stage.mark(Mark::NodeLeft);
         if votes {
-            self.stage.mark(Mark::VoterReplaced);
+            while self.stage.violation().is_none() {
+                if self.voters() >= VOTERS {
+                    self.stage.mark(Mark::VoterReplaced);
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
     }
 
@@ -130,11 +142,25 @@ impl Staff {
     }
 
     fn votes(&mut self, name: &NodeName) -> bool {
-        let nodes = self
-            .someone()
-            .and_then(|node| node.coordinator.nodes().ok());
-        let found = nodes.into_iter().flatten().find(|node| node.name == *name);
-        found.is_some_and(|node| matches!(node.role, MemberRole::Voter | MemberRole::Leader))
+        let mut members = self.members().into_iter();
+        members.any(|node| node.name == *name && is_voter(&node))
+    }
+
+    fn is_member(&mut self, n: usize) -> bool {
+        let name = name_of(n);
+        let mut members = self.members().into_iter();
+        members.any(|node| name.as_ref() == Ok(&node.name))
+    }
+
+    fn voters(&mut self) -> usize {
+        self.members().iter().filter(|node| is_voter(node)).count()
+    }
+
+    /// The members of the cluster, as somebody knows them.
+    fn members(&mut self) -> Vec<ClusterNode> {
+        let somebody = self.someone();
+        let nodes = somebody.and_then(|node| node.coordinator.nodes().ok());
+        nodes.unwrap_or_default()
     }
 
     fn someone(&mut self) -> Option<Node> {
@@ -146,6 +172,25 @@ impl Staff {
         let at = usize::try_from(self.rng.below(count)).unwrap_or(0);
         Some(living.swap_remove(at))
     }
+}
+
+const fn is_voter(node: &ClusterNode) -> bool {
+    matches!(node.role, MemberRole::Voter | MemberRole::Leader)
+}
+
+/// Whether everybody knows three voters, and nobody who has left.
+pub(super) fn staffed(stage: &Stage) -> bool {
+    let living = stage.living();
+    let cluster = stage.cluster();
+    let is_left = |node: &ClusterNode| {
+        let mut nodes = cluster.nodes.iter().enumerate();
+        nodes.any(|(n, known)| !known.in_service && name_of(n).is_ok_and(|name| name == node.name))
+    };
+    living.iter().all(|node| {
+        let members = node.coordinator.nodes().unwrap_or_default();
+        members.iter().filter(|node| is_voter(node)).count() >= VOTERS
+            && !members.iter().any(is_left)
+    })
 }
 
 /// Whether this node says that the one of this name is to be emptied, and has been.

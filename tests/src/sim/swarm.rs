@@ -29,7 +29,7 @@ use super::network::Weather;
 use super::panics::Collector;
 use super::plan::Plan;
 use super::readers::Reader;
-use super::staff::Staff;
+use super::staff::{Staff, staffed};
 use super::stage::{Node, Stage, Violation};
 use super::trace::Event;
 use super::views::{diagnose, level, replicated, whole};
@@ -61,6 +61,8 @@ pub struct SwarmOptions {
     /// Instead of the faults of the seed: the power goes after so many syncs of one node's disk, be it
     /// while the cluster forms; for the node alone if the number is odd, else for all.
     pub power_lost_after_syncs: Option<u64>,
+    /// Whether nodes join and leave for good in a third of the seeds.
+    pub members: bool,
 }
 
 /// What must have happened in a run that counts as one.
@@ -78,6 +80,7 @@ impl Default for SwarmOptions {
             story: false,
             only: None,
             power_lost_after_syncs: None,
+            members: false,
         }
     }
 }
@@ -176,8 +179,8 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
     let mut plan = Plan::draw(seed, usize::from(NODES + 1));
     if options.power_lost_after_syncs.is_some() {
         plan.durability = Durability::Fsync;
-        plan.members_change = false;
     }
+    plan.members_change &= options.members && options.power_lost_after_syncs.is_none();
     let spare = u16::from(plan.members_change);
     let mut cluster = SimCluster::configured(NODES, spare, seed, plan.settings);
     cluster.only_synced_counts = plan.durability == Durability::Fsync;
@@ -212,6 +215,7 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
         if !enough(&stage) {
             stage.overtime.store(true, Ordering::Relaxed);
             undo_faults(&stage);
+            goes_on(&stage, &partitions).await;
         }
         let most = Duration::from_secs(options.seconds * MOST_OVERTIME);
         stage.wait(most, enough).await;
@@ -233,6 +237,21 @@ async fn play(seed: u64, options: &SwarmOptions) -> SwarmReport {
     (0..cluster.nodes.len()).for_each(|n| cluster.kill(n));
     drop(cluster);
     report
+}
+
+/// Without faults every partition is written again: the time beyond the end must not hide one that is not.
+async fn goes_on(stage: &Stage, partitions: &[PartitionId]) {
+    let acked = |stage: &Stage| -> Vec<usize> {
+        let mut history = stage.history();
+        let each = partitions.iter();
+        each.map(|partition| history.seen(*partition).acked.len())
+            .collect()
+    };
+    let before = acked(stage);
+    let has_moved = |stage: &Stage| acked(stage).iter().zip(&before).all(|(now, was)| now > was);
+    if !stage.wait(RECOVERY_LIMIT, has_moved).await {
+        stage.violate("everything recovers by itself", diagnose(stage));
+    }
 }
 
 fn has_enough(stage: &Stage) -> bool {
@@ -529,6 +548,13 @@ async fn recover(stage: &Arc<Stage>, partitions: &[PartitionId]) {
         return;
     }
     stage.tell("all partitions are fully replicated");
+    if !stage.wait(RECOVERY_LIMIT, staffed).await {
+        stage.violate(
+            "who has left is removed, and another votes",
+            diagnose(stage),
+        );
+        return;
+    }
     stage.draining.store(true, Ordering::Relaxed);
     let drained = |s: &Stage| s.unacked.load(Ordering::Relaxed) == 0;
     if !stage.wait(RECOVERY_LIMIT, drained).await {

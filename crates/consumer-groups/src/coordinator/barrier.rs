@@ -29,8 +29,8 @@ pub(super) struct Barrier {
     pub(super) latest: MonoTime,
     /// It ends then, whoever is missing.
     pub(super) deadline: MonoTime,
-    /// Its end is on its way into the log.
-    pub(super) proposing: bool,
+    /// Its end is on its way into the log, as the round of this number.
+    pub(super) proposing: Option<u64>,
     /// How many of the joined know each assignor.
     known: BTreeMap<String, usize>,
     order: usize,
@@ -51,7 +51,7 @@ impl Barrier {
             earliest,
             latest,
             deadline,
-            proposing: false,
+            proposing: None,
             known: BTreeMap::new(),
             order: 0,
         }

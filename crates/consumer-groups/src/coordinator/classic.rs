@@ -32,7 +32,11 @@ impl GroupCoordinator {
             return;
         }
         let local = self.local(&request.group);
-        if local.barrier.as_ref().is_some_and(|b| b.proposing) {
+        if local
+            .barrier
+            .as_ref()
+            .is_some_and(|b| b.proposing.is_some())
+        {
             if local.waiting.len() >= MAX_GROUP_MEMBERS {
                 let refused = Err(GroupError::GroupMaxSize(MAX_GROUP_MEMBERS));
                 self.replies.push((ticket, Response::Joined(refused)));
@@ -287,7 +291,7 @@ impl GroupCoordinator {
             return;
         };
         let now = view.now;
-        if barrier.proposing || now < barrier.earliest {
+        if barrier.proposing.is_some() || now < barrier.earliest {
             return;
         }
         if now < barrier.deadline && !barrier.expected.is_empty() {
@@ -326,18 +330,29 @@ impl GroupCoordinator {
                 members: barrier.expected.iter().cloned().collect(),
             },
         };
-        barrier.proposing = true;
-        self.push(op, Waiter::Round(group.clone()));
+        self.rounds += 1;
+        barrier.proposing = Some(self.rounds);
+        self.push(op, Waiter::Round(group.clone(), self.rounds));
     }
 
-    pub(super) fn round_applied(&mut self, view: View<'_>, group: &GroupId, result: OpResult) {
+    pub(super) fn round_applied(
+        &mut self,
+        view: View<'_>,
+        (group, round): (&GroupId, u64),
+        result: OpResult,
+    ) {
         let Some(local) = self.groups.get_mut(group) else {
             return;
         };
+        let its = local.barrier.as_ref().and_then(|b| b.proposing);
+        if its != Some(round) {
+            // A proposal before it was lost, and the joins that it ends have been refused.
+            return;
+        }
         if result == Err(GroupError::Superseded) {
             // Somebody was removed meanwhile: once more on what is left.
             if let Some(barrier) = &mut local.barrier {
-                barrier.proposing = false;
+                barrier.proposing = None;
                 let classic = view.state.group(group).and_then(Group::classic);
                 barrier
                     .expected

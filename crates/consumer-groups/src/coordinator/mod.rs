@@ -68,8 +68,8 @@ pub(crate) enum Waiter {
     Heartbeat(Ticket, Shared<Heartbeat>),
     /// A plan.
     Target(GroupId),
-    /// A classic join barrier has ended.
-    Round(GroupId),
+    /// A classic join barrier has ended, as the round of this number.
+    Round(GroupId, u64),
     /// The assignment of a classic leader.
     Sync(GroupId),
     /// A static member of a classic group came back as the named one.
@@ -122,6 +122,8 @@ pub struct GroupCoordinator {
     leading: bool,
     /// Counts the terms of office: what was proposed in an earlier one is nobody's business now.
     office: u64,
+    /// Counts the rounds of classic joins that were proposed.
+    rounds: u64,
     groups: BTreeMap<GroupId, Local>,
     timers: Timers,
     queue: VecDeque<Proposal>,
@@ -140,6 +142,7 @@ impl GroupCoordinator {
             config,
             leading: false,
             office: 0,
+            rounds: 0,
             groups: BTreeMap::new(),
             timers: Timers::default(),
             queue: VecDeque::new(),
@@ -223,7 +226,7 @@ impl GroupCoordinator {
             Waiter::Removed(_, Some((ticket, _))) => (ticket, Response::Left(Err(error.clone()))),
             Waiter::Nobody
             | Waiter::Target(_)
-            | Waiter::Round(_)
+            | Waiter::Round(..)
             | Waiter::Sync(_)
             | Waiter::Removed(_, None) => return,
         };
@@ -321,7 +324,7 @@ impl GroupCoordinator {
     pub fn failed(&mut self, view: View<'_>, batch: Vec<Proposal>, error: &GroupError) {
         for proposal in batch {
             let group = match &proposal.waiter {
-                Waiter::Target(group) | Waiter::Round(group) | Waiter::Sync(group) => {
+                Waiter::Target(group) | Waiter::Round(group, _) | Waiter::Sync(group) => {
                     Some(group.clone())
                 }
                 _ => None,
@@ -394,7 +397,7 @@ impl GroupCoordinator {
             Waiter::Done(ticket) => self.replies.push((ticket, Response::Done(result))),
             Waiter::Heartbeat(ticket, beat) => self.heartbeat_applied(view, ticket, beat, result),
             Waiter::Target(group) => self.target_applied(view, &group, result),
-            Waiter::Round(group) => self.round_applied(view, &group, result),
+            Waiter::Round(group, round) => self.round_applied(view, (&group, round), result),
             Waiter::Sync(group) => self.sync_applied(view, &group, &result),
             Waiter::Replace(ticket, join, old, id) => {
                 self.replaced(view, ticket, &join, &old, &id, result);

@@ -312,3 +312,43 @@ fn who_does_not_rejoin_in_time_is_out() {
     assert_eq!((a.members.len(), a.leader.as_str()), (1, "a"));
     assert!(a.generation > Epoch::new(1));
 }
+
+/// Several proposals are under way: the end of a round may come through after its joins have been refused with
+/// one before it. It must not answer those who have joined since.
+#[test]
+fn the_end_of_a_round_that_was_refused_does_not_end_the_next() {
+    let mut world = World::new();
+    let a = world.ask(Request::Join(join(None, "a")));
+    let b = world.ask(Request::Join(join(None, "b")));
+    world.pass(Duration::from_secs(1));
+    let (a, b) = (joined(&mut world, a), joined(&mut world, b));
+    let _synced = world.ask(sync(&a, &[("a", b"1"), ("b", b"2")]));
+    let stalled = world.take_batch();
+    assert_eq!(stalled.len(), 1);
+    // Their subscriptions have changed.
+    let anew = |member: &Joined| {
+        let mut join = join(Some(member.member.as_str()), "x");
+        join.protocols = vec![("range".to_owned(), Bytes::from_static(b"others"))];
+        Request::Join(join)
+    };
+    let again = [&a, &b].map(|member| world.ask(anew(member)));
+    let round = world.take_batch();
+    assert_eq!(round.len(), 1);
+    world.lose(stalled);
+    for ticket in again {
+        let refused = world.replies.remove(&ticket);
+        assert!(
+            matches!(refused, Some(Response::Joined(Err(_)))),
+            "{refused:?}"
+        );
+    }
+    let c = world.ask(Request::Join(join(None, "c")));
+    world.commit(round);
+    assert_eq!(world.replies.get(&c), None);
+    let again = [&a, &b].map(|member| world.ask(anew(member)));
+    world.settle();
+    let [a, b] = again.map(|ticket| joined(&mut world, ticket));
+    let c = joined(&mut world, c);
+    assert_eq!((a.generation, b.generation), (c.generation, c.generation));
+    assert_eq!(a.members.len(), 3);
+}

@@ -19,6 +19,7 @@ pub(crate) const USAGE: &str = "sim: plays seeds of a simulated cluster of three
                (in builds with --features planted); fails if one is not found in --seeds seeds.
                Those that the tests of a crate find are named with that crate
   --bug NAME   with --planted: this bug alone; with --replay: plays with this bug
+  --members    in a third of the seeds nodes join the cluster and leave it for good
   --calm       no faults
   --boundaries a seed is the number of a sync instead: the power goes there, for one node (an odd
                number) or for all, and the cluster must come back (try --secs 20)
@@ -120,6 +121,7 @@ impl Arguments {
                 "--marks" => parsed.marks = true,
                 "--calm" => parsed.options.faults = false,
                 "--json" => parsed.json = true,
+                "--members" => parsed.options.members = true,
                 "--boundaries" => parsed.boundaries = true,
                 "--every" => parsed.every = number(value()?)?.max(1),
                 "--help" | "-h" => return Ok(None),

@@ -65,14 +65,19 @@ impl Totals {
     }
 
     /// The marks that were never hit.
-    fn missed(&self) -> Vec<Mark> {
-        let hit = |mark: &Mark| self.counters.contains_key(&mark.counter());
-        Mark::ALL.into_iter().filter(|mark| !hit(mark)).collect()
+    fn missed(&self, members: bool) -> Vec<Mark> {
+        let missed = |mark: &Mark| !self.counters.contains_key(&mark.counter());
+        let of_members = Mark::OF_MEMBERS.into_iter().filter(|_| members);
+        Mark::ALL
+            .into_iter()
+            .chain(of_members)
+            .filter(missed)
+            .collect()
     }
 
     pub(crate) fn is_good(&self, arguments: &Arguments) -> bool {
         let dense = !arguments.dense || self.thin.is_empty();
-        let marked = !arguments.marks || self.missed().is_empty();
+        let marked = !arguments.marks || self.missed(arguments.options.members).is_empty();
         self.violations.is_empty() && dense && marked
     }
 
@@ -108,8 +113,9 @@ impl Totals {
         if arguments.dense && !self.thin.is_empty() {
             println!("sim: too little happened in these seeds: {:?}", self.thin);
         }
-        if arguments.marks && !self.missed().is_empty() {
-            println!("sim: never happened: {:?}", self.missed());
+        let missed = self.missed(arguments.options.members);
+        if arguments.marks && !missed.is_empty() {
+            println!("sim: never happened: {missed:?}");
         }
         for (seed, invariant, _) in &self.violations {
             println!("sim: seed {seed} broke \"{invariant}\"");
@@ -124,7 +130,8 @@ impl Totals {
                 format!("{{\"seed\":{seed},\"invariant\":{invariant:?},\"detail\":{detail:?}}}")
             })
             .collect();
-        let missed: Vec<_> = self.missed().iter().map(|m| format!("\"{m:?}\"")).collect();
+        let missed = self.missed(arguments.options.members);
+        let missed: Vec<_> = missed.iter().map(|m| format!("\"{m:?}\"")).collect();
         format!(
             "{{\"command\":\"sim\",\"ok\":{},\"first_seed\":{},\"seeds\":{},\"thin_seeds\":{:?},\
              \"simulated_ms\":{},\"wall_ms\":{},\"simulated_s_per_core_s\":{},\
