@@ -260,6 +260,15 @@ async fn reassign_and_wait(cluster: &ProcessCluster, client: &KafkaClient, targe
     reassigned(cluster, client, target).await;
 }
 
+/// Asks for them until somebody takes it up: the controller may just have died.
+async fn begin_to_reassign(client: &KafkaClient, target: &[i32]) {
+    let begun = wait::until("the reassignment is begun", LIMIT, async || {
+        let begun = client.reassign(TOPIC, 0, Some(target)).await;
+        begun.map_err(|error| Failure::new(error.to_string()))
+    });
+    begun.await.unwrap();
+}
+
 async fn reassigned(cluster: &ProcessCluster, client: &KafkaClient, target: &[i32]) {
     let what = format!("{target:?} are the replicas, in sync");
     topic_until(cluster, client, &what, |t| {
@@ -328,11 +337,7 @@ async fn nodes_die_while_the_number_of_replicas_changes_and_nothing_is_lost() {
     writing.goes_on(&cluster).await;
 
     cluster.kill(late).unwrap();
-    let begun = wait::until("the reassignment is begun", LIMIT, async || {
-        let begun = client.reassign(TOPIC, 0, Some(&all)).await;
-        begun.map_err(|error| Failure::new(error.to_string()))
-    });
-    begun.await.unwrap();
+    begin_to_reassign(&client, &all).await;
     topic_until(&cluster, &client, "the second replica is in sync", |t| {
         t.partitions[0].isr.contains(&others[0])
     })
@@ -354,11 +359,7 @@ async fn nodes_die_while_the_number_of_replicas_changes_and_nothing_is_lost() {
 
     cluster.kill(late).unwrap();
     let fewer = [others[0], first];
-    let begun = wait::until("the dead one is dropped", LIMIT, async || {
-        let begun = client.reassign(TOPIC, 0, Some(&fewer)).await;
-        begun.map_err(|error| Failure::new(error.to_string()))
-    });
-    begun.await.unwrap();
+    begin_to_reassign(&client, &fewer).await;
     reassigned(&cluster, &client, &fewer).await;
     writing.goes_on(&cluster).await;
     cluster.spawn(late).unwrap();

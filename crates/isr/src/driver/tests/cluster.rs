@@ -512,8 +512,8 @@ async fn what_is_not_kept_goes_on_every_replica() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_damaged_replica_is_fetched_again_once_nobody_counts_on_it() {
+/// Three replicas with records, of which the third has damage that the newest one leads it to.
+async fn with_a_damaged_third() -> Cluster {
     let cluster = Cluster::start(Durability::Fsync, 2).await;
     for _ in 0..3 {
         let _done = cluster.produce(1, batch("x"), Acks::All).await.unwrap();
@@ -521,6 +521,12 @@ async fn a_damaged_replica_is_fetched_again_once_nobody_counts_on_it() {
     let damaged = cluster.stores[&broker(3)].log(cluster.partition).unwrap();
     damaged.damage("bit rot");
     let _done = cluster.produce(1, batch("y"), Acks::Leader).await.unwrap();
+    cluster
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_replica_is_fetched_again_once_nobody_counts_on_it() {
+    let cluster = with_a_damaged_third().await;
     cluster
         .until("offline", 3, |s| {
             s.role == ReplicaRole::Offline && s.corrupt
@@ -545,13 +551,7 @@ async fn a_damaged_replica_is_fetched_again_once_nobody_counts_on_it() {
 #[tokio::test(start_paused = true)]
 async fn a_replica_that_is_found_damaged_as_it_is_opened_is_made_anew_at_once_if_nobody_counts_on_it()
  {
-    let mut cluster = Cluster::start(Durability::Fsync, 2).await;
-    for _ in 0..3 {
-        let _done = cluster.produce(1, batch("x"), Acks::All).await.unwrap();
-    }
-    let damaged = cluster.stores[&broker(3)].log(cluster.partition).unwrap();
-    damaged.damage("bit rot");
-    let _done = cluster.produce(1, batch("y"), Acks::Leader).await.unwrap();
+    let mut cluster = with_a_damaged_third().await;
     cluster
         .until("shrunk", 1, |s| !s.isr.contains(&broker(3)))
         .await;
