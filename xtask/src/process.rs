@@ -6,11 +6,19 @@ use std::process::{Command, Stdio};
 
 use crate::Failure;
 
-/// `cargo`, the one that runs this program, in the workspace's root.
+/// `cargo`, the one that runs this program, in the workspace's root, without what that one says of
+/// the package that it runs: build scripts that look at it (ring) would be run again, and everything
+/// above them be compiled again, whenever another program had built last.
 pub(crate) fn cargo(root: &Path) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.current_dir(root);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 

@@ -31,7 +31,16 @@ fn build() -> Result<PathBuf, Failure> {
         Some(other) => other,
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // As `cargo xtask` calls it: build scripts that look at the package that runs would make cargo
+    // compile their dependants again.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_MANIFEST_") || text.starts_with("CARGO_PKG_") {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .current_dir(workspace_root())
         .args([
             "build",
